@@ -1,0 +1,1 @@
+"""A Jupyter-native distributed computing environment over ZeroMQ."""
