@@ -1,1 +1,75 @@
-"""A Jupyter-native distributed computing environment over ZeroMQ."""
+"""A Jupyter-native distributed computing environment over ZeroMQ.
+
+Names are loaded when they are first used, so that ``import znb`` takes milliseconds.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from znb.cluster import Cluster
+    from znb.errors import (
+        AuthError,
+        CallTimeout,
+        Cancelled,
+        NoWorkers,
+        ProtocolError,
+        RemoteError,
+        SerializationError,
+        ServiceUnavailable,
+        WorkerLost,
+        ZnbError,
+    )
+    from znb.magics import load_ipython_extension, unload_ipython_extension
+
+#: Where each public name lives, grouped by what it is for.
+_HOMES = {
+    "znb.cluster": ("Cluster",),
+    "znb.errors": (
+        "AuthError",
+        "CallTimeout",
+        "Cancelled",
+        "NoWorkers",
+        "ProtocolError",
+        "RemoteError",
+        "SerializationError",
+        "ServiceUnavailable",
+        "WorkerLost",
+        "ZnbError",
+    ),
+    "znb.magics": ("load_ipython_extension", "unload_ipython_extension"),
+}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "AuthError",
+    "CallTimeout",
+    "Cancelled",
+    "Cluster",
+    "NoWorkers",
+    "ProtocolError",
+    "RemoteError",
+    "SerializationError",
+    "ServiceUnavailable",
+    "WorkerLost",
+    "ZnbError",
+    "load_ipython_extension",
+    "unload_ipython_extension",
+]
+
+
+def __getattr__(name: str) -> Any:
+    home = _HOME_OF.get(name)
+    if home is None:
+        raise AttributeError(f"module 'znb' has no attribute {name!r}")
+    value = getattr(importlib.import_module(home), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOME_OF})

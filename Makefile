@@ -1,0 +1,93 @@
+# Two commands do all the set-up on a fresh machine:
+#
+#   make demo    the tour on real input: every file of Python's standard library, measured on local workers
+#   make test    every test
+#
+# Each makes its own virtual environment and installs what it lacks. The others:
+#
+#   make check   lint, format, types, layers        make bench   measure against the peers, write docs/benchmarks.md
+#   make format  let the formatter have its way     make clean   remove all that these commands made
+#
+# PYTHON=… chooses the interpreter (3.11 or newer), TESTFLAGS=… adds options for pytest.
+
+SHELL := /bin/bash
+PYTHON ?= python3
+TESTFLAGS ?=
+BENCHFLAGS ?=
+
+VENV := .venv
+BIN := $(VENV)/bin
+
+# What the tests need of Debian. Today: venv itself, where Debian ships Python without it.
+DEBIAN_PACKAGES := $(shell $(PYTHON) -c 'import ensurepip' 2>/dev/null || echo python3-venv)
+
+# Environments that only tests use: another major version of ipykernel, and other Pythons where they are to be had.
+OTHER_ENVIRONMENTS := ipykernel6 py312 py313
+
+# A stamp is as old as the environment that it stands for; tools/environment.py finds out whether anything in it is outdated.
+BASE := $(VENV)/.stamp-base
+DEV := $(VENV)/.stamp-dev
+BENCH := $(VENV)/.stamp-bench
+DEBIAN := .stamps/debian-$(subst $() ,_,$(strip none $(DEBIAN_PACKAGES)))
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help demo test check format bench clean other-environments
+
+help:
+	@sed -n '/^#/!q;s/^# \{0,1\}//p' Makefile
+
+demo: $(BASE)
+	$(BIN)/znb demo
+
+# The tests that need a core to themselves run first and alone. Exit status 5: no test was selected.
+test: $(DEV) other-environments
+	@failed=0; \
+	$(BIN)/python -m pytest -m serial $(TESTFLAGS) || [ $$? -eq 5 ] || failed=1; \
+	$(BIN)/python -m pytest -m 'not serial' -n 2 $(TESTFLAGS) || failed=1; \
+	exit $$failed
+
+check: $(DEV)
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(DEV)
+	$(BIN)/ruff format
+	$(BIN)/ruff check --fix
+
+bench: $(BENCH)
+	$(BIN)/python benchmarks/run.py $(BENCHFLAGS)
+
+clean:
+	rm -rf $(VENV) .venvs .stamps .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(DEBIAN):
+	$(if $(DEBIAN_PACKAGES),tools/debian.sh $(DEBIAN_PACKAGES))
+	@mkdir -p $(@D) && touch $@
+
+$(BASE): pyproject.toml tools/environment.py $(DEBIAN)
+	$(PYTHON) tools/environment.py $(VENV) --install .
+	@touch $@
+
+$(DEV): $(BASE)
+	$(PYTHON) tools/environment.py $(VENV) --install '.[dev]'
+	@touch $@
+
+$(BENCH): $(DEV)
+	$(PYTHON) tools/environment.py $(VENV) --install '.[bench]'
+	@touch $@
+
+other-environments: $(OTHER_ENVIRONMENTS:%=.venvs/%/.stamp)
+
+.venvs/ipykernel6/.stamp: pyproject.toml tools/environment.py $(DEBIAN)
+	$(PYTHON) tools/environment.py $(@D) --install . --install 'ipykernel>=6.29,<7' --install matplotlib
+	@touch $@
+
+# py312 stands for Python 3.12. Where there is none, tools/environment.py says so and makes an empty folder; the tests that
+# would use it are skipped and say so too.
+.venvs/py%/.stamp: pyproject.toml tools/environment.py $(DEBIAN)
+	$(PYTHON) tools/environment.py $(@D) --python $(patsubst 3%,3.%,$*) --install . --install matplotlib
+	@touch $@

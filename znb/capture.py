@@ -1,0 +1,468 @@
+"""Everything a process writes to standard output and error, in order, as ``Text`` records for whoever listens.
+
+File descriptors 1 and 2 become pipes, so that C extensions and child processes are heard, and ``sys.stdout``
+and ``sys.stderr`` become objects that write into one queue. Python's writes first take in what the pipes hold:
+``os.write(1, b"a"); print("b")`` is seen as ``a``, ``b``. One thread, the pump, empties pipes and queue into the
+``emit`` function of the current *route* (the running cell or job), or into a ring when nobody listens.
+
+Invariants: only the pump calls ``emit``, so outputs of a process have one order; the queue is bounded, and a
+thread that writes while it is full waits (signals interrupt the wait); what was written before a route closes
+has been emitted when closing it returns; a forked child writes straight to the pipes and never waits for the
+pump, which it does not have. ``_lock`` guards all state and is reentrant, because a garbage collection or a
+signal handler may print while it is held.
+
+Source: the order of writes and the batching follow ipykernel's ``iostream``; the credit that ``emit`` may wait
+for is described in ``znb.flow``.
+"""
+
+from __future__ import annotations
+
+import codecs
+import collections
+import fcntl
+import io
+import logging
+import os
+import select
+import sys
+import threading
+import time
+import weakref
+from collections.abc import Callable, Iterator
+from typing import Any, Final, Self
+
+from znb.flow import GateClosed
+from znb.outputs import Output, Text
+from znb.streams import FDS, CapturedStream, CStdio, Stream
+
+__all__ = ["Capture", "Emit"]
+
+Emit = Callable[[Output], None]
+
+#: Seconds that the first write of a quiet period waits for the rest of its line (API: shown within 100 ms).
+FIRST_DELAY: Final = 0.005
+#: Seconds between batches while output flows; with the reader's own delay a line is still shown within 100 ms.
+BATCH_DELAY: Final = 0.03
+#: Characters after which a batch is sent without waiting, and the most that one ``Text`` holds.
+BATCH_CHARS: Final = 65_536
+#: Characters in the queue at which writers wait: enough to keep the pump busy, small beside any heap.
+QUEUE_CHARS: Final = 4 * BATCH_CHARS
+#: Characters of unheard output that are kept.
+STRAY_CHARS: Final = 65_536
+#: Bytes of each pipe, so that a child that writes much is not held up between two batches.
+PIPE_BYTES: Final = 4 * 65_536
+#: Characters that a display counts for when its size is not worth finding out.
+DISPLAY_CHARS: Final = 1024
+
+_NEVER: Final = sys.maxsize
+_log = logging.getLogger(__name__)
+
+
+class _Route:
+    """Where output goes: a listener, and whether it has gone."""
+
+    __slots__ = ("closed", "emit")
+
+    def __init__(self, emit: Emit) -> None:
+        self.emit = emit
+        self.closed = False
+
+
+class _Segment(io.StringIO):
+    """Consecutive writes to one stream for one route."""
+
+    def __init__(self, owner: CapturedStream, route: _Route | None) -> None:
+        super().__init__()
+        self.owner = owner
+        self.route = route
+
+
+class _Routing:
+    """Context in which output goes to one listener; what was written has been emitted when it ends."""
+
+    __slots__ = ("_capture", "_ident", "_previous", "_route")
+
+    def __init__(self, capture: Capture, emit: Emit) -> None:
+        self._capture = capture
+        self._route = _Route(emit)
+        self._previous: _Route | None = None
+        self._ident = 0
+
+    def __enter__(self) -> None:
+        capture = self._capture
+        ident = threading.get_ident()
+        with capture._lock:
+            capture._drain()
+            capture._segment = None
+            if ident == threading.main_thread().ident:
+                self._previous, capture._route = capture._route, self._route
+            else:
+                self._ident = ident
+                self._previous = capture._thread_routes.get(ident)
+                capture._thread_routes[ident] = self._route
+
+    def __exit__(self, *_: object) -> None:
+        capture = self._capture
+        try:
+            capture.flush()
+        finally:
+            with capture._lock:
+                self._route.closed = True
+                capture._segment = None
+                if not self._ident:
+                    capture._route = self._previous
+                elif self._previous is None:
+                    capture._thread_routes.pop(self._ident, None)
+                else:
+                    capture._thread_routes[self._ident] = self._previous
+
+
+class Capture:
+    """Owns file descriptors 1 and 2 and ``sys.stdout``/``sys.stderr`` between ``start`` and ``close``.
+
+    Args:
+        closed: What ``emit`` raises when its listener has gone; its output then goes to the ring, in silence.
+    """
+
+    def __init__(self, *, closed: type[Exception] = GateClosed) -> None:
+        self._closed_error = closed
+        self._stdio = CStdio()
+        self._lock = threading.RLock()
+        self._changed = threading.Condition(self._lock)
+        self._queue: collections.deque[_Segment | tuple[_Route | None, Output]] = collections.deque()
+        self._segment: _Segment | None = None
+        self._size = 0
+        self._wake_at, self._look_at = _NEVER, QUEUE_CHARS
+        self._route: _Route | None = None
+        self._thread_routes: dict[int, _Route] = {}
+        self._exempt: set[int] = set()
+        self._begun = self._ended = 0
+        self._ring: collections.deque[str] = collections.deque()
+        self._ring_chars = 0
+        self._thread: threading.Thread | None = None
+        self._running = False
+        self._stopping = False
+        self._urgent = False
+        self.direct = False
+
+    # -- life ----------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Take over the descriptors and stream objects, and start the pump."""
+        for stream in (sys.stdout, sys.stderr):
+            if stream is not None:
+                stream.flush()
+        self._saved_streams = (sys.stdout, sys.stderr)
+        self._saved_fds = (os.dup(1), os.dup(2))
+        self._pipes = {name: self._redirect(fd) for name, fd in FDS.items()}
+        self._decoders = {name: codecs.getincrementaldecoder("utf-8")("replace") for name in FDS}
+        self._wake_read, self._wake_write = os.pipe()
+        os.set_blocking(self._wake_write, False)
+        os.set_blocking(self._wake_read, False)
+        # epoll costs half of poll, and may be asked by two threads at once
+        self._poller: Any = select.epoll() if hasattr(select, "epoll") else select.poll()
+        for fd in self._pipes.values():
+            self._poller.register(fd, select.POLLIN)
+        self._poll = self._poller.poll
+        self._partial = dict.fromkeys(FDS, "")
+        self._stdio.line_buffer()
+        for stream in (sys.__stdout__, sys.__stderr__):
+            if isinstance(stream, io.TextIOWrapper) and not stream.closed:
+                stream.reconfigure(write_through=True)
+        self._streams = {name: CapturedStream(self, name) for name in FDS}
+        sys.stdout, sys.stderr = self._streams.values()
+        _watch_forks(self)
+        self._running = True
+        self._thread = threading.Thread(target=self._pump, name="znb-capture", daemon=True)
+        self._thread.start()
+        self._exempt.add(self._thread.ident or 0)
+
+    def close(self) -> None:
+        """Emit what is left, and put everything back as it was. May be called twice."""
+        if self._thread is None or self._stopping or self.direct:
+            return
+        self.flush()
+        sys.stdout, sys.stderr = self._saved_streams
+        for fd, saved in zip(FDS.values(), self._saved_fds, strict=True):
+            os.dup2(saved, fd)
+            os.close(saved)
+        with self._lock:
+            self._stopping = True
+            self._wake()
+        self._thread.join()
+        with self._lock:  # who has kept a stream object goes on with it
+            self._running = False
+            self.direct = True
+        self._close_fds()
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _redirect(self, fd: int) -> int:
+        read, write = os.pipe()
+        if hasattr(fcntl, "F_SETPIPE_SZ"):
+            try:
+                fcntl.fcntl(write, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
+            except OSError as error:  # beyond the user's allowance: the usual size will do
+                _log.debug("pipe of descriptor %d keeps its size: %s", fd, error)
+        os.dup2(write, fd)
+        os.close(write)
+        os.set_blocking(read, False)
+        return read
+
+    def _close_fds(self) -> None:
+        if hasattr(self._poller, "close"):
+            self._poller.close()
+        for fd in (*self._pipes.values(), self._wake_read, self._wake_write):
+            os.close(fd)
+
+    # -- routes --------------------------------------------------------------------------------------------
+
+    def route(self, emit: Emit) -> _Routing:
+        """Return a context in which output goes to ``emit``.
+
+        On the main thread it is the process's output, that of threads and children included; on another thread it
+        is what that thread itself writes through Python.
+
+        Args:
+            emit: Called by the pump; may block, which holds writers back.
+        """
+        return _Routing(self, emit)
+
+    def exempt(self) -> None:
+        """Let the calling thread write without ever waiting: it serves those that ``emit`` waits for."""
+        self._exempt.add(threading.get_ident())
+
+    def stray(self) -> str:
+        """Return the last 64 kB of what was written while nobody listened."""
+        with self._lock:
+            return "".join(self._ring)
+
+    # -- writers -------------------------------------------------------------------------------------------
+
+    def write(self, owner: CapturedStream, text: str) -> None:
+        """Queue text after what the pipes hold; wait while the queue is full."""
+        if self.direct:
+            self._write_directly(owner.stream, text)
+            return
+        # Every piece of every print comes through here, so nothing in it is factored out.
+        with self._lock:
+            if self._poll(0):
+                self._drain()
+            segment = self._segment
+            if segment is None or segment.owner is not owner or self._thread_routes:
+                segment = self._new_segment(owner)
+            segment.write(text)
+            self._size = size = self._size + len(text)
+            if size >= self._look_at:
+                self._overflow()
+
+    def _new_segment(self, owner: CapturedStream) -> _Segment:
+        route = self._thread_routes.get(threading.get_ident(), self._route)
+        segment = self._segment
+        if segment is None or segment.owner is not owner or segment.route is not route:
+            segment = self._segment = _Segment(owner, route)
+            self._queue.append(segment)
+        return segment
+
+    def _overflow(self) -> None:
+        """Do what a size of ``_look_at`` asks for: wake the pump, wait for room."""
+        if self._size >= self._wake_at:
+            self._wake()
+        if self._size >= QUEUE_CHARS and threading.get_ident() not in self._exempt:
+            self._changed.wait_for(lambda: self._size < QUEUE_CHARS)
+
+    def post(self, output: Output) -> None:
+        """Queue an output that is not text, in order with the text; wait while the queue is full."""
+        if self.direct:
+            return  # a child has no line to the listener
+        with self._lock:
+            self._drain()
+            route = self._thread_routes.get(threading.get_ident(), self._route)
+            self._segment = None
+            self._queue.append((route, output))
+            data = getattr(output, "data", {})
+            self._size += sum(len(v) if isinstance(v, str) else DISPLAY_CHARS for v in data.values()) + 1
+            self._overflow()
+
+    def flush(self, timeout: float | None = None) -> bool:
+        """Wait until everything written so far has been emitted.
+
+        Args:
+            timeout: Seconds to wait at most; ``None`` for ever. Signals interrupt the wait.
+
+        Returns:
+            Whether it was in time.
+        """
+        if self.direct:
+            for stream in FDS:
+                self._write_directly(stream, "", force=True)
+            return True
+        self._stdio.flush()
+        with self._lock:
+            self._drain(everything=True)
+            # the batch that takes what is queued now is the next to begin
+            batch = self._begun + 1 if self._queue else self._begun
+            if self._ended >= batch or threading.get_ident() == (self._thread and self._thread.ident):
+                return True
+            self._urgent = True
+            self._wake()
+            return self._changed.wait_for(lambda: self._ended >= batch, timeout)
+
+    def _wake(self) -> None:
+        self._wake_at, self._look_at = _NEVER, QUEUE_CHARS
+        try:
+            os.write(self._wake_write, b"\0")
+        except BlockingIOError:  # full of wake-ups that the pump has not read yet
+            return
+
+    def _write_directly(self, stream: Stream, text: str, *, force: bool = False) -> None:
+        """Write whole lines to the descriptor, so that several children's lines stay apart."""
+        with self._lock:
+            text = self._partial[stream] + text
+            cut = len(text) if force or len(text) > BATCH_CHARS else text.rfind("\n") + 1
+            self._partial[stream] = text[cut:]
+            data = memoryview(text[:cut].encode("utf-8", "backslashreplace"))
+            while data:
+                data = data[os.write(FDS[stream], data) :]
+
+    def _forked(self) -> None:
+        """Be the capture of a forked child: no pump, nothing queued, no ends of pipes that keep a parent's alive."""
+        self.direct = True
+        self._lock = threading.RLock()
+        self._changed = threading.Condition(self._lock)
+        self._queue.clear()
+        self._segment = None
+        if self._running:
+            self._close_fds()
+
+    # -- the pipes (under the lock) ------------------------------------------------------------------------
+
+    def _drain(self, *, everything: bool = False) -> None:
+        """Move what the pipes hold into the queue, as far as there is room (or all that a full pipe can hold)."""
+        if self.direct or not self._running or not self._poll(0):
+            return
+        room = self._size + PIPE_BYTES if everything else QUEUE_CHARS
+        for stream, fd in self._pipes.items():
+            while self._size <= room:
+                try:
+                    data = os.read(fd, BATCH_CHARS)
+                except BlockingIOError:
+                    break
+                text = self._decoders[stream].decode(data)
+                if text:
+                    self._append_piped(self._streams[stream], text)
+                if len(data) < BATCH_CHARS:
+                    break
+
+    def _append_piped(self, owner: CapturedStream, text: str) -> None:
+        segment = self._segment
+        if segment is None or segment.owner is not owner or segment.route is not self._route:
+            segment = self._segment = _Segment(owner, self._route)
+            self._queue.append(segment)
+        segment.write(text)
+        self._size += len(text)
+
+    # -- the pump ------------------------------------------------------------------------------------------
+
+    def _pump(self) -> None:
+        wake, anything = select.poll(), select.poll()
+        wake.register(self._wake_read, select.POLLIN)
+        for fd in (self._wake_read, *self._pipes.values()):
+            anything.register(fd, select.POLLIN)
+        last = 0.0
+        while True:
+            if self._prepare_to_wait(1):
+                anything.poll()
+            self._swallow_wakes()
+            pause = max(FIRST_DELAY, last + BATCH_DELAY - time.monotonic())
+            if not self._stopping and self._prepare_to_wait(BATCH_CHARS):
+                wake.poll(pause * 1000)
+            self._emit(self._take())
+            last = time.monotonic()
+            if self._stopping and not self._queue:
+                return
+
+    def _prepare_to_wait(self, wake_at: int) -> bool:
+        """Ask to be woken at ``wake_at`` characters; return whether to wait at all."""
+        with self._lock:
+            self._drain()
+            if self._size >= wake_at or self._urgent or self._stopping:
+                return False
+            self._wake_at = self._look_at = wake_at
+            return True
+
+    def _swallow_wakes(self) -> None:
+        try:
+            os.read(self._wake_read, 4096)
+        except BlockingIOError:
+            return
+
+    def _take(self) -> collections.deque[_Segment | tuple[_Route | None, Output]]:
+        with self._lock:
+            self._wake_at, self._look_at = _NEVER, QUEUE_CHARS
+            self._urgent = False
+            self._drain()
+            entries, self._queue = self._queue, collections.deque()  # not copied: a finalizer may print meanwhile
+            self._segment = None
+            self._size = 0
+            self._begun += 1
+            self._changed.notify_all()
+            return entries
+
+    def _emit(self, entries: collections.deque[_Segment | tuple[_Route | None, Output]]) -> None:
+        for entry in entries:
+            if isinstance(entry, _Segment):
+                for text in _pieces(entry.getvalue()):
+                    self._deliver(entry.route, Text(entry.owner.stream, text))
+            else:
+                self._deliver(*entry)
+        with self._lock:
+            self._ended = self._begun
+            self._changed.notify_all()
+
+    def _deliver(self, route: _Route | None, output: Output) -> None:
+        if route is not None and not route.closed:
+            try:
+                route.emit(output)
+            except self._closed_error:
+                route.closed = True
+            except Exception:  # noqa: BLE001 - the pump must outlive any listener
+                route.closed = True
+                _log.exception("output of this cell or job is no longer shown: its listener failed")
+            else:
+                return
+        text = output.text if isinstance(output, Text) else str(getattr(output, "data", {}).get("text/plain", ""))
+        with self._lock:
+            self._ring.append(text)
+            self._ring_chars += len(text)
+            while self._ring_chars > STRAY_CHARS:
+                oldest = self._ring.popleft()
+                keep = oldest[len(oldest) - max(0, STRAY_CHARS - self._ring_chars + len(oldest)) :]
+                if keep:
+                    self._ring.appendleft(keep)
+                self._ring_chars += len(keep) - len(oldest)
+
+
+def _pieces(text: str) -> Iterator[str]:
+    """Cut text to pieces that can travel: of limited size, and without half characters."""
+    if not text.isascii():
+        text = text.encode("utf-8", "backslashreplace").decode("utf-8")
+    for start in range(0, len(text), BATCH_CHARS):
+        yield text[start : start + BATCH_CHARS]
+
+
+def _watch_forks(capture: Capture) -> None:
+    """Tell the capture when it finds itself in a forked child; the interpreter keeps such hooks for ever."""
+    reference = weakref.ref(capture)
+
+    def in_child() -> None:
+        alive = reference()
+        if alive is not None:
+            alive._forked()
+
+    os.register_at_fork(after_in_child=in_child)

@@ -1,0 +1,144 @@
+"""What arguments may be: counts, seconds, lists of names, ``K=V``; and the options that several commands share.
+
+Each function here is a ``type`` for argparse: it returns the value, or raises ``argparse.ArgumentTypeError`` that says
+what was expected. Pure.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import keyword
+import math
+from importlib.metadata import entry_points
+
+from znb.cli.commands import Parser
+from znb.connection import check_name
+from znb.errors import ZnbError
+from znb.launchers import BUILT_IN, GROUP, parse_where
+
+__all__ = [
+    "add_place_options",
+    "add_target_option",
+    "at_least_one",
+    "cluster_name",
+    "launchers",
+    "not_negative",
+    "place",
+    "seconds",
+    "setting",
+    "variable",
+    "variables",
+]
+
+
+def at_least_one(text: str) -> int:
+    """Return a number of workers to start."""
+    return _count(text, 1)
+
+
+def not_negative(text: str) -> int:
+    """Return a number of workers to have."""
+    return _count(text, 0)
+
+
+def _count(text: str, least: int) -> int:
+    if text.isascii() and text.isdigit() and int(text) >= least:
+        return int(text)
+    raise argparse.ArgumentTypeError(f"expected a whole number from {least} on, got {text!r}")
+
+
+def seconds(text: str) -> float:
+    """Return a duration."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if value > 0 and math.isfinite(value):
+        return value
+    raise argparse.ArgumentTypeError(f"expected seconds, such as 2.5, got {text!r}")
+
+
+def cluster_name(text: str) -> str:
+    """Return a name for a cluster."""
+    try:
+        return check_name(text)
+    except ZnbError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def place(text: str) -> str:
+    """Return where workers are to run, if there is a launcher for it."""
+    wanted = parse_where(text).launcher
+    if wanted in BUILT_IN or wanted in (known := launchers()):
+        return text
+    near = difflib.get_close_matches(wanted, known, n=1)
+    hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(known)}"
+    raise argparse.ArgumentTypeError(f"there is no launcher {wanted!r}; {hint}")
+
+
+def launchers() -> list[str]:
+    """Return the names of the launchers that are installed."""
+    return sorted({*BUILT_IN, *(point.name for point in entry_points(group=GROUP))})
+
+
+def setting(text: str) -> tuple[str, str]:
+    """Return name and value of an environment variable."""
+    name, equals, value = text.partition("=")
+    if name and equals:
+        return name, value
+    raise argparse.ArgumentTypeError(f"expected K=V, such as OMP_NUM_THREADS=1, got {text!r}")
+
+
+def variable(text: str) -> str:
+    """Return the name of a variable."""
+    if text.isidentifier() and not keyword.iskeyword(text):
+        return text
+    raise argparse.ArgumentTypeError(f"expected a variable's name, got {text!r}")
+
+
+def variables(text: str) -> tuple[str, ...]:
+    """Return names of variables, separated by commas."""
+    return tuple(variable(part.strip()) for part in text.split(",") if part.strip())
+
+
+def add_target_option(parser: Parser) -> None:
+    """Add ``--on TARGETS``."""
+    parser.argument(
+        "--on",
+        metavar="T",
+        default="all",
+        offers="targets",
+        help="which workers: all (default), any (the least busy), 0, 0,2, 1:3, -1, or a name such as w0",
+    )
+
+
+def add_place_options(parser: Parser) -> None:
+    """Add what a start needs to know about the workers."""
+    parser.argument(
+        "n", metavar="N", nargs="?", type=at_least_one, help="number of workers (default: one per usable CPU)"
+    )
+    parser.argument(
+        "--on",
+        metavar="WHERE",
+        type=place,
+        default="local",
+        offers="places",
+        help="where they run (default: local, on this machine)",
+    )
+    parser.argument(
+        "--name",
+        metavar="NAME",
+        type=cluster_name,
+        help='the cluster\'s name, by which others connect (default: "default")',
+    )
+    parser.argument(
+        "--env",
+        metavar="K=V",
+        action="append",
+        default=[],
+        type=setting,
+        help="an environment variable for the workers; may be given several times",
+    )
+    parser.argument("--cwd", metavar="DIR", offers="paths", help="their working directory (default: this one)")
+    parser.argument("--python", metavar="PATH", offers="paths", help="their interpreter (default: this one)")

@@ -1,0 +1,488 @@
+"""A cluster as the user holds it: start, connect, scale, stop, and the workers by index.
+
+Invariants: usable from any thread. The launcher says which workers there are; each has one live link, made when its
+process is ready and ended with a death certificate when it is not. The reactor's thread makes and ends links; everybody
+reads the table of links under ``_changed``, which is notified at each change.
+"""
+
+from __future__ import annotations
+
+import atexit
+import concurrent.futures
+import itertools
+import os
+import sys
+import threading
+import time
+import weakref
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from znb.connection import ClusterEntry, clean_dead, find_cluster, list_clusters
+from znb.errors import NoWorkers, WorkerLost, ZnbError
+from znb.executor.client import JobClient
+from znb.executor.futures import Future
+from znb.executor.maps import MapResult, start_map
+from znb.executor.submits import Submits
+from znb.launchers import Launcher, StartOptions, make_launcher
+from znb.lifecycle import ClusterEvent, DeathCertificate, Snapshot, WorkerStatus
+from znb.link import Link
+from znb.serialize import Codec
+from znb.status import ClusterStatus, WorkerInfo
+from znb.targets import Target, select
+from znb.transport import Reactor
+from znb.workers import Workers
+
+__all__ = ["Cluster"]
+
+#: Seconds that a call waits for a worker that is being started or replaced before it says so.
+NOTICE_AFTER = 1.0
+#: Name of a cluster whose user gave none.
+DEFAULT_NAME = "default"
+
+
+class Cluster(concurrent.futures.Executor):
+    """Workers that run cells, jobs and services for this process.
+
+    Made by ``start`` or ``connect``; ends with the ``with`` block, ``stop`` or the end of the process. A process that
+    vanishes without a word leaves its workers for ``grace`` seconds, so that it can ``connect`` again.
+
+    Attributes:
+        name: The cluster's name.
+        reused: Whether ``start`` found it running.
+        codec: Encodes what is sent.
+
+    Examples:
+        >>> with Cluster.start(2, name="doc") as cluster:
+        ...     cluster["w0"].run("6 * 7")
+        42
+    """
+
+    def __init__(self, launcher: Launcher, reactor: Reactor) -> None:
+        self.codec = Codec()
+        self.reused = False
+        self._launcher = launcher
+        self._reactor = reactor
+        self._changed = threading.Condition()
+        self._links: dict[str, Link] = {}
+        self._members: dict[str, WorkerStatus] = {}
+        self._certificates: dict[str, DeathCertificate] = {}
+        self._news: dict[str, str] = {}
+        self._labels = itertools.count(1)
+        self._owner = False
+        self._closed = False
+        self._pid = os.getpid()
+        self._jobs = JobClient(reactor, self.codec, kill=self.kill, notify=self.notify, printed=self._printed)
+        self._submits = Submits(self._jobs, reactor)
+        self.name = ""
+
+    # -- life ----------------------------------------------------------------------------------------------
+
+    @classmethod
+    def start(
+        cls,
+        n: int | None = None,
+        *,
+        on: str = "local",
+        name: str | None = None,
+        keep: bool = False,
+        env: Mapping[str, str] | None = None,
+        cwd: str | os.PathLike[str] | None = None,
+        python: str | None = None,
+        grace: float = 300.0,
+    ) -> Self:
+        """Start a cluster, or attach to the one of that name that runs.
+
+        Args:
+            n: Number of workers; ``None`` for one per usable CPU.
+            on: Where: ``local``, or what another launcher understands.
+            name: Name of the cluster; ``None`` for ``default``.
+            keep: Whether it goes on when this process has ended.
+            env: Environment variables to add for the workers.
+            cwd: Their working directory; ``None`` for this process's.
+            python: Their interpreter; ``None`` for this process's.
+            grace: Seconds that workers wait for a client that vanished without a word.
+
+        Raises:
+            ZnbError: It could not be started; the message has what the workers wrote.
+        """
+        options = StartOptions(
+            name=name or DEFAULT_NAME,
+            keep=keep,
+            env=dict(env or {}),
+            cwd=os.fspath(cwd or Path.cwd()),
+            python=python or sys.executable,
+            grace=grace,
+        )
+        cluster = cls._make(on)
+        cluster._owner = not keep
+        cluster._begin(lambda: cluster._launcher.start(n if n is not None else usable_cpus(), options))
+        cluster.reused = cluster._launcher.reused
+        return cluster
+
+    @classmethod
+    def connect(cls, which: str | os.PathLike[str] | None = None) -> Self:
+        """Attach to a running cluster.
+
+        Args:
+            which: Its name, or the path of its connection file; ``None`` for the newest.
+
+        Raises:
+            ServiceUnavailable: It does not run.
+            AuthError: Others can read its connection file.
+        """
+        file = find_cluster(os.fspath(which) if which is not None else None)
+        cluster = cls._make(file.launcher)
+        cluster._begin(lambda: cluster._launcher.connect(file))
+        return cluster
+
+    @staticmethod
+    def list() -> Sequence[ClusterEntry]:
+        """Return the clusters of this user on this machine, dead ones included, and clean up after those."""
+        entries = list_clusters()
+        clean_dead()
+        return entries
+
+    @classmethod
+    def _make(cls, where: str) -> Self:
+        reactor = Reactor()
+        holder: deque[weakref.ref[Self]] = deque(maxlen=1)
+
+        def on_event(event: ClusterEvent) -> None:
+            cluster = holder[0]() if holder else None
+            if cluster is not None:
+                cluster._on_event(event)
+
+        cluster = cls(make_launcher(where, reactor, on_event), reactor)
+        holder.append(weakref.ref(cluster))
+        return cluster
+
+    def _begin(self, launch: Callable[[], Snapshot]) -> None:
+        self._reactor.start()
+        try:
+            snapshot = launch()
+        except BaseException:
+            self._reactor.stop()
+            raise
+        self.name = snapshot.cluster
+        self._reactor.call_soon(self._on_members, snapshot.workers)
+        atexit.register(self._at_exit)
+        self.wait_links([worker.name for worker in snapshot.workers])
+
+    def stop(self) -> None:
+        """End every worker and remove what belongs to the cluster. May be called twice."""
+        self._leave(self._launcher.stop)
+
+    def close(self) -> None:
+        """Let go of the cluster. It ends if this process started it (without ``keep``) and nobody else uses it."""
+        self._leave(lambda: self._launcher.detach(stop=self._owner))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _leave(self, leave: Callable[[], object]) -> None:
+        with self._changed:
+            if self._closed or os.getpid() != self._pid:
+                return
+            self._closed = True
+        atexit.unregister(self._at_exit)
+        done = threading.Event()
+        self._reactor.call_soon(self._end_links, done)
+        done.wait(NOTICE_AFTER)
+        try:
+            leave()
+        finally:
+            self._reactor.stop()
+
+    def _at_exit(self) -> None:
+        if not kernel_restarts():
+            self.close()
+
+    # -- jobs ----------------------------------------------------------------------------------------------
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future:  # type: ignore[override]
+        """Have ``fn(*args, **kwargs)`` run on a worker.
+
+        Everything is encoded at once, so the job computes with the values of this moment. It is run again if its
+        worker dies under it, at most twice.
+
+        Raises:
+            SerializationError: Something cannot travel; the message says what, and where it sits.
+            RuntimeError: The executor has been shut down.
+        """
+        return self._submits.submit(fn, args, kwargs)
+
+    def map(  # type: ignore[override]
+        self,
+        fn: Callable[..., Any],
+        /,
+        *iterables: Iterable[Any],
+        timeout: float | None = None,
+        chunksize: int | None = None,
+        buffersize: int | None = None,
+        ordered: bool = True,
+        retries: int = 2,
+        retry_on: tuple[type[BaseException], ...] | type[BaseException] = (),
+        job_timeout: float | None = None,
+        errors: Literal["raise", "return"] = "raise",
+    ) -> MapResult:
+        """Run ``fn`` on each item, on all workers; yields the results.
+
+        Starts at once, and pulls from the iterables only as fast as results are taken, so they may be infinite.
+
+        Args:
+            fn: Called with one item of each iterable; stops at the shortest.
+            iterables: Where the items come from. Pulled on the thread that takes the results.
+            timeout: Seconds from now after which waiting for a result raises ``TimeoutError``.
+            chunksize: Jobs sent together; ``None`` to follow measured run times.
+            buffersize: Jobs pulled ahead of the consumer; ``None`` to follow the pace of the workers.
+            ordered: Whether results come in the order of the items, or as they are ready.
+            retries: How often a job is run again after its worker died under it, or after ``retry_on``.
+            retry_on: Exception types after which a job is run again.
+            job_timeout: Seconds that one job may run; it is then interrupted, and its worker replaced if that
+                does not help.
+            errors: ``"return"`` yields failures in place, as exceptions; ``"raise"`` raises the first.
+
+        Raises:
+            SerializationError: Something cannot travel; the message says what, and where it sits.
+            RuntimeError: The executor has been shut down.
+        """
+        if not iterables:
+            raise TypeError("map over what? Give at least one iterable: cluster.map(f, items)")
+        types = retry_on if isinstance(retry_on, tuple) else (retry_on,)
+        return start_map(
+            self._jobs,
+            fn,
+            iterables,
+            ordered=ordered,
+            errors=errors,
+            timeout=timeout,
+            retry_on=frozenset(f"{cls.__module__}.{cls.__qualname__}" for cls in types),
+            retries=retries,
+            job_timeout=job_timeout,
+            chunksize=chunksize,
+            buffersize=buffersize,
+        )
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:  # noqa: FBT001, FBT002
+        """Take no more jobs; let those there are finish, and then let go of the cluster.
+
+        Args:
+            wait: Whether to return only when the jobs are done.
+            cancel_futures: Whether to cancel those that no worker has begun.
+        """
+        self._submits.refuse("cannot schedule new futures after shutdown")
+        pending = self._submits.pending()
+        if cancel_futures:
+            for future in pending:
+                if not future.running():
+                    future.cancel()
+        if wait:
+            concurrent.futures.wait(pending)
+            self.close()
+
+    def notify(self, text: str) -> None:
+        """Show a line to the user."""
+        print(text, file=sys.stderr)
+
+    def _printed(self, worker: str, label: str, message: Any, output: Any) -> None:
+        """Show what a job printed. On the delivery thread."""
+
+    # -- workers -------------------------------------------------------------------------------------------
+
+    @property
+    def closed(self) -> bool:
+        """Whether this process has let go of it."""
+        return self._closed
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the workers, in order."""
+        with self._changed:
+            return tuple(self._members)
+
+    @property
+    def workers(self) -> tuple[WorkerInfo, ...]:
+        """The workers, in order."""
+        with self._changed:
+            return tuple(WorkerInfo(self._link_of, member) for member in self._members.values())
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __getitem__(self, target: Target) -> Workers:
+        """Return the workers that ``target`` means: a number, name, slice, or text such as ``"0,2"``."""
+        return Workers(self, select(target, self.names, self._least_busy))
+
+    def run(self, source: str, **options: Any) -> Any:
+        """Run source code as a cell on every worker (see ``Workers.run``)."""
+        return self[:].run(source, **options)
+
+    def push(self, variables: Mapping[str, Any] | None = None, /, **more: Any) -> None:
+        """Copy variables to every worker (see ``Workers.push``)."""
+        self[:].push(variables, **more)
+
+    def pull(self, *names: str) -> Any:
+        """Copy variables from every worker (see ``Workers.pull``)."""
+        return self[:].pull(*names)
+
+    def scale(self, n: int) -> None:
+        """Have ``n`` workers: new ones are ready, superfluous ones gone, when this returns."""
+        self._follow(self._launcher.scale(n))
+
+    def restart(self, target: Target = "all") -> None:
+        """Replace workers by new processes of the same names, killing what they run."""
+        self._follow(self._launcher.restart(self[target].names))
+
+    def kill(self, name: str) -> None:
+        """Kill a worker's process; it is replaced under its name."""
+        self._launcher.kill((name,))
+
+    def interrupt(self, target: Target = "all") -> None:
+        """Raise ``KeyboardInterrupt`` in whatever the workers run, whoever's it is."""
+        for link in self.wait_links(self[target].names):
+            link.control_nowait("_znb_interrupt", None, lambda _answer: None)
+
+    def status(self) -> ClusterStatus:
+        """Return what each worker does now."""
+        return ClusterStatus.take(self.name, self._launcher.where, self.workers)
+
+    def next_label(self) -> str:
+        """Return a name for a piece of code that came without one."""
+        return f"run {next(self._labels)}"
+
+    def wait_links(self, names: Sequence[str], notify: Callable[[str], None] | None = None) -> Sequence[Link]:
+        """Return a live link to each worker, waiting for those that are being started or replaced.
+
+        Raises:
+            NoWorkers: One of them is gone for good.
+            ZnbError: The cluster is closed.
+        """
+        said = False
+        deadline = time.monotonic() + NOTICE_AFTER
+        with self._changed:
+            while missing := [name for name in names if name not in self._links]:
+                self._check_coming(missing)
+                self._changed.wait(max(0.01, deadline - time.monotonic()))
+                if notify is not None and not said and time.monotonic() >= deadline:
+                    said = True
+                    notify(f"waiting: {', '.join(missing)} not ready yet")
+            return [self._links[name] for name in names]
+
+    def take_news(self, names: Sequence[str]) -> Sequence[str]:
+        """Return, once, what happened to these workers that their user has not been told."""
+        with self._changed:
+            return [news for name in names if (news := self._news.pop(name, ""))]
+
+    def _check_coming(self, missing: Sequence[str]) -> None:
+        if self._closed:
+            raise ZnbError(f"the cluster {self.name!r} has been closed here; connect to it, or start another")
+        for name in missing:
+            member = self._members.get(name)
+            if member is None:
+                raise NoWorkers(
+                    f"{name} is not a worker of {self.name!r} any more; there are {', '.join(self._members)}"
+                )
+            if member.state == "dead":
+                certificate = self._certificates.get(name)
+                raise NoWorkers(
+                    f"{name} died so often at its start that it is not replaced any more; `%znb cluster restart "
+                    f"{name}` tries again. {certificate or ''}"
+                )
+
+    def _link_of(self, name: str) -> Link | None:
+        with self._changed:
+            return self._links.get(name)
+
+    def _least_busy(self, names: Sequence[str]) -> str:
+        return min(names, key=lambda name: WorkerInfo(self._link_of, self._members[name]).load())
+
+    def _follow(self, snapshot: Snapshot) -> None:
+        """Wait until the links are those of a snapshot."""
+        self._reactor.call_soon(self._on_members, snapshot.workers)
+        self.wait_links([worker.name for worker in snapshot.workers])
+
+    # -- the reactor's thread ------------------------------------------------------------------------------
+
+    def _on_event(self, event: ClusterEvent) -> None:
+        if event.certificate is not None and event.worker is not None:
+            self._on_death(event.worker.name, event.certificate)
+        if event.workers is not None:
+            self._on_members(event.workers)
+        elif event.worker is not None:
+            self._on_member(event.worker)
+        if event.event in {"lost", "stopping"}:
+            self._on_members(())
+
+    def _on_members(self, members: Sequence[WorkerStatus]) -> None:
+        with self._changed:
+            gone = [link for name, link in self._links.items() if name not in {m.name for m in members}]
+            self._members = {member.name: member for member in members}
+        for link in gone:
+            self._end_link(link, link.lost("has left the cluster"))
+        for member in members:
+            self._on_member(member)
+
+    def _on_member(self, member: WorkerStatus) -> None:
+        with self._changed:
+            if member.name in self._members:
+                self._members[member.name] = member
+            link = self._links.get(member.name)
+            wanted = member.state == "ready" and member.name in self._members
+        if link is not None and link.generation < member.generation:
+            self._end_link(link, link.lost("was replaced"))
+            link = None
+        if link is None and wanted:
+            self._make_link(member)
+        with self._changed:
+            self._changed.notify_all()
+
+    def _make_link(self, member: WorkerStatus) -> None:
+        link = Link(self._reactor, self.codec, member)
+        link.open()
+        with self._changed:
+            self._links[member.name] = link
+        self._jobs.add_worker(link)
+
+    def _on_death(self, name: str, certificate: DeathCertificate) -> None:
+        with self._changed:
+            self._certificates[name] = certificate
+            link = self._links.get(name)
+            if not certificate.intentional:
+                self._news[name] = (
+                    f"{name} (pid {certificate.pid}) {certificate.meaning}; it was replaced, and its variables are gone"
+                )
+        if link is not None and link.generation == certificate.generation:
+            lost = WorkerLost(name, str(certificate).partition(" ")[2])
+            self._end_link(link, lost, charge=not certificate.intentional)
+
+    def _end_link(self, link: Link, error: ZnbError, *, charge: bool = False) -> None:
+        with self._changed:
+            if self._links.get(link.name) is link:
+                del self._links[link.name]
+            self._changed.notify_all()
+        self._jobs.lose_worker(link, error, charge=charge)
+        link.close(error)
+
+    def _end_links(self, done: threading.Event) -> None:
+        self._jobs.close(ZnbError(f"the cluster {self.name!r} was closed here"))
+        for link in list(self._links.values()):
+            self._end_link(link, ZnbError(f"the cluster {self.name!r} was closed here"))
+        done.set()
+
+
+def usable_cpus() -> int:
+    """Return how many CPUs this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def kernel_restarts() -> bool:
+    """Whether this process is a Jupyter kernel that ends in order to be started again."""
+    shell = getattr(sys.modules.get("IPython.core.getipython"), "get_ipython", lambda: None)()
+    message = getattr(getattr(shell, "kernel", None), "_shutdown_message", None)
+    return bool(message and message.get("content", {}).get("restart"))

@@ -1,0 +1,172 @@
+"""Child processes of ``!command``: their output as it comes, and an end when the cell is interrupted.
+
+A command runs in a session of its own with a pseudo-terminal as output, so that it writes line by line as it would
+in a terminal, and has nothing to read from. The terminal is its controlling one: if this process is killed, the
+kernel hangs up on the command. A command that ends in ``&`` writes to this process's standard output instead, and
+outlives the cell.
+
+Invariants: when a call is left by an exception, the whole session's foreground has been signalled and the child
+reaped. Runs on the calling thread, and signals interrupt it.
+"""
+
+from __future__ import annotations
+
+import codecs
+import contextlib
+import fcntl
+import os
+import pty
+import select
+import signal
+import struct
+import subprocess
+import termios
+from collections.abc import Callable, Iterator
+from typing import Final
+
+import psutil
+
+__all__ = ["collect", "interrupt_children", "stream"]
+
+#: Rows and columns that the command believes to have; those of pexpect, which IPython uses.
+WINDOW: Final = (24, 80)
+#: Milliseconds between two looks at whether a silent command has ended and left the terminal to its children.
+LOOK_EVERY: Final = 50
+#: Seconds that a command has to end after each signal; together well below the second that an interrupt may take.
+PATIENCE: Final = 0.3
+#: Bytes read at once.
+CHUNK: Final = 65_536
+
+#: Opening a terminal makes it the controlling one of a session that has none.
+_ADOPT_TERMINAL: Final = ': <>"$0"; exec "$1" -c "$2"'
+
+
+def stream(command: str, write: Callable[[str], object]) -> int:
+    """Run a shell command and pass on its output as it comes.
+
+    Args:
+        command: For the user's shell.
+        write: Takes text; may block, which holds the command back.
+
+    Returns:
+        Its exit status; negative for a signal.
+    """
+    if command.rstrip().endswith("&"):
+        return _finish(_start([_shell(), "-c", command], None))
+    master, slave = _open_terminal()
+    try:
+        try:
+            process = _start(["/bin/sh", "-c", _ADOPT_TERMINAL, os.ttyname(slave), _shell(), command], slave)
+        finally:
+            os.close(slave)
+        with _ending(process):
+            _relay(process, master, write)
+            return _finish(process)
+    finally:
+        os.close(master)
+
+
+def collect(command: str) -> tuple[str, int]:
+    """Run a shell command and return its output, standard error included, and its exit status."""
+    process = _start([_shell(), "-c", command], subprocess.PIPE)
+    with _ending(process):
+        output, _ = process.communicate()
+    return output.decode("utf-8", "replace"), _status(process.returncode)
+
+
+def interrupt_children() -> None:
+    """Send SIGINT to this process's descendants in its own process group, as a terminal does with Ctrl-C.
+
+    For any thread. What runs in a session of its own, as every ``!command``, is left alone.
+    """
+    group = os.getpgrp()
+    for child in psutil.Process().children(recursive=True):
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            if os.getpgid(child.pid) == group:
+                os.kill(child.pid, signal.SIGINT)
+
+
+def _shell() -> str:
+    return os.environ.get("SHELL") or "/bin/sh"
+
+
+def _start(args: list[str], output: int | None) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        args,
+        stdin=subprocess.DEVNULL,
+        stdout=output,
+        stderr=None if output is None else subprocess.STDOUT,
+        start_new_session=True,
+    )
+
+
+def _open_terminal() -> tuple[int, int]:
+    """Return both ends of a terminal that passes bytes as they are."""
+    master, slave = pty.openpty()
+    attributes = termios.tcgetattr(slave)
+    attributes[1] &= ~termios.OPOST  # no "\r\n" for "\n"
+    attributes[3] &= ~termios.ECHO
+    termios.tcsetattr(slave, termios.TCSANOW, attributes)
+    fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", *WINDOW, 0, 0))
+    os.set_blocking(master, False)
+    return master, slave
+
+
+def _relay(process: subprocess.Popen[bytes], master: int, write: Callable[[str], object]) -> None:
+    """Pass on what comes until all have closed the terminal, or the command has ended and nothing more comes."""
+    decoder = codecs.getincrementaldecoder("utf-8")("replace")
+    poller = select.poll()
+    poller.register(master, select.POLLIN)
+    while True:
+        ended = process.poll() is not None
+        if not poller.poll(0 if ended else LOOK_EVERY):
+            if ended:
+                break
+            continue
+        try:
+            data = os.read(master, CHUNK)
+        except OSError:  # Linux says EIO when the last writer has closed
+            break
+        if not data:
+            break
+        write(decoder.decode(data))
+    write(decoder.decode(b"", final=True))
+
+
+def _finish(process: subprocess.Popen[bytes]) -> int:
+    with _ending(process):
+        return _status(process.wait())
+
+
+def _status(code: int) -> int:
+    """Return the status as IPython has it: shells say 128 + n of a child ended by signal n."""
+    return 128 - code if code > 128 else code
+
+
+@contextlib.contextmanager
+def _ending(process: subprocess.Popen[bytes]) -> Iterator[None]:
+    """End the command, and what it started in the foreground, if this is left by an exception."""
+    try:
+        yield
+    except BaseException:
+        _end(process)
+        raise
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    try:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            _signal(process, number)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(PATIENCE)
+                return
+    finally:  # also when interrupted once more
+        _signal(process, signal.SIGKILL)
+        process.wait()
+        if process.stdout is not None:
+            process.stdout.close()
+
+
+def _signal(process: subprocess.Popen[bytes], number: int) -> None:
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, number)

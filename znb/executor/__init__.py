@@ -1,0 +1,1 @@
+"""Jobs over PUSH/PULL: both ends of ``map`` and ``submit`` (the table of messages is in ``frames``)."""

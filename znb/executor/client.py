@@ -1,0 +1,515 @@
+"""The client's end of jobs: drives the scheduler, sends chunks, and completes futures and maps.
+
+Invariants: a job belongs to this side until its outcome is in; what is sent can be sent again. The reactor's thread
+owns the scheduler, the sockets and the groups; callers reach it through ``call_soon``; callbacks and printed output run
+on the *delivery* thread, so that user code never runs on the I/O thread.
+"""
+
+from __future__ import annotations
+
+import bisect
+import collections
+import functools
+import logging
+import os
+import queue
+import threading
+import time
+from collections.abc import Callable, Collection, Sequence
+from typing import Any, Protocol
+
+import zmq
+
+from znb import tracebacks
+from znb.errors import CallTimeout, ProtocolError, WorkerLost, ZnbError
+from znb.executor import frames
+from znb.executor.futures import Batch
+from znb.link import Link
+from znb.outputs import decode_output
+from znb.schedule import Scheduler, SchedulerStats
+from znb.schedule.records import Command, Fail, Finished, Interrupt, Kill, Pull, Revoke, Send
+from znb.serialize import Codec, Payload
+from znb.shipping import pack, unpack
+from znb.transport import Reactor, Timer
+from znb.wire import WIRE_VERSION
+
+__all__ = ["JobClient", "Part", "Receiver"]
+
+logger = logging.getLogger("znb.jobs")
+
+#: Bytes of results that a worker may have under way to this client: enough to hide the round trip of large ones.
+RESULT_CREDIT = 64 << 20
+
+
+class Receiver(Protocol):
+    """Who hears of a group's jobs, on the reactor's thread: a map, or the futures of submits."""
+
+    def sent(self, start: int, stop: int) -> None:
+        """These jobs are on their way to a worker."""
+
+    def deliver(
+        self, batch: Batch, count: int, skip: Collection[int], worker: str, acknowledge: Callable[[], None]
+    ) -> None:
+        """Outcomes have come; those in ``skip`` are not this receiver's. Call ``acknowledge`` when taken."""
+
+    def fail(self, index: int, error: BaseException) -> None:
+        """A job ended without an outcome."""
+
+    def pull(self, count: int) -> None:
+        """Up to ``count`` more items are wanted."""
+
+    def finished(self) -> None:
+        """Nothing more will come."""
+
+    def abort(self, error: ZnbError) -> None:
+        """Nothing more will come, because the cluster was closed."""
+
+
+class Part:
+    """An encoded run of a group's items, kept until their outcomes are in.
+
+    Attributes:
+        first: The first job.
+        count: How many jobs.
+        left: How many of them have no outcome yet.
+        payload: The encoded list of items.
+    """
+
+    __slots__ = ("count", "first", "left", "payload")
+
+    def __init__(self, payload: Payload, count: int) -> None:
+        self.payload = payload
+        self.count = count
+        self.left = count
+        self.first = -1
+
+
+class Group:
+    """One map, or the submits of one function.
+
+    Args:
+        function: The encoded function.
+        call: How it is called with an item (``frames.CALL_…``).
+        label: What it is called in messages.
+        receiver: Who hears of its jobs.
+        retry_on: Qualified names of exception types after which a job is run again.
+        options: For ``Scheduler.add_group``.
+    """
+
+    __slots__ = ("_firsts", "_parts", "call", "function", "label", "number", "options", "receiver", "retry_on")
+
+    def __init__(
+        self,
+        function: Payload,
+        call: int,
+        label: str,
+        receiver: Receiver,
+        *,
+        retry_on: frozenset[str] = frozenset(),
+        **options: Any,
+    ) -> None:
+        self.function = function
+        self.call = call
+        self.label = label
+        self.receiver = receiver
+        self.retry_on = retry_on
+        self.options = options
+        self.number = -1
+        self._parts: dict[int, Part] = {}
+        self._firsts: collections.deque[int] = collections.deque()
+
+    def add(self, part: Part, first: int) -> None:
+        """Keep a part whose first job has this number; parts are added in order."""
+        part.first = first
+        self._parts[first] = part
+        self._firsts.append(first)
+
+    def find(self, index: int) -> Part:
+        """Return the part that a job is in."""
+        part = self._parts.get(index)
+        return part or self._parts[self._firsts[bisect.bisect_right(self._firsts, index) - 1]]
+
+    def drop(self, start: int, stop: int) -> None:
+        """Let go of what is not needed any more, since these jobs have ended."""
+        while start < stop:
+            part = self.find(start)
+            count = min(stop, part.first + part.count) - start
+            part.left -= count
+            start += count
+            if part.left <= 0:
+                part.payload = _NOTHING
+        while self._firsts and self._parts[self._firsts[0]].left <= 0:
+            del self._parts[self._firsts.popleft()]
+
+
+_NOTHING = Payload(b"", (), ())
+
+
+class _Peer:
+    """One incarnation of a worker, as far as jobs go."""
+
+    __slots__ = ("defined", "known", "link", "number", "socket")
+
+    def __init__(self, link: Link, number: int, socket: zmq.Socket[bytes]) -> None:
+        self.link = link
+        self.number = number
+        self.socket = socket
+        self.known: set[bytes] = set()
+        self.defined: set[int] = set()
+
+
+class JobClient:
+    """Runs jobs on a cluster's workers.
+
+    Args:
+        reactor: The I/O thread.
+        codec: Encodes and decodes.
+        kill: Kills the process of a worker that ignores its interrupt; called on the delivery thread.
+        notify: Shows a line to the user; called from any thread.
+        printed: Shows what a job printed: worker, group label, job, attempt, output. On the delivery thread.
+    """
+
+    def __init__(
+        self,
+        reactor: Reactor,
+        codec: Codec,
+        *,
+        kill: Callable[[str], object],
+        notify: Callable[[str], None],
+        printed: Callable[..., None],
+    ) -> None:
+        self.codec = codec
+        self.notify = notify
+        self._reactor = reactor
+        self._kill = kill
+        self._printed = printed
+        self._id = os.urandom(8)
+        self._scheduler = Scheduler()
+        self._peers: dict[int, _Peer] = {}
+        self._groups: dict[int, Group] = {}
+        self._sink: zmq.Socket[bytes] | None = None
+        self._sink_url = ""
+        self._timer: Timer | None = None
+        self._ticking = False
+        self._closed: ZnbError | None = None
+        self._deliveries: queue.SimpleQueue[Callable[[], object] | None] = queue.SimpleQueue()
+        self._delivery: threading.Thread | None = None
+        self._delivery_lock = threading.Lock()
+
+    # -- any thread ----------------------------------------------------------------------------------------
+
+    def open_group(self, group: Group) -> None:
+        """Add a group; its parts may be fed from now on."""
+        self._reactor.call_soon(self._open_group, group)
+
+    def feed(self, group: Group, parts: Sequence[Part], *, last: bool = False) -> None:
+        """Add jobs to a group, in the order of the calls; after ``last`` no more follow."""
+        self._reactor.call_soon(self._feed, group, parts, last)
+
+    def taken(self, group: Group, count: int) -> None:
+        """Say that the consumer has taken ``count`` more outcomes."""
+        self._reactor.call_soon(self._taken, group, count)
+
+    def cancel(self, group: Group, index: int | None = None) -> None:
+        """Cancel one job, or a group with all its jobs."""
+        self._reactor.call_soon(self._cancel, group, index)
+
+    def later(self, run: Callable[[], object]) -> None:
+        """Have the delivery thread run something, in the order given."""
+        self._deliveries.put(run)
+        if self._delivery is None:
+            with self._delivery_lock:
+                if self._delivery is None:
+                    self._delivery = threading.Thread(target=self._deliver_all, name="znb-delivery", daemon=True)
+                    self._delivery.start()
+
+    def explain(self, group: Group) -> str:
+        """Say why nothing of a group runs; empty if something does."""
+        answers: queue.SimpleQueue[str] = queue.SimpleQueue()
+        self._reactor.call_soon(lambda: answers.put(self._explain(group)))
+        try:
+            return answers.get(timeout=1.0)
+        except queue.Empty:
+            return "the I/O thread is busy"
+
+    def stats(self) -> SchedulerStats:
+        """Return the counts of this moment."""
+        answers: queue.SimpleQueue[SchedulerStats] = queue.SimpleQueue()
+        self._reactor.call_soon(lambda: answers.put(self._scheduler.stats()))
+        return answers.get(timeout=10.0)
+
+    # -- the reactor's thread: workers ---------------------------------------------------------------------
+
+    def add_worker(self, link: Link) -> None:
+        """Give work to a worker from now on."""
+        if self._closed:
+            return
+        if self._sink is None:
+            self._sink = self._reactor.socket(zmq.PULL)
+            self._sink_url = f"{link.jobs_url.rpartition('/')[0]}/{self._id.hex()}.sink"
+            self._sink.bind(self._sink_url)
+            self._reactor.add_socket(self._sink, self._on_message)
+        socket = self._reactor.socket(zmq.PUSH)
+        socket.connect(link.jobs_url)
+        number = self._scheduler.add_worker(link.name, time.monotonic())
+        peer = self._peers[number] = _Peer(link, number, socket)
+        self._send(peer, frames.Hello(self._id, number, self._sink_url, RESULT_CREDIT, WIRE_VERSION))
+        self._tick()
+
+    def lose_worker(self, link: Link, error: ZnbError, *, charge: bool) -> None:
+        """Take a worker out: it died (``charge`` the job that ran), or was ended on purpose."""
+        for peer in [peer for peer in self._peers.values() if peer.link is link]:
+            del self._peers[peer.number]
+            self._reactor.close_socket(peer.socket)
+            reason = error.fields.get("reason", str(error))
+            self._scheduler.lose_worker(peer.number, reason, time.monotonic(), charge=charge)
+        self._tick()
+
+    def close(self, error: ZnbError) -> None:
+        """Fail what is open, say goodbye to the workers, and stop the delivery thread. May be called twice."""
+        if self._closed is not None:
+            return
+        self._closed = error
+        for group in list(self._groups.values()):
+            group.receiver.abort(error)
+        self._groups.clear()
+        for peer in self._peers.values():
+            self._send(peer, frames.Bye(self._id))
+        for peer in self._peers.values():
+            peer.socket.setsockopt(zmq.LINGER, 200)
+            self._reactor.close_socket(peer.socket)
+        self._peers.clear()
+        self._deliveries.put(None)
+
+    # -- the reactor's thread: jobs ------------------------------------------------------------------------
+
+    def _open_group(self, group: Group) -> None:
+        if self._closed is not None:
+            group.receiver.abort(self._closed)
+            return
+        group.number = self._scheduler.add_group(**group.options)
+        self._groups[group.number] = group
+        self._tick()
+
+    def _feed(self, group: Group, parts: Sequence[Part], last: bool) -> None:  # noqa: FBT001 - through call_soon
+        if group.number not in self._groups:
+            return
+        for part in parts:
+            group.add(part, self._scheduler.feed(group.number, part.count))
+        if last:
+            self._scheduler.exhausted(group.number)
+        self._tick_soon()
+
+    def feed_nowait(self, group: Group, part: Part) -> int | None:
+        """Add one job and return its number, or ``None`` if the group has ended."""
+        if group.number not in self._groups:
+            return None
+        first = self._scheduler.feed(group.number, part.count)
+        group.add(part, first)
+        self._tick_soon()
+        return first
+
+    def _taken(self, group: Group, count: int) -> None:
+        self._scheduler.taken(group.number, count)
+        self._tick_soon()
+
+    def _cancel(self, group: Group, index: int | None) -> None:
+        if group.number not in self._groups:
+            return
+        if index is None:
+            self._scheduler.cancel_group(group.number)
+        elif self._scheduler.cancel(group.number, index):
+            group.drop(index, index + 1)
+        self._tick()
+
+    def _explain(self, group: Group) -> str:
+        if not self._peers:
+            return "there are no workers"
+        stats = next((found for found in self._scheduler.stats().groups if found.group == group.number), None)
+        if stats is None:
+            return ""
+        if not stats.eligible:
+            return "none of the workers it may run on is there"
+        frozen = [peer.link.name for peer in self._peers.values() if peer.link.frozen()]
+        if frozen:
+            return f"{', '.join(frozen)} is frozen (stopped by a signal)"
+        if stats.queued and not stats.running:
+            return "every worker is busy with something else"
+        return ""
+
+    def _tick_soon(self) -> None:
+        if not self._ticking:
+            self._ticking = True
+            self._reactor.call_soon(self._tick)
+
+    def _tick(self) -> None:
+        self._ticking = False
+        if self._closed is not None:
+            return
+        for command in self._scheduler.tick(time.monotonic()):
+            self._carry_out(command)
+        deadline = self._scheduler.next_deadline()
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if deadline is not None:
+            self._timer = self._reactor.call_later(max(0.0, deadline - time.monotonic()), self._tick)
+
+    def _carry_out(self, command: Command) -> None:
+        match command:
+            case Send():
+                self._send_chunk(command)
+            case Revoke(worker, chunk, start, stop):
+                self._send(self._peers[worker], frames.Revoke(self._id, chunk, start, stop))
+            case Interrupt(worker, chunk, index):
+                self._send(self._peers[worker], frames.Stop(self._id, chunk, index))
+            case Kill(worker, _):
+                name = self._peers[worker].link.name
+                self.later(lambda: self._kill(name))
+            case Pull(group, count):
+                self._groups[group].receiver.pull(count)
+            case Fail():
+                self._fail(command)
+            case Finished(number):
+                finished = self._groups.pop(number)
+                for peer in self._peers.values():
+                    if number in peer.defined:
+                        peer.defined.discard(number)
+                        self._send(peer, frames.Forget(self._id, number))
+                finished.receiver.finished()
+
+    def _send_chunk(self, command: Send) -> None:
+        peer, group = self._peers[command.worker], self._groups[command.group]
+        if command.group not in peer.defined:
+            peer.defined.add(command.group)
+            cargo, body, parts = pack(group.function, self.codec, peer.known)
+            timed = group.options.get("job_timeout") is not None
+            self._send(peer, frames.Define(self._id, command.group, body, cargo, group.call, timed, group.label), parts)
+        segments: list[frames.Segment] = []
+        buffers: list[Any] = []
+        index = command.start
+        while index < command.stop:
+            part = group.find(index)
+            end = min(command.stop, part.first + part.count)
+            cargo, body, parts = pack(part.payload, self.codec, peer.known)
+            segments.append(frames.Segment(body, cargo, index - part.first, end - part.first))
+            buffers += parts
+            index = end
+        group.receiver.sent(command.start, command.stop)
+        chunk = frames.Chunk(self._id, command.chunk, command.group, command.start, command.attempt, segments)
+        self._send(peer, chunk, buffers)
+
+    def _fail(self, command: Fail) -> None:
+        group = self._groups[command.group]
+        last = command.attempts[-1]
+        if command.kind == "timeout":
+            error: ZnbError = CallTimeout(f"{group.label} (job {command.index})", group.options["job_timeout"])
+        else:
+            error = WorkerLost(last.worker, last.reason, running=f"{group.label} (job {command.index})")
+            for attempt in command.attempts[:-1]:
+                error.add_note(f"attempt before: {attempt.worker} {attempt.reason.splitlines()[0]}")
+        group.drop(command.index, command.index + 1)
+        group.receiver.fail(command.index, error)
+
+    def _send(self, peer: _Peer, message: frames.ToWorker, parts: Sequence[Any] = ()) -> None:
+        header = frames.encode(message)
+        if parts:
+            peer.socket.send(header, zmq.SNDMORE)
+            for part in parts[:-1]:
+                peer.socket.send(part, zmq.SNDMORE, copy=False)
+            peer.socket.send(parts[-1], copy=False)
+        else:
+            peer.socket.send(header)
+
+    # -- the reactor's thread: what workers say ------------------------------------------------------------
+
+    def _on_message(self, parts: list[Any]) -> None:
+        message = frames.decode_from_worker(parts[0].buffer)
+        peer = self._peers.get(message.link)
+        if peer is None:
+            return  # a late word of a worker that was given up
+        now = time.monotonic()
+        match message:
+            case frames.Results():
+                self._on_results(peer, message, parts[1:], now)
+            case frames.Started():
+                self._scheduler.started(message.chunk, message.index, now, message.elapsed)
+            case frames.Revoked():
+                self._scheduler.revoked(message.chunk, message.start, message.stop, now)
+            case frames.Busy():
+                self._scheduler.set_busy(peer.number, message.busy, now)
+            case frames.Need():
+                peer.known.difference_update(message.keys)
+                cargo, _, supplied = pack(Payload(b"", (), tuple(message.keys)), self.codec, peer.known)
+                self._send(peer, frames.Supply(self._id, cargo), supplied)
+            case frames.Printed():
+                group = self._groups.get(message.group)
+                label = group.label if group is not None else "a job"
+                output = decode_output(message.output)
+                self.later(functools.partial(self._printed, peer.link.name, label, message, output))
+        self._tick_soon()
+
+    def _on_results(self, peer: _Peer, message: frames.Results, parts: list[Any], now: float) -> None:
+        group = self._groups.get(message.group)
+        errors: list[int] = []
+        retry: dict[int, str] = {}
+        for failed in message.failed:
+            if group is not None and group.retry_on.intersection(failed.bases):
+                retry[failed.index] = f"raised {failed.type_name}"
+            else:
+                errors.append(failed.index)
+        try:
+            skip = self._scheduler.results(
+                message.chunk, message.first, message.count, now, message.run_time, errors, retry
+            )
+        except ProtocolError:
+            logger.exception("%s sent outcomes out of order", peer.link.name)
+            name = peer.link.name
+            self.later(lambda: self._kill(name))
+            return
+
+        def acknowledge() -> None:
+            if peer.number in self._peers:
+                self._send(peer, frames.Consumed(self._id, message.size_bytes))
+
+        if skip is None or group is None:
+            acknowledge()
+            return
+        batch = Batch(message.first, functools.partial(_decode_results, message, parts, self.codec, peer.link))
+        for start, stop in _runs(message.first, message.count, skip):
+            group.drop(start, stop)
+        group.receiver.deliver(batch, message.count, skip, peer.link.name, lambda: self._reactor.call_soon(acknowledge))
+
+    # -- the delivery thread -------------------------------------------------------------------------------
+
+    def _deliver_all(self) -> None:
+        while (run := self._deliveries.get()) is not None:
+            try:
+                run()
+            except Exception:
+                logger.exception("a callback of a job failed")
+
+
+def _runs(first: int, count: int, without: Collection[int]) -> list[tuple[int, int]]:
+    """Return the runs of jobs that are left when those in ``without`` are taken out."""
+    runs, start = [], first
+    for hole in sorted(without):
+        if hole > start:
+            runs.append((start, hole))
+        start = hole + 1
+    if start < first + count:
+        runs.append((start, first + count))
+    return runs
+
+
+def _decode_results(
+    message: frames.Results, parts: list[Any], codec: Codec, link: Link
+) -> tuple[list[Any], dict[int, BaseException]]:
+    """Decode outcomes. On the thread that wants them: it runs code, and may ask the worker for definitions."""
+    buffers = unpack(message.cargo, parts, codec)
+    values = link.with_definitions(lambda: codec.decode(message.body, buffers))
+    errors: dict[int, BaseException] = {}
+    for failed in message.failed:
+        record = tracebacks.decode_record(failed.record)
+        errors[failed.index] = link.with_definitions(functools.partial(tracebacks.restore, record, codec))
+    return values, errors

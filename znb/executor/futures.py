@@ -1,0 +1,213 @@
+"""The future of one job, and the batch of outcomes that it shares with its neighbours.
+
+Outcomes arrive in batches, still encoded; a future decodes its batch when its value is first asked for, on the
+thread that asks, because unpickling runs code. Done-callbacks run on a thread of their own, never on the I/O thread,
+so that a callback may wait for other futures.
+
+Invariants: a batch is decoded once; a decoded value is held by its future alone. Source: PEP 3148;
+CPython's Lib/concurrent/futures/_base.py, whose ``Future`` this extends.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import threading
+from collections.abc import Callable, Generator
+from concurrent.futures import _base as states
+from typing import Any, Protocol
+
+__all__ = ["Batch", "Future", "Owner"]
+
+#: Seconds after which a wait that makes no progress says what it waits for (API.md §2).
+NOTICE_AFTER = 1.0
+
+
+class Owner(Protocol):
+    """What a future needs of whoever runs its job."""
+
+    def cancel_job(self, future: Future) -> None:
+        """Stop a job, wherever it is."""
+
+    def cancel_all_of(self, thread: int) -> None:
+        """Stop every job that a thread has submitted."""
+
+    def run_callbacks(self, run: Callable[[], None]) -> None:
+        """Run done-callbacks, in the order given, off the I/O thread."""
+
+    def explain_wait(self, future: Future) -> str:
+        """Say why a job makes no progress; empty if it does."""
+
+    def notify(self, text: str) -> None:
+        """Show a line to the user."""
+
+
+class Batch:
+    """The outcomes of consecutive jobs, decoded when the first of them is wanted.
+
+    Args:
+        first: The first job.
+        decode: Returns their values, with a ``BaseException`` from ``errors`` where a job failed.
+    """
+
+    __slots__ = ("_decode", "_lock", "_values", "first")
+
+    def __init__(self, first: int, decode: Callable[[], tuple[list[Any], dict[int, BaseException]]]) -> None:
+        self.first = first
+        self._decode: Callable[[], tuple[list[Any], dict[int, BaseException]]] | None = decode
+        self._values: tuple[list[Any], dict[int, BaseException]] = ([], {})
+        self._lock = threading.Lock()
+
+    def load(self) -> tuple[list[Any], dict[int, BaseException]]:
+        """Return the values in order, and the errors by job."""
+        with self._lock:
+            if self._decode is not None:
+                self._values = self._decode()
+                self._decode = None
+            return self._values
+
+    def take(self, index: int) -> tuple[Any, BaseException | None]:
+        """Return one job's value and error, and let go of them."""
+        values, errors = self.load()
+        with self._lock:
+            value, values[index - self.first] = values[index - self.first], None
+            return value, errors.pop(index, None)
+
+
+class Future(concurrent.futures.Future[Any]):
+    """A job's outcome: ``concurrent.futures.Future``, awaitable, whose ``cancel`` stops a running job too.
+
+    Attributes:
+        worker: Name of the worker that ran it, once it is done.
+        index: The job's number within its group; -1 until it has one.
+        label: What the job is called in messages.
+        group: The jobs that it runs with (``client.Group``).
+        thread: Who submitted it.
+    """
+
+    def __init__(self, owner: Owner, group: Any, label: str) -> None:
+        super().__init__()
+        self.worker = ""
+        self.label = label
+        self.group = group
+        self._owner = owner
+        self.index = -1
+        self.thread = threading.get_ident()
+        self._batch: Batch | None = None
+
+    def __await__(self) -> Generator[Any, None, Any]:
+        return asyncio.wrap_future(self).__await__()
+
+    def result(self, timeout: float | None = None) -> Any:
+        """Return the job's value, waiting for it.
+
+        Raises:
+            Exception: What the job raised, of its own type.
+            TimeoutError: Not done within ``timeout`` seconds; the job goes on.
+            CancelledError: The job was cancelled.
+            WorkerLost: Workers died under it more often than ``retries`` allows.
+            KeyboardInterrupt: The wait was interrupted; so is every job that this thread has submitted.
+        """
+        self._wait(timeout)
+        error = self.exception(0)
+        if error is None:
+            return super().result(0)
+        try:
+            raise error
+        finally:
+            del error, self  # no cycle through this frame
+
+    def exception(self, timeout: float | None = None) -> BaseException | None:
+        """Return what the job raised, or ``None``, waiting for the end.
+
+        Raises:
+            TimeoutError: Not done within ``timeout`` seconds.
+            CancelledError: The job was cancelled.
+        """
+        self._wait(timeout)
+        batch = self._batch
+        if batch is not None:
+            self._settle(batch)
+        return super().exception(0)
+
+    def cancel(self) -> bool:
+        """Cancel the job: a queued one never runs, a running one is interrupted.
+
+        Returns:
+            Whether it is cancelled; ``False`` means that it was done already.
+        """
+        with self._condition:
+            if self._state == states.FINISHED:
+                return False
+            if self._state not in {states.CANCELLED, states.CANCELLED_AND_NOTIFIED}:
+                self._state = states.CANCELLED
+                self._condition.notify_all()
+                fresh = True
+            else:
+                fresh = False
+        if fresh:
+            self.set_running_or_notify_cancel()
+            self._invoke_callbacks()
+            self._owner.cancel_job(self)
+        return True
+
+    # -- the I/O thread ------------------------------------------------------------------------------------
+
+    def sent(self) -> None:
+        """Note that the job is on its way to a worker."""
+        if self._state == states.PENDING:
+            self.set_running_or_notify_cancel()
+
+    def deliver(self, batch: Batch, worker: str) -> None:
+        """Complete with an outcome that is still encoded."""
+        self.worker = worker
+        self._batch = batch
+        try:
+            self.set_result(None)
+        except concurrent.futures.InvalidStateError:
+            self._batch = None  # it was cancelled a moment ago
+
+    def fail(self, error: BaseException) -> None:
+        """Complete with a failure that is not the job's own."""
+        try:
+            self.set_exception(error)
+        except concurrent.futures.InvalidStateError:
+            return  # it was cancelled a moment ago
+
+    # -- how -----------------------------------------------------------------------------------------------
+
+    def _settle(self, batch: Batch) -> None:
+        try:
+            value, error = batch.take(self.index)
+        except Exception as failure:  # noqa: BLE001 - what decoding raises is what the caller gets
+            failure.add_note(f"raised while the result of {self.label} was decoded")
+            value, error = None, failure
+        with self._condition:
+            if self._batch is batch:
+                self._batch = None
+                self._result, self._exception = value, error
+
+    def _wait(self, timeout: float | None) -> None:
+        """Wait until done, saying why if nothing happens; an interrupt cancels."""
+        if self._state in {states.FINISHED, states.CANCELLED, states.CANCELLED_AND_NOTIFIED}:
+            return
+        first = NOTICE_AFTER if timeout is None else min(timeout, NOTICE_AFTER)
+        try:
+            if self._wait_done(first):
+                return
+            if timeout is None or timeout > NOTICE_AFTER:
+                if reason := self._owner.explain_wait(self):
+                    self._owner.notify(f"waiting: {self.label} waits because {reason}")
+                self._wait_done(None if timeout is None else timeout - NOTICE_AFTER)
+        except KeyboardInterrupt:
+            self._owner.cancel_all_of(self.thread)
+            raise
+
+    def _wait_done(self, timeout: float | None) -> bool:
+        done = {states.FINISHED, states.CANCELLED, states.CANCELLED_AND_NOTIFIED}
+        with self._condition:
+            return self._condition.wait_for(lambda: self._state in done, timeout)
+
+    def _invoke_callbacks(self) -> None:
+        if self._done_callbacks:  # type: ignore[attr-defined]
+            self._owner.run_callbacks(super()._invoke_callbacks)  # type: ignore[misc]

@@ -1,0 +1,316 @@
+"""``map``: a lazy, bounded stream of jobs and their results.
+
+The consumer's thread pulls items, encodes them and decodes results; the reactor's thread only hands messages over. So
+user code (iterators, pickling) runs where its owner waits for it, and a consumer that stops taking results stops the
+source.
+
+Invariants: at most what the scheduler permits has been pulled and not been taken; each result is yielded once; a map that
+is dropped, closed or interrupted cancels what is left of it, at once.
+"""
+
+from __future__ import annotations
+
+import itertools
+import queue
+import time
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator
+from typing import Any, Literal, Protocol
+
+from znb.errors import SerializationError, ZnbError
+from znb.executor.client import Group, JobClient, Part
+from znb.executor.frames import CALL_ONE, CALL_STAR
+from znb.executor.futures import NOTICE_AFTER, Batch
+
+__all__ = ["MapResult", "Progress", "start_map"]
+
+#: Items encoded together at most. A chunk takes its items from such parts, so at its edges up to this much of a part
+#: goes to two workers.
+PART_ITEMS = 2048
+#: Bytes of encoded items at which parts stop growing, so that a chunk does not drag along what it does not need.
+PART_BYTES = 64 << 10
+#: Results yielded between two looks at what has arrived.
+SLICE = 2048
+
+
+class Progress(Protocol):
+    """Shows how far a map has come (``znb.progress``)."""
+
+    def update(self, done: int, failed: int) -> None:
+        """So many more results have been taken, so many of them failures."""
+
+    def close(self) -> None:
+        """No more will come."""
+
+
+class MapResult(Iterator[Any]):
+    """The results of ``cluster.map``, in the order of the items unless asked otherwise.
+
+    Iterate over it, or ``cancel`` it. Breaking out of the loop, or dropping it, cancels what is left.
+
+    Attributes:
+        group: The jobs.
+    """
+
+    def __init__(self, flow: _Flow) -> None:
+        self.group = flow.group
+        self._results = flow.results()
+        next(self._results)  # pull the first items now, as concurrent.futures does
+
+    def __iter__(self) -> Iterator[Any]:
+        return self._results
+
+    def __next__(self) -> Any:
+        return next(self._results)
+
+    def cancel(self) -> None:
+        """Cancel what is left: queued jobs never run, running ones are interrupted. May be called twice."""
+        self._results.close()
+
+    close = cancel
+
+
+def start_map(
+    client: JobClient,
+    function: Callable[..., Any],
+    iterables: tuple[Iterable[Any], ...],
+    *,
+    ordered: bool = True,
+    errors: Literal["raise", "return"] = "raise",
+    timeout: float | None = None,
+    progress: Progress | None = None,
+    **options: Any,
+) -> MapResult:
+    """Start a map; ``options`` are those of ``client.Group``.
+
+    Raises:
+        SerializationError: The function cannot travel.
+    """
+    call = CALL_ONE if len(iterables) == 1 else CALL_STAR
+    label = getattr(function, "__qualname__", None) or type(function).__qualname__
+    items = iter(iterables[0]) if call == CALL_ONE else zip(*iterables, strict=False)
+    flow = _Flow(client, items, ordered=ordered, errors=errors, timeout=timeout, progress=progress)
+    flow.group = Group(client.codec.encode(function), call, label, flow, pulled=True, **options)
+    client.open_group(flow.group)
+    return MapResult(flow)
+
+
+class _Flow:
+    """What both threads share of one map (``client.Receiver``), and the generator of its results.
+
+    The generator refers to this, and nothing here refers to the generator: so it ends when its user drops it.
+    """
+
+    group: Group
+
+    def __init__(
+        self,
+        client: JobClient,
+        items: Iterator[Any],
+        *,
+        ordered: bool,
+        errors: Literal["raise", "return"],
+        timeout: float | None,
+        progress: Progress | None,
+    ) -> None:
+        self._client = client
+        self._items = items
+        self._ordered = ordered
+        self._errors = errors
+        self._timeout = timeout
+        self._deadline = None if timeout is None else time.monotonic() + timeout
+        self._progress = progress
+        self._arrivals: queue.SimpleQueue[tuple[Any, ...]] = queue.SimpleQueue()
+        self._source_error: BaseException | None = None
+        self._part_items = 1
+        self._exhausted = False
+        self._finished = False
+        self._aborted: BaseException | None = None
+        self._next = 0
+        self._ready: dict[int, tuple[list[Any], dict[int, BaseException], Callable[[], None]]] = {}
+
+    # -- the reactor's thread ------------------------------------------------------------------------------
+
+    def sent(self, start: int, stop: int) -> None:
+        """Do nothing: only futures show that they run."""
+
+    def deliver(
+        self, batch: Batch, count: int, skip: Collection[int], _worker: str, acknowledge: Callable[[], None]
+    ) -> None:
+        """Hand outcomes to the consumer."""
+        self._arrivals.put((self._on_batch, batch, count, skip, acknowledge))
+
+    def fail(self, index: int, error: BaseException) -> None:
+        """Hand a failure to the consumer."""
+        self._arrivals.put((self._on_failure, index, error))
+
+    def pull(self, count: int) -> None:
+        """Let the consumer pull more items."""
+        self._arrivals.put((self._on_pull, count))
+
+    def finished(self) -> None:
+        """Tell the consumer that nothing more comes."""
+        self._arrivals.put((self._on_finished, None))
+
+    def abort(self, error: ZnbError) -> None:
+        """Tell the consumer that the cluster is gone."""
+        self._arrivals.put((self._on_finished, error))
+
+    # -- the consumer's thread -----------------------------------------------------------------------------
+
+    def results(self) -> Generator[Any, None, None]:
+        """Yield ``None`` once when the first items have been pulled, then the results."""
+        try:
+            self._wait_arrival(NOTICE_AFTER)
+            yield None
+            while not (self._finished and not self._ready):
+                self._take_arrivals()
+                found = self._next_ready()
+                if found is None:
+                    if self._finished:
+                        break
+                    self._wait_result()
+                    continue
+                yield from self._yield_batch(*found)
+            if self._aborted is not None:
+                raise self._aborted
+            if self._source_error is not None:
+                raise self._source_error
+        finally:
+            self._end()
+
+    def _yield_batch(
+        self, values: list[Any], errors: dict[int, BaseException], acknowledge: Callable[[], None]
+    ) -> Generator[Any, None, None]:
+        for start in range(0, len(values), SLICE):
+            piece = values[start : start + SLICE] if len(values) > SLICE else values
+            if errors:
+                yield from self._yield_with_errors(piece, start, errors)
+            else:
+                yield from piece
+            self._client.taken(self.group, len(piece))
+            if self._progress is not None:
+                self._progress.update(len(piece), sum(start <= i < start + len(piece) for i in errors))
+            self._take_arrivals()
+        acknowledge()
+
+    def _yield_with_errors(
+        self, values: list[Any], start: int, errors: dict[int, BaseException]
+    ) -> Generator[Any, None, None]:
+        for position, value in enumerate(values, start):
+            error = errors.get(position)
+            if error is None:
+                yield value
+            elif self._errors == "return":
+                yield error
+            else:
+                raise error
+
+    def _next_ready(self) -> tuple[list[Any], dict[int, BaseException], Callable[[], None]] | None:
+        """Return the outcomes that are to be yielded now, if they are here."""
+        if self._ordered:
+            found = self._ready.pop(self._next, None)
+            if found is not None:
+                self._next += len(found[0])
+            return found
+        return self._ready.pop(next(iter(self._ready))) if self._ready else None
+
+    def _take_arrivals(self) -> None:
+        while True:
+            try:
+                handler, *rest = self._arrivals.get_nowait()
+            except queue.Empty:
+                return
+            handler(*rest)
+
+    def _wait_arrival(self, timeout: float | None) -> bool:
+        try:
+            handler, *rest = self._arrivals.get(timeout=timeout)
+        except queue.Empty:
+            return False
+        handler(*rest)
+        return True
+
+    def _wait_result(self) -> None:
+        """Wait for something to arrive, and say what is being waited for if nothing does.
+
+        Raises:
+            TimeoutError: The map's ``timeout`` has passed.
+        """
+        left = None if self._deadline is None else self._deadline - time.monotonic()
+        if left is not None and left <= 0:
+            raise TimeoutError(f"no result of {self.group.label} within the {self._timeout:g} s allowed")
+        if self._wait_arrival(NOTICE_AFTER if left is None else min(left, NOTICE_AFTER)):
+            return
+        if left is None or left > NOTICE_AFTER:
+            if reason := self._client.explain(self.group):
+                self._client.notify(f"waiting: {self.group.label} waits because {reason}")
+            self._wait_arrival(None if left is None else left - NOTICE_AFTER)
+
+    def _on_batch(self, batch: Batch, count: int, skip: Collection[int], acknowledge: Callable[[], None]) -> None:
+        values, errors = batch.load()
+        if not skip:
+            self._ready[batch.first] = (
+                values,
+                {index - batch.first: error for index, error in errors.items()},
+                acknowledge,
+            )
+            return
+        for position in range(count):  # some run again, so the others come one by one
+            index = batch.first + position
+            if index not in skip:
+                found = {0: errors[index]} if index in errors else {}
+                self._ready[index] = ([values[position]], found, _nothing)
+        acknowledge()
+
+    def _on_failure(self, index: int, error: BaseException) -> None:
+        self._ready[index] = ([None], {0: error}, _nothing)
+
+    def _on_finished(self, error: BaseException | None) -> None:
+        self._finished = True
+        self._aborted = error
+
+    def _on_pull(self, count: int) -> None:
+        """Pull and encode up to so many items, and have them run."""
+        parts: list[Part] = []
+        while count > 0 and not self._exhausted:
+            wanted = min(count, self._part_items)
+            items = self._pull_items(wanted)
+            self._exhausted = len(items) < wanted
+            if items:
+                parts.append(self._encode(items))
+                count -= len(items)
+        if parts or self._exhausted:
+            self._client.feed(self.group, parts, last=self._exhausted)
+
+    def _pull_items(self, wanted: int) -> list[Any]:
+        items: list[Any] = []
+        try:
+            items.extend(itertools.islice(self._items, wanted))
+        except Exception as error:  # noqa: BLE001 - raised to the consumer after the results of what came before
+            self._source_error = error
+        return items
+
+    def _encode(self, items: list[Any]) -> Part:
+        try:
+            payload = self._client.codec.encode(items)
+        except SerializationError as error:
+            self._exhausted = True
+            self._source_error = error
+            raise
+        size = len(payload.body)
+        if size < PART_BYTES // 2 and not payload.buffers:
+            self._part_items = min(PART_ITEMS, self._part_items * 2)
+        elif size > PART_BYTES or payload.buffers:
+            self._part_items = max(1, self._part_items // 2)
+        return Part(payload, len(items))
+
+    def _end(self) -> None:
+        """Cancel what is left."""
+        if not self._finished:
+            self._client.cancel(self.group)
+        if self._progress is not None:
+            self._progress.close()
+
+
+def _nothing() -> None:
+    """Acknowledge nothing: the batch was acknowledged as a whole."""

@@ -1,0 +1,204 @@
+"""``submit``: one future for each job; jobs of the same function travel together.
+
+Invariants: arguments are encoded in the caller's thread, at once, so a job computes with the values of the moment it was
+submitted; jobs of one function start in the order submitted. Any thread may submit; the reactor's thread numbers the jobs
+and completes the futures.
+"""
+
+from __future__ import annotations
+
+import collections
+import threading
+from collections.abc import Callable, Collection
+from typing import Any
+
+from znb.errors import ZnbError
+from znb.executor.client import Group, JobClient, Part
+from znb.executor.frames import CALL_BOTH
+from znb.executor.futures import Batch, Future
+from znb.serialize import Payload
+from znb.transport import Reactor
+
+__all__ = ["Submits"]
+
+#: Functions whose groups are kept open for further submits; the oldest is closed beyond that.
+OPEN_GROUPS = 64
+
+
+class Stream:
+    """The submits of one function: hears of its jobs (``client.Receiver``).
+
+    Attributes:
+        group: The jobs as the client knows them.
+        futures: Those that are not done, by job. On the reactor's thread.
+    """
+
+    def __init__(self, function: Payload, label: str, targets: tuple[str, ...] | None) -> None:
+        self.group = Group(function, CALL_BOTH, label, self, targets=targets)
+        self.futures: dict[int, Future] = {}
+        self.ended = False
+
+    def sent(self, start: int, stop: int) -> None:
+        """Mark futures as running."""
+        for index in range(start, stop):
+            future = self.futures.get(index)
+            if future is not None:
+                future.sent()
+
+    def deliver(
+        self, batch: Batch, count: int, skip: Collection[int], worker: str, acknowledge: Callable[[], None]
+    ) -> None:
+        """Complete futures."""
+        for index in range(batch.first, batch.first + count):
+            if index not in skip:
+                future = self.futures.pop(index, None)
+                if future is not None:
+                    future.deliver(batch, worker)
+        acknowledge()
+
+    def fail(self, index: int, error: BaseException) -> None:
+        """Complete a future with a failure."""
+        future = self.futures.pop(index, None)
+        if future is not None:
+            future.fail(error)
+
+    def pull(self, count: int) -> None:
+        """Do nothing: submits are fed as they come."""
+
+    def finished(self) -> None:
+        """Note the end."""
+        self.ended = True
+
+    def abort(self, error: ZnbError) -> None:
+        """Complete all futures with a failure."""
+        self.ended = True
+        futures, self.futures = self.futures, {}
+        for future in futures.values():
+            future.fail(error)
+
+
+class Submits:
+    """Every submit of one client (``futures.Owner``).
+
+    Args:
+        client: Runs the jobs.
+        reactor: The I/O thread.
+    """
+
+    def __init__(self, client: JobClient, reactor: Reactor) -> None:
+        self._client = client
+        self._reactor = reactor
+        self._lock = threading.Lock()
+        self._open: collections.OrderedDict[Any, Stream] = collections.OrderedDict()
+        self._streams: list[Stream] = []
+        self._incoming: list[tuple[Stream, Future, Part]] = []
+        self._flushing = False
+        self._refusal = ""
+
+    def submit(
+        self,
+        function: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        *,
+        targets: tuple[str, ...] | None = None,
+    ) -> Future:
+        """Have ``function(*args, **kwargs)`` run on a worker.
+
+        Raises:
+            SerializationError: Function or arguments cannot travel.
+            RuntimeError: The executor has been shut down.
+        """
+        codec = self._client.codec
+        encoded = codec.encode(function)
+        part = Part(codec.encode([(args, kwargs)]), 1)
+        label = getattr(function, "__qualname__", None) or type(function).__qualname__
+        with self._lock:
+            if self._refusal:
+                raise RuntimeError(self._refusal)
+            stream = self._stream(encoded, label, targets)
+            future = Future(self, stream.group, label)
+            self._incoming.append((stream, future, part))
+            if not self._flushing:
+                self._flushing = True
+                self._reactor.call_soon(self._flush)
+        return future
+
+    def refuse(self, reason: str) -> None:
+        """Take no more jobs, and let those there are run to their end."""
+        with self._lock:
+            self._refusal = self._refusal or reason
+            streams = list(self._open.values())
+            self._open.clear()
+        for stream in streams:
+            self._client.feed(stream.group, (), last=True)
+
+    def pending(self) -> list[Future]:
+        """Return the futures that are not done."""
+        with self._lock:
+            waiting = [future for _, future, _ in self._incoming]
+            streams = list(self._streams)
+        waiting += [future for stream in streams for future in list(stream.futures.values())]
+        return [future for future in waiting if not future.done()]
+
+    # -- for futures (any thread) --------------------------------------------------------------------------
+
+    def cancel_job(self, future: Future) -> None:
+        """Stop a job, wherever it is."""
+        self._reactor.call_soon(self._cancel, future)
+
+    def cancel_all_of(self, thread: int) -> None:
+        """Stop every job that a thread has submitted."""
+        for future in self.pending():
+            if future.thread == thread:
+                future.cancel()
+
+    def run_callbacks(self, run: Callable[[], None]) -> None:
+        """Run done-callbacks on the delivery thread."""
+        self._client.later(run)
+
+    def explain_wait(self, future: Future) -> str:
+        """Say why a job makes no progress; empty if it does."""
+        return self._client.explain(future.group)
+
+    def notify(self, text: str) -> None:
+        """Show a line to the user."""
+        self._client.notify(text)
+
+    # -- how -----------------------------------------------------------------------------------------------
+
+    def _stream(self, function: Payload, label: str, targets: tuple[str, ...] | None) -> Stream:
+        """Return the open stream of a function, or a new one. Under the lock."""
+        key = (function.body, function.definitions, targets) if not function.buffers else object()
+        stream = self._open.get(key)
+        if stream is not None:
+            self._open.move_to_end(key)
+            return stream
+        stream = self._open[key] = Stream(function, label, targets)
+        self._streams = [*(known for known in self._streams if not known.ended), stream]
+        self._client.open_group(stream.group)
+        if len(self._open) > OPEN_GROUPS:
+            _, oldest = self._open.popitem(last=False)
+            self._client.feed(oldest.group, (), last=True)
+        return stream
+
+    def _flush(self) -> None:
+        """Give what was submitted since the last time to the scheduler. On the reactor's thread."""
+        with self._lock:
+            incoming, self._incoming = self._incoming, []
+            self._flushing = False
+        for stream, future, part in incoming:
+            index = self._client.feed_nowait(stream.group, part)
+            if index is None:
+                future.fail(ZnbError("the cluster was closed before the job could start"))
+                continue
+            future.index = index
+            stream.futures[index] = future
+            if future.cancelled():
+                self._cancel(future)
+
+    def _cancel(self, future: Future) -> None:
+        stream = future.group.receiver
+        if future.index >= 0 and isinstance(stream, Stream):
+            stream.futures.pop(future.index, None)
+            self._client.cancel(future.group, future.index)

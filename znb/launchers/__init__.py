@@ -1,0 +1,176 @@
+"""Launchers: where workers come from. One small class for each engine, found by name.
+
+A launcher makes workers, supervises them, replaces the dead and tells what became of them; everything above it
+is the same on every launcher. Another package adds one by an entry point in the group ``znb.launchers``, whose
+name is the first part of ``--on NAME[:PLACE]``.
+
+Invariants: ``on_event`` is called on the reactor's thread only, in the order in which things happened. Everything
+else of a launcher is for any other thread, and blocks; so that an interrupt ends the wait, but not the request.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, NamedTuple, Protocol
+
+import msgspec
+
+from znb.connection import ClusterFile
+from znb.errors import ZnbError
+from znb.lifecycle import ClusterEvent, Snapshot
+
+__all__ = ["GROUP", "EventHandler", "Launcher", "ReactorLike", "StartOptions", "Where", "make_launcher", "parse_where"]
+
+#: Group of entry points by which other packages add launchers.
+GROUP = "znb.launchers"
+#: Launchers of znb itself; looking up entry points takes 10 ms or more.
+BUILT_IN: Mapping[str, str] = MappingProxyType({"local": "znb.launchers.local:LocalLauncher"})
+
+EventHandler = Callable[[ClusterEvent], object]
+
+
+class ReactorLike(Protocol):
+    """What launchers use of ``znb.transport.Reactor``. ``call_soon`` is for any thread, the rest for its own."""
+
+    def call_soon(self, fn: Callable[..., object], /, *args: Any) -> None:
+        """Call ``fn(*args)`` on the reactor's thread."""
+
+    def call_later(self, delay: float, fn: Callable[..., object], /, *args: Any) -> object:
+        """Call it ``delay`` seconds later."""
+
+    def add_reader(self, fd: int, on_readable: Callable[[], object], /) -> None:
+        """Call ``on_readable()`` while a descriptor can be read."""
+
+    def remove_reader(self, fd: int, /) -> None:
+        """Stop doing so."""
+
+
+class StartOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """How a cluster is to be started.
+
+    Attributes:
+        name: Its name.
+        keep: Whether it goes on when its last client has vanished.
+        env: Environment variables to set for the workers, above those of this process.
+        cwd: Working directory of the workers; empty for this process's.
+        python: Interpreter of the workers; empty for this process's, whose ``sys.path`` they then get as well.
+        grace: Seconds without a client after which the cluster ends.
+        timeout: Seconds until the workers must be ready.
+        stop_grace: Seconds between SIGTERM and SIGKILL when a worker is stopped.
+        fork: Whether workers may be forked; otherwise each is a fresh interpreter.
+        entry: What a worker process runs, as ``module:function``.
+        preload: Modules that workers share, imported once.
+    """
+
+    name: str = "default"
+    keep: bool = False
+    env: Mapping[str, str] = {}
+    cwd: str = ""
+    python: str = ""
+    grace: float = 300.0
+    timeout: float = 60.0
+    stop_grace: float = 1.0
+    fork: bool = True
+    entry: str = "znb.worker:main"
+    preload: tuple[str, ...] = ("IPython.core.interactiveshell", "dill", "asyncio")
+
+
+class Launcher(Protocol):
+    """What an engine must do.
+
+    Guarantees that everything above relies on: names are ``w0``, ``w1``, …, stable, and free again only when their
+    worker is gone for good; generations of a name only grow; a worker is ``ready`` before it is named in a returned
+    snapshot; every end of a process is told by exactly one ``died`` or ``stopped`` event with a certificate.
+
+    Attributes:
+        where: The place, as the user may write it, such as ``"local"``.
+        reused: Whether ``start`` found a cluster of the name running, and attached to it.
+    """
+
+    where: str
+    reused: bool
+
+    def start(self, n: int, options: StartOptions) -> Snapshot:
+        """Start a cluster of ``n`` workers, or attach to the one of that name which runs.
+
+        Raises:
+            NoWorkers: It could not be started; the message has what its processes wrote.
+            CallTimeout: It took longer than ``options.timeout``; nothing of it is left.
+        """
+
+    def connect(self, file: ClusterFile) -> Snapshot:
+        """Attach to a running cluster.
+
+        Raises:
+            ServiceUnavailable: It does not answer.
+            ProtocolError: It speaks another version of a protocol.
+        """
+
+    def workers(self) -> Snapshot:
+        """Return the state of the cluster."""
+
+    def scale(self, n: int) -> Snapshot:
+        """Have ``n`` workers: the new are ready and the superfluous gone when this returns."""
+
+    def restart(self, names: Sequence[str] | None = None) -> Snapshot:
+        """Replace workers (``None``: all) by new processes of the same names, ready when this returns."""
+
+    def kill(self, names: Sequence[str], signum: int = 9) -> Snapshot:
+        """Kill the processes of workers, without waiting; they are replaced."""
+
+    def signal(self, names: Sequence[str], signum: int, *, group: bool = False) -> Snapshot:
+        """Send workers a signal; with ``group`` to the processes that they have started, too."""
+
+    def detach(self, *, stop: bool = False) -> None:
+        """Let go of the cluster; with ``stop`` end it if no other client is left. May be called twice."""
+
+    def stop(self) -> None:
+        """End the cluster for everybody; nothing of it is left when this returns. May be called twice."""
+
+
+class Where(NamedTuple):
+    """A place for workers: the launcher's name, and what that launcher understands."""
+
+    launcher: str
+    place: str
+
+
+def parse_where(where: str) -> Where:
+    """Take ``NAME[:PLACE]`` apart.
+
+    Example:
+        >>> parse_where("ssh:alpha*4,beta")
+        Where(launcher='ssh', place='alpha*4,beta')
+    """
+    launcher, _, place = where.strip().partition(":")
+    return Where(launcher, place)
+
+
+def make_launcher(where: str, reactor: ReactorLike, on_event: EventHandler) -> Launcher:
+    """Return a new launcher for a place.
+
+    Args:
+        where: The place, as in ``--on WHERE``.
+        reactor: The I/O thread that is to call ``on_event``.
+        on_event: Called with every ``ClusterEvent`` once the launcher is started or connected.
+
+    Raises:
+        ZnbError: There is no such launcher, or it does not know that place.
+    """
+    name, place = parse_where(where)
+    if name in BUILT_IN:
+        module, _, attribute = BUILT_IN[name].partition(":")
+        factory = getattr(importlib.import_module(module), attribute)
+    else:
+        from importlib.metadata import entry_points  # noqa: PLC0415 - 15 ms that only other packages' launchers need
+
+        added = {point.name: point for point in entry_points(group=GROUP)}
+        if name not in added:
+            known = ", ".join(sorted({*BUILT_IN, *added}))
+            hint = f"a package may add it by an entry point in the group {GROUP}"
+            raise ZnbError(f"there is no launcher {name!r} (in {where!r}); there are: {known}; {hint}")
+        factory = added[name].load()
+    launcher: Launcher = factory(place, reactor, on_event)
+    return launcher

@@ -1,0 +1,216 @@
+"""The client's end of one worker: a connection, what the worker has been sent, and whether it answers.
+
+A *link* belongs to one incarnation of a worker; when the worker is replaced, its link ends and a new one is made.
+Objects are encoded on the caller's thread and decoded on the thread that takes the result, never on the I/O thread,
+because unpickling runs code.
+
+Invariants: each ``ObjectCall`` hears one ending; a worker that lost a definition is sent it again without the caller
+noticing.
+"""
+
+from __future__ import annotations
+
+import queue
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import psutil
+
+from znb import tracebacks, wire
+from znb.lifecycle import WorkerStatus
+from znb.errors import CallTimeout, WorkerLost, ZnbError
+from znb.rpc import Call, Connection, Lost, Reply
+from znb.serialize import Codec, MissingDefinitions, Payload
+from znb.shipping import forget, pack, unpack
+from znb.transport import Reactor
+
+__all__ = ["Failed", "Link", "ObjectCall", "Outcome", "Value"]
+
+#: Seconds to wait for a definition that a worker holds and this process has lost.
+DEFINITION_TIMEOUT = 30.0
+
+
+class Value(NamedTuple):
+    """A call's result."""
+
+    value: Any
+
+
+class Failed(NamedTuple):
+    """A call's failure.
+
+    Attributes:
+        error: What to raise here.
+        record: The remote exception as it was captured; ``None`` where the failure is not the remote code's.
+    """
+
+    error: BaseException
+    record: tracebacks.ErrorRecord | None = None
+
+
+Outcome = Value | Failed
+
+
+class ObjectCall:
+    """A call whose arguments and result are pickled objects.
+
+    Attributes:
+        link: The worker's link.
+        call: The call underneath.
+    """
+
+    __slots__ = ("_handler", "_method", "_payload", "call", "headers", "link")
+
+    def __init__(
+        self,
+        link: Link,
+        method: str,
+        payload: Payload,
+        handler: Callable[[ObjectCall, Reply | Lost], object],
+        headers: dict[str, Any],
+    ) -> None:
+        self.link = link
+        self.headers = headers
+        self._method = method
+        self._payload: Payload | None = payload
+        self._handler = handler
+        cargo, body, frames = pack(payload, link.codec, link.known)
+        self.call = link.connection.call(
+            method, body, self._on_event, buffers=frames, headers={**headers, "cargo": cargo}
+        )
+
+    def outcome(self, reply: Reply | Lost) -> Outcome:
+        """Decode the ending. On the caller's thread: it runs code, and may ask the worker for definitions."""
+        if isinstance(reply, Lost):
+            return Failed(reply.error)
+        try:
+            if reply.name == wire.OK:
+                return Value(self._decode(reply.args[0], reply))
+            return self._failure(reply)
+        except Exception as error:  # noqa: BLE001 - user code runs in unpickling; its error is the outcome
+            error.add_note(f"raised here, while the result of {self._method} from {self.link.name} was decoded")
+            return Failed(error)
+
+    def _decode(self, body: bytes, reply: Reply) -> Any:
+        codec = self.link.codec
+        buffers = unpack(reply.headers.get("cargo"), reply.buffers, codec)
+        return self.link.with_definitions(lambda: codec.decode(body, buffers))
+
+    def _failure(self, reply: Reply) -> Failed:
+        name, message, _text = reply.args
+        encoded = reply.headers.get("error")
+        if encoded is None:
+            return Failed(ZnbError(f"{self.link.name} refused the call: {name}: {message}"))
+        record = tracebacks.decode_record(encoded)
+        unpack(reply.headers.get("cargo"), reply.buffers, self.link.codec)
+        return Failed(self.link.with_definitions(lambda: tracebacks.restore(record, self.link.codec)), record)
+
+    def _on_event(self, call: Call, reply: Reply | Lost) -> None:
+        if isinstance(reply, Reply) and reply.name == wire.NEED and self._payload is not None:
+            forget(self.link.known, reply.args)
+            cargo, body, frames = pack(self._payload, self.link.codec, self.link.known)
+            self.link.connection.resend(call, body, frames, {**self.headers, "cargo": cargo})
+            return
+        if isinstance(reply, Lost) or reply.is_last:
+            self._payload = None
+        self._handler(self, reply)
+
+
+class Link:
+    """The client's end of one incarnation of a worker.
+
+    Attributes:
+        name: The worker's name.
+        generation: 1 for the first process of that name, counted up by each replacement.
+        pid: Process id on its host.
+        jobs_url: Where it takes jobs.
+        alive: Whether it is still the worker of that name.
+        known: Keys of the definitions that this connection has carried.
+        stubborn: Calls that went on after an interrupt, by id, with the number of interrupts they ignored.
+    """
+
+    def __init__(self, reactor: Reactor, codec: Codec, member: WorkerStatus) -> None:
+        self.reactor = reactor
+        self.codec = codec
+        self.name = member.name
+        self.generation = member.generation
+        self.pid = member.pid
+        self.jobs_url = member.jobs
+        self.alive = True
+        self.known: set[bytes] = set()
+        self.stubborn: dict[int, int] = {}
+        self.connection = Connection(reactor, member.calls)
+
+    def open(self) -> None:
+        """Dial the worker. On the reactor's thread."""
+        self.connection.open()
+
+    def close(self, error: ZnbError) -> None:
+        """End every call with ``error``. On the reactor's thread; may be called twice."""
+        self.alive = False
+        self.connection.close(error)
+
+    # -- any thread ----------------------------------------------------------------------------------------
+
+    def request(
+        self,
+        method: str,
+        payload: Payload,
+        handler: Callable[[ObjectCall, Reply | Lost], object],
+        **headers: Any,
+    ) -> ObjectCall:
+        """Call a method that runs on the worker's main thread."""
+        return ObjectCall(self, method, payload, handler, headers)
+
+    def control_nowait(self, method: str, args: Any, handler: Callable[[Any], object]) -> None:
+        """Call a method that the worker's I/O thread answers; ``handler(result or Lost)`` on our I/O thread."""
+
+        def on_event(_call: Call, reply: Reply | Lost) -> None:
+            handler(reply if isinstance(reply, Lost) else reply.args[0])
+
+        self.connection.call(method, args, on_event)
+
+    def control(self, method: str, args: Any = None, *, timeout: float) -> Any:
+        """Call a method that the worker's I/O thread answers, and wait for the result.
+
+        Raises:
+            CallTimeout: No answer within ``timeout`` seconds.
+            WorkerLost: The worker is gone.
+        """
+        answers: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self.control_nowait(method, args, answers.put)
+        try:
+            answer = answers.get(timeout=timeout)
+        except queue.Empty:
+            raise CallTimeout(f"{method} of {self.name}", timeout) from None
+        if isinstance(answer, Lost):
+            raise answer.error
+        return answer
+
+    def interrupt(self, calls: list[int]) -> None:
+        """Raise ``KeyboardInterrupt`` in the code that these calls run."""
+        self.control_nowait("_znb_interrupt", calls, lambda _answer: None)
+
+    def with_definitions(self, decode: Callable[[], Any]) -> Any:
+        """Decode something, asking the worker for definitions that it made and this process does not hold."""
+        while True:
+            try:
+                return decode()
+            except MissingDefinitions as missing:
+                self.fetch_definitions(list(missing.keys))
+
+    def fetch_definitions(self, keys: list[bytes]) -> None:
+        """Ask the worker for definitions that it made and this process does not hold (any more)."""
+        for key, parts in zip(keys, self.control("_znb_definitions", keys, timeout=DEFINITION_TIMEOUT), strict=True):
+            self.codec.learn(key, tuple(parts))
+
+    def frozen(self) -> bool:
+        """Whether the worker's process is on this machine and stopped (SIGSTOP, Ctrl-Z, a debugger)."""
+        try:
+            return psutil.Process(self.pid).status() in {psutil.STATUS_STOPPED, psutil.STATUS_TRACING_STOP}
+        except psutil.Error:
+            return False
+
+    def lost(self, reason: str) -> WorkerLost:
+        """Return the error for work that was on this worker when it went."""
+        return WorkerLost(self.name, reason)

@@ -1,0 +1,79 @@
+"""How errors that magics raise are shown.
+
+A ``ZnbError`` shows its message alone: the frames between a magic and its failure are znb's, and say nothing to its
+user. Remote errors bring their own rendering, which IPython respects except for groups and syntax errors; for those
+``ErrorHandler`` sees to it, by IPython's ``set_custom_exc``.
+
+Invariants: errors that are not znb's are shown as without this module, by whatever handler was there before.
+
+Source: ``InteractiveShell.run_cell_async``, ``run_code`` and ``showtraceback`` of IPython 8.39 and 9.18.
+"""
+
+from __future__ import annotations
+
+import functools
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from znb.tracebacks import show_in_shell
+
+if TYPE_CHECKING:
+    from IPython.core.interactiveshell import InteractiveShell
+
+__all__ = ["ErrorHandler", "show_message_only"]
+
+
+def show_message_only(error: BaseException) -> None:
+    """Have IPython show an error without its frames, unless it has its own way to be shown."""
+    if not hasattr(error, "_render_traceback_"):
+        error._render_traceback_ = functools.partial(_rendered, error)  # type: ignore[attr-defined]
+
+
+def _rendered(error: BaseException) -> list[str]:
+    """Return what IPython prints for an error."""
+    name, text = type(error).__name__, str(error)
+    return [f"\x1b[31m{name}\x1b[0m{': ' * bool(text)}{text}", *getattr(error, "__notes__", ())]
+
+
+class ErrorHandler:
+    """Shows remote groups and syntax errors in a shell as they want to be shown."""
+
+    def __init__(self, shell: InteractiveShell) -> None:
+        self._shell = shell
+        self._handled: tuple[type[BaseException], ...] = ()
+        self._handle: Any = None
+        self._installed: Any = None
+
+    def install(self) -> None:
+        """Take over from the handler that is there, which goes on to handle all that is not ours."""
+        self._handled, self._handle = self._shell.custom_exceptions, self._shell.CustomTB
+        self._shell.set_custom_exc(  # type: ignore[no-untyped-call]
+            (*self._handled, BaseExceptionGroup, SyntaxError), self._show
+        )
+        self._installed = self._shell.CustomTB
+
+    def remove(self) -> None:
+        """Put the handler back that was there, unless somebody else has taken over meanwhile."""
+        if self._shell.CustomTB is self._installed:
+            self._shell.custom_exceptions, self._shell.CustomTB = self._handled, self._handle
+
+    def _show(
+        self,
+        shell: InteractiveShell,
+        kind: type[BaseException],
+        error: BaseException,
+        frames: TracebackType,
+        tb_offset: int | None = None,
+    ) -> Any:
+        if hasattr(error, "_render_traceback_"):
+            return show_in_shell(shell, kind, error, frames, tb_offset)
+        if isinstance(error, self._handled):
+            return self._handle(kind, error, frames, tb_offset)
+        # What follows is what IPython does without a handler.
+        if frames.tb_frame.f_code.co_name == "run_code":
+            shell.showtraceback(running_compiled_code=True)
+        elif issubclass(kind, IndentationError):
+            shell.showindentationerror()  # type: ignore[no-untyped-call]
+        else:
+            shell.showsyntaxerror()  # type: ignore[no-untyped-call]
+        return None

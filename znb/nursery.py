@@ -1,0 +1,389 @@
+"""The workers of one zygote: their names, their processes, and when the dead are replaced.
+
+===================== ============================================ =========================================
+a worker's process     ended because                                so it is
+===================== ============================================ =========================================
+starting, ready        it was asked to restart                      replaced at once: next generation
+starting, ready        its cluster scales down or stops             gone, its name free
+ready                  anything else                                replaced at once, its certificate sent
+starting               anything else, for the third time in a row   given up: start or restart tries again
+starting               it was killed, for the tenth time in a row   given up, too
+===================== ============================================ =========================================
+
+Invariants: a name has at most one process at a time, and its generations only grow, also across scaling down and
+up. Every end of a process is told by exactly one event with its certificate. Runs on the zygote's one thread, and
+waits for nothing: what was asked for is a ``Goal``, to be judged whenever something has happened.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import os
+import re
+import resource
+import selectors
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Literal, Protocol
+
+import msgspec
+
+from znb.child import Child, Entry, fork_child, spawn_child
+from znb.connection import WorkerSpec
+from znb.control import ZygoteConfig
+from znb.errors import ZnbError
+from znb.lifecycle import DeathCertificate, WorkerStatus
+from znb.postmortem import OomWatch
+from znb.rundir import socket_path
+
+__all__ = ["EventName", "Goal", "Nursery", "Tell"]
+
+#: Times in a row that a worker may fail before it serves; a mistake in its start does not mend itself.
+FAILURES_MAX = 3
+#: Times in a row that one may be killed before it serves; that may be bad luck.
+KILLS_MAX = 10
+#: Workers in one cluster, by what fits into the names of sockets.
+WORKERS_MAX = 10_000
+#: Names that workers may have.
+WORKER_NAME = re.compile(r"w\d{1,4}")
+
+EventName = Literal["started", "replaced", "ready", "died", "stopped", "gave_up", "scaled", "stopping"]
+
+
+class Tell(Protocol):
+    """Whom the nursery tells what happens."""
+
+    def __call__(
+        self,
+        event: EventName,
+        worker: WorkerStatus | None = None,
+        certificate: DeathCertificate | None = None,
+        reason: str = "",
+    ) -> None:
+        """Take note of an event."""
+
+
+@dataclasses.dataclass(slots=True, eq=False)
+class Slot:
+    """A worker's name, and the process that has it now.
+
+    Attributes:
+        name: The name.
+        status: Its state when it had no process, or the last one had just been made.
+        child: Its process, if it has one.
+        generation: How many processes it has had.
+        failures: How often in a row it ended before it served.
+        leaving: Whether it is not to be replaced.
+    """
+
+    name: str
+    status: WorkerStatus
+    child: Child | None = None
+    generation: int = 0
+    failures: int = 0
+    leaving: bool = False
+    verdict: str = ""
+
+    def current(self) -> WorkerStatus:
+        """Return its state now."""
+        if self.child is None:
+            return msgspec.structs.replace(self.status, pid=0, state="dead")
+        if self.child.intent in {"stop", "restart"}:
+            return msgspec.structs.replace(self.status, state="stopping")
+        return msgspec.structs.replace(self.status, state="ready" if self.child.ready else "starting")
+
+
+@dataclasses.dataclass(slots=True)
+class Goal:
+    """What workers must have come to for a request to be fulfilled.
+
+    Attributes:
+        ready: Workers that must serve, and in which generation at least.
+        gone: Processes that must be gone: names and generations.
+    """
+
+    ready: dict[str, int] = dataclasses.field(default_factory=dict)
+    gone: dict[str, int] = dataclasses.field(default_factory=dict)
+
+
+class Nursery:
+    """Makes, watches and replaces workers.
+
+    Args:
+        config: What the zygote was told.
+        entry: What workers run; ``None`` if they are not forked but started.
+        selector: Watches the workers' descriptors; the values of its keys are called with the event mask.
+        tell: Called with everything that happens.
+        abandon: Called in a fork, to close what belongs to the zygote.
+    """
+
+    def __init__(
+        self,
+        config: ZygoteConfig,
+        entry: Entry | None,
+        selector: selectors.BaseSelector,
+        tell: Tell,
+        abandon: Callable[[], object],
+    ) -> None:
+        self._config = config
+        self._entry = entry
+        self._selector = selector
+        self._tell = tell
+        self._abandon_zygote = abandon
+        self._parent_fd, self._life_fd = os.pipe()
+        self._incarnation = os.urandom(2).hex()
+        self._slots: dict[str, Slot] = {}
+        self._generations: dict[str, int] = {}
+        self._children: dict[int, tuple[Slot, Child]] = {}
+        self._oom = OomWatch()
+        self._stopping = False
+
+    @property
+    def empty(self) -> bool:
+        """Whether there is no process left."""
+        return not self._children
+
+    def members(self) -> tuple[WorkerStatus, ...]:
+        """Return the workers, in order, without those that leave."""
+        slots = [slot for slot in self._slots.values() if not slot.leaving]
+        return tuple(slot.current() for slot in sorted(slots, key=lambda slot: int(slot.name[1:])))
+
+    # -- what clients ask for --------------------------------------------------------------------------------
+
+    def start(self, names: Iterable[str] | None, n: int) -> Goal:
+        """Make sure that there are workers of these names; or of ``n`` names that are free."""
+        wanted = self._free_names(n) if names is None else list(names)
+        for name in wanted:
+            if not WORKER_NAME.fullmatch(name):
+                raise ZnbError(f"{name!r} cannot name a worker: expected w0 to w{WORKERS_MAX - 1}")
+        return self._grow(wanted, Goal())
+
+    def scale(self, n: int) -> Goal:
+        """Have ``n`` workers; those with the highest numbers leave."""
+        if not 0 <= n <= WORKERS_MAX:
+            raise ZnbError(f"cannot scale to {n} workers: expected 0 to {WORKERS_MAX}")
+        names = [worker.name for worker in self.members()]
+        goal = Goal()
+        for name in names[n:]:
+            slot = self._slots[name]
+            slot.leaving = True
+            goal.gone[name] = slot.generation
+            if slot.child is None:
+                del self._slots[name]
+            else:
+                slot.child.end("stop", self._config.stop_grace)
+        if len(names) > n:
+            self._tell("scaled")
+        return self._grow([*names[:n], *self._free_names(n - len(names))], goal)
+
+    def _grow(self, names: Iterable[str], goal: Goal) -> Goal:
+        """Make sure that there are workers of these names; those that leave stay, as new processes."""
+        before = len(self.members())
+        for name in names:
+            slot = self._slots.get(name)
+            if slot is None:
+                slot = self._slots[name] = Slot(name, _nobody(name), generation=self._generations.get(name, 0))
+            goal.ready[name] = slot.generation
+            if slot.leaving and slot.child is not None:
+                slot.leaving = False
+                slot.child.intent = "restart"
+            if slot.child is None:
+                slot.failures = 0
+                self._make(slot)
+        if len(self.members()) != before:
+            self._tell("scaled")
+        return goal
+
+    def restart(self, names: Iterable[str] | None) -> Goal:
+        """Replace workers (``None``: all) by new processes."""
+        goal = Goal()
+        for slot in self._named(names):
+            goal.ready[slot.name] = slot.generation + 1
+            slot.failures = 0
+            if slot.child is not None:
+                slot.child.end("restart", self._config.stop_grace)
+            else:
+                self._make(slot)
+        return goal
+
+    def kill(self, names: Iterable[str], signum: int) -> None:
+        """Kill workers' processes, with their certificates saying that it was asked for."""
+        for slot in self._named(names):
+            if slot.child is not None:
+                slot.child.intent = slot.child.intent or "kill"
+                slot.child.signal(signum)
+
+    def signal(self, names: Iterable[str], signum: int, *, group: bool) -> None:
+        """Send workers a signal; with ``group`` to the processes that they have started, too."""
+        for slot in self._named(names):
+            if slot.child is not None:
+                slot.child.signal(signum, group=group)
+
+    def stop(self) -> None:
+        """Tell every worker to end. None is replaced from now on."""
+        self._stopping = True
+        for _, child in self._children.values():
+            child.end("stop", self._config.stop_grace)
+
+    def kill_all(self) -> None:
+        """Kill every worker; for a zygote that has failed itself."""
+        for _, child in self._children.values():
+            child.signal(signal.SIGKILL, group=True)
+
+    def judge(self, goal: Goal) -> str | None:
+        """Return why a goal will not be reached, ``""`` if it has been, ``None`` if that is open."""
+        for name, generation in goal.ready.items():
+            slot = self._slots.get(name)
+            if slot is None or slot.leaving or self._stopping:
+                return f"{name} was stopped before it was ready"
+            if slot.child is None:
+                return slot.verdict
+            if not slot.child.ready or slot.generation < generation or slot.child.intent == "restart":
+                return None
+        for name, generation in goal.gone.items():
+            slot = self._slots.get(name)
+            if slot is not None and slot.child is not None and slot.generation <= generation:
+                return None
+        return ""
+
+    def _named(self, names: Iterable[str] | None) -> list[Slot]:
+        members = {worker.name: self._slots[worker.name] for worker in self.members()}
+        if unknown := [name for name in names or () if name not in members]:
+            raise ZnbError(f"there is no worker {', '.join(unknown)}; there are {', '.join(members) or 'none'}")
+        return [members[name] for name in (members if names is None else names)]
+
+    def _free_names(self, n: int) -> list[str]:
+        """Return the first ``n`` names that no member has."""
+        members = {worker.name for worker in self.members()}
+        if n > WORKERS_MAX - len(members):
+            raise ZnbError(f"cannot start {n} more workers: there may be {WORKERS_MAX}, and are {len(members)}")
+        free = (f"w{number}" for number in range(WORKERS_MAX) if f"w{number}" not in members)
+        return [name for _, name in zip(range(n), free, strict=False)]
+
+    # -- making them -----------------------------------------------------------------------------------------
+
+    def _make(self, slot: Slot) -> None:
+        """Make a process for a worker that has none."""
+        slot.generation = self._generations[slot.name] = slot.generation + 1
+        spec = self._specify(slot)
+        slot.status = WorkerStatus(
+            name=slot.name, generation=slot.generation, pid=0, state="dead", started=time.time(),
+            calls=spec.calls, jobs=spec.jobs, events=spec.events,
+        )  # fmt: skip
+        try:
+            if self._entry is not None:
+                child = fork_child(spec, self._entry, self._abandon)
+            else:
+                child = spawn_child(spec, self._config.entry)
+        except OSError as error:
+            self._give_up(slot, f"could not be started: {error}")
+            return
+        slot.child = child
+        slot.status = msgspec.structs.replace(slot.status, pid=child.pid)
+        self._children[child.pid] = (slot, child)
+        read = selectors.EVENT_READ
+        self._selector.register(child.ready_fd, read, functools.partial(self._on_ready, slot, child))
+        self._selector.register(child.output_fd, read, functools.partial(self._on_output, child))
+        self._tell("started" if slot.generation == 1 else "replaced", slot.current())
+
+    def _specify(self, slot: Slot) -> WorkerSpec:
+        def url(kind: str) -> str:
+            sockets = Path(self._config.socket_dir)
+            return f"ipc://{socket_path(sockets, slot.name, slot.generation, self._incarnation, kind)}"
+
+        return WorkerSpec(
+            name=slot.name, generation=slot.generation, cluster=self._config.name,
+            cluster_dir=self._config.cluster_dir, calls=url("calls"), jobs=url("jobs"), events=url("events"),
+            parent_fd=self._parent_fd, ready_fd=-1, crash_fd=-1,
+        )  # fmt: skip
+
+    def _abandon(self) -> None:
+        """Close, in a fork, what belongs to the zygote."""
+        self._abandon_zygote()
+        os.close(self._life_fd)
+        for _, child in self._children.values():
+            child.close()
+
+    def _on_ready(self, slot: Slot, child: Child, _mask: int) -> None:
+        if child.ready_fd < 0:
+            return  # buried since select returned
+        self._selector.unregister(child.ready_fd)
+        if child.read_ready() and slot.child is child:
+            slot.failures = 0
+            self._tell("ready", slot.current())
+
+    def _on_output(self, child: Child, _mask: int) -> None:
+        descriptor = child.output_fd
+        if descriptor >= 0:
+            child.read_output()
+            if child.output_fd < 0:
+                self._selector.unregister(descriptor)
+
+    # -- deaths ----------------------------------------------------------------------------------------------
+
+    def next_due(self) -> float:
+        """Return the monotonic time at which ``check_time`` has something to do; infinity for never."""
+        due = [child.kill_at for _, child in self._children.values() if child.kill_at is not None]
+        return min(due, default=float("inf"))
+
+    def check_time(self, now: float) -> None:
+        """Kill those that have not ended in time."""
+        for _, child in self._children.values():
+            if child.kill_at is not None and child.kill_at <= now:
+                child.kill_at = None
+                child.signal(signal.SIGKILL, group=True)
+
+    def reap(self) -> None:
+        """Deal with the processes that have ended."""
+        struck = self._oom.look()
+        while True:
+            try:
+                pid, status, usage = os.wait4(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if pid == 0:
+                return
+            if pid in self._children:
+                slot, child = self._children.pop(pid)
+                self._bury(slot, child, os.waitstatus_to_exitcode(status), usage, struck=struck)
+
+    def _bury(self, slot: Slot, child: Child, code: int, usage: resource.struct_rusage, *, struck: bool | None) -> None:
+        for descriptor in (child.ready_fd, child.output_fd):
+            if descriptor >= 0:
+                self._selector.unregister(descriptor)
+        oom = struck if code == -signal.SIGKILL and not child.intent else False
+        scale = 1 if sys.platform == "darwin" else 1024
+        certificate = child.bury(code, usage.ru_maxrss * scale, oom=oom)
+        slot.child = None
+        if self._stopping or slot.leaving:
+            status = slot.current()
+            del self._slots[slot.name]
+            self._tell("stopped", status, certificate)
+        elif child.intent == "restart":
+            self._tell("stopped", slot.current(), certificate)
+            self._make(slot)
+        else:
+            self._tell("died", slot.current(), certificate)
+            self._replace(slot, certificate)
+
+    def _replace(self, slot: Slot, certificate: DeathCertificate) -> None:
+        """Make the next process for a worker that died, unless that has proved to be of no use."""
+        slot.failures = 0 if certificate.was_ready or certificate.intentional else slot.failures + 1
+        killed = certificate.signal in {signal.SIGKILL, signal.SIGTERM}
+        if slot.failures < (KILLS_MAX if killed else FAILURES_MAX):
+            self._make(slot)
+        else:
+            self._give_up(slot, f"ended {slot.failures} times before it served. {certificate}", certificate)
+
+    def _give_up(self, slot: Slot, verdict: str, certificate: DeathCertificate | None = None) -> None:
+        slot.verdict = f"{slot.name} {verdict}"
+        self._tell("gave_up", slot.current(), certificate, reason=slot.verdict)
+
+
+def _nobody(name: str) -> WorkerStatus:
+    """Return the state of a worker that has never had a process."""
+    return WorkerStatus(name=name, generation=0, pid=0, state="dead", calls="", jobs="", events="", started=0.0)

@@ -1,0 +1,6 @@
+"""Calls over ROUTER/DEALER: zerorpc v3 channels with credit flow control (see ``znb.wire`` for the bytes)."""
+
+from znb.rpc.client import Call, Connection, Lost, Reply
+from znb.rpc.server import GateClosed, Request, Server
+
+__all__ = ["Call", "Connection", "GateClosed", "Lost", "Reply", "Request", "Server"]

@@ -1,0 +1,193 @@
+"""The main thread of a worker: it runs cells and jobs one at a time, and can be interrupted.
+
+Invariants: a task's ``finish`` is called exactly once, outside the region that an interrupt can hit, so
+that an answer is never cut in half; an interrupt reaches the task it was meant for or nobody. Tasks of one
+owner run in the order they came; owners take turns, so that several notebooks share a worker. The main
+thread owns the queues; ``submit``, ``interrupt`` and ``snapshot`` are for any thread.
+"""
+
+from __future__ import annotations
+
+import collections
+import queue
+import signal
+import threading
+import time
+from collections.abc import Callable, Hashable
+from typing import Any, NamedTuple
+
+__all__ = ["Failure", "Runner", "Running", "Success", "Task"]
+
+
+class Success(NamedTuple):
+    """The task returned."""
+
+    value: Any
+
+
+class Failure(NamedTuple):
+    """The task raised; ``error`` still carries its traceback."""
+
+    error: BaseException
+
+
+class Running(NamedTuple):
+    """What the main thread is doing.
+
+    Attributes:
+        label: The cell or function.
+        owner: Whose it is.
+        since: Monotonic start time.
+        queued: Tasks that wait behind it.
+    """
+
+    label: str
+    owner: Hashable
+    since: float
+    queued: int
+
+
+class Task:
+    """One piece of work for the main thread.
+
+    Args:
+        execute: Runs user code and returns its value; may be interrupted anywhere.
+        finish: Takes the outcome; never interrupted.
+        owner: Who asked; owners take turns.
+        label: What to call it when somebody asks what runs.
+        guard: Whether an interrupt may hit at this moment; ``None`` for always. Asked on the main thread.
+    """
+
+    __slots__ = ("execute", "finish", "guard", "interrupting", "label", "owner", "started")
+
+    def __init__(
+        self,
+        execute: Callable[[], Any],
+        finish: Callable[[Success | Failure], object],
+        *,
+        owner: Hashable,
+        label: str,
+        guard: Callable[[], bool] | None = None,
+    ) -> None:
+        self.execute = execute
+        self.finish = finish
+        self.owner = owner
+        self.label = label
+        self.guard = guard
+        self.interrupting = False
+        self.started = 0.0
+
+
+class Runner:
+    """Runs tasks on the thread that calls ``run``, which must be the process's main thread."""
+
+    def __init__(self) -> None:
+        self._inbox: queue.SimpleQueue[Task | None] = queue.SimpleQueue()
+        self._waiting: dict[Hashable, collections.deque[Task]] = {}
+        self._turns: collections.deque[Hashable] = collections.deque()
+        self._current: Task | None = None
+        self._stopping = False
+        self._thread = threading.main_thread()
+
+    # -- any thread ----------------------------------------------------------------------------------------
+
+    def submit(self, task: Task) -> None:
+        """Queue a task."""
+        self._inbox.put(task)
+
+    def interrupt(self, task: Task) -> None:
+        """Raise ``KeyboardInterrupt`` in a running task; a queued one ends with it before it starts."""
+        task.interrupting = True
+        if self._current is task:
+            signal.pthread_kill(self._thread.ident or 0, signal.SIGINT)
+
+    def interrupt_current(self) -> None:
+        """Raise ``KeyboardInterrupt`` in whatever runs."""
+        current = self._current
+        if current is not None:
+            self.interrupt(current)
+
+    def stop(self) -> None:
+        """Make ``run`` return after the current task, which is interrupted."""
+        self._stopping = True
+        self.interrupt_current()
+        self._inbox.put(None)
+
+    def snapshot(self) -> Running | None:
+        """Return what runs now, or ``None`` when idle."""
+        current = self._current
+        if current is None:
+            return None
+        queued = self._inbox.qsize() + sum(len(tasks) for tasks in list(self._waiting.values()))
+        return Running(current.label, current.owner, current.started, queued)
+
+    # -- the main thread -----------------------------------------------------------------------------------
+
+    def run(self, idle: Callable[[Callable[[float | None], Task | None]], Task | None] | None = None) -> None:
+        """Run tasks until ``stop`` is called."""
+        previous = signal.signal(signal.SIGINT, self._on_sigint)
+        try:
+            while not self._stopping:
+                task = self._next(idle)
+                if task is not None:
+                    self._run_one(task)
+        finally:
+            signal.signal(signal.SIGINT, previous)
+
+    def _on_sigint(self, _signum: int, _frame: object) -> None:
+        current = self._current
+        if current is not None and current.interrupting:
+            current.interrupting = False
+            if current.guard is None or current.guard():
+                raise KeyboardInterrupt
+
+    def _next(self, idle: Callable[..., Task | None] | None) -> Task | None:
+        """Return the task whose owner's turn it is, waiting for one."""
+        while True:
+            try:
+                arrived = self._inbox.get_nowait()
+            except queue.Empty:
+                break
+            self._sort_in(arrived)
+        if not self._turns:
+            self._sort_in(self._inbox.get() if idle is None else idle(self._wait))
+            return None
+        owner = self._turns.popleft()
+        tasks = self._waiting[owner]
+        task = tasks.popleft()
+        if tasks:
+            self._turns.append(owner)
+        else:
+            del self._waiting[owner]
+        return task
+
+    def _wait(self, timeout: float | None) -> Task | None:
+        try:
+            return self._inbox.get(timeout=timeout)
+        except queue.Empty:
+            return None
+
+    def _sort_in(self, task: Task | None) -> None:
+        if task is None:
+            return
+        if task.owner not in self._waiting:
+            self._waiting[task.owner] = collections.deque()
+            self._turns.append(task.owner)
+        self._waiting[task.owner].append(task)
+
+    def _run_one(self, task: Task) -> None:
+        outcome: Success | Failure = Failure(KeyboardInterrupt())
+        task.started = time.monotonic()
+        try:
+            try:
+                self._current = task
+                if task.interrupting and task.guard is None:  # asked for before it began
+                    task.interrupting = False
+                    raise KeyboardInterrupt
+                outcome = Success(task.execute())
+            except BaseException as error:  # noqa: BLE001 - whatever user code raises is its outcome
+                outcome = Failure(error)
+            self._current = None
+        except KeyboardInterrupt:  # hit between the end of the code and the end of the region
+            self._current = None
+        task.finish(outcome)

@@ -1,0 +1,142 @@
+"""What ``sys.stdout`` and ``sys.stderr`` are in a process whose output is captured, and C's side of them.
+
+The stream objects hold nothing themselves: they hand text to ``znb.capture``, on the thread that writes. They can do
+what libraries expect of standard streams: they have a descriptor for children and for ``faulthandler``, an encoding,
+and a ``buffer`` for bytes; they are no terminal, and closing them does nothing.
+"""
+
+from __future__ import annotations
+
+import codecs
+import ctypes
+import io
+from typing import Any, Final, Literal, Protocol
+
+__all__ = ["FDS", "CStdio", "CapturedStream", "Stream"]
+
+Stream = Literal["stdout", "stderr"]
+
+#: The descriptors of the standard streams.
+FDS: Final[dict[Stream, int]] = {"stdout": 1, "stderr": 2}
+#: ``setvbuf`` mode for line buffering in glibc, musl and macOS.
+LINE_BUFFERED: Final = 1
+
+
+class Writer(Protocol):
+    """What takes the text (``znb.capture.Capture``)."""
+
+    #: Whether text goes straight to the descriptor: in a forked child.
+    direct: bool
+
+    def write(self, owner: CapturedStream, text: str) -> None:
+        """Take text."""
+
+    def flush(self) -> object:
+        """Pass on what has been taken."""
+
+
+class CapturedStream(io.TextIOBase):
+    """What ``sys.stdout`` and ``sys.stderr`` are while they are captured.
+
+    It is no terminal, has a descriptor that children can inherit, and cannot be closed.
+    """
+
+    encoding = "utf-8"
+    errors = "backslashreplace"
+    line_buffering = True
+    write_through = True
+    mode = "w"
+
+    def __init__(self, capture: Writer, stream: Stream) -> None:
+        super().__init__()
+        self._capture = capture
+        self.stream: Final = stream
+        self.name = f"<{stream}>"
+        self.buffer = CapturedBytes(self)
+
+    def write(self, text: str, /) -> int:
+        """Queue text; wait while the queue is full."""
+        try:
+            self._capture.write(self, text)
+        except TypeError:
+            if isinstance(text, str):
+                raise
+            raise TypeError(f"write() argument must be str, not {type(text).__name__}") from None
+        return len(text)
+
+    def flush(self) -> None:
+        """Do nothing, as output is never held for long; but a forked child writes the line that it has begun."""
+        if self._capture.direct:
+            self._capture.flush()
+
+    def fileno(self) -> int:
+        """Return the descriptor that children inherit."""
+        return FDS[self.stream]
+
+    def writable(self) -> bool:
+        """Return whether text can be written: always."""
+        return True
+
+    def reconfigure(self, **_options: Any) -> None:
+        """Accept what ``io.TextIOWrapper`` accepts, and ignore it."""
+
+    def close(self) -> None:
+        """Do nothing: the process goes on writing."""
+
+
+class CapturedBytes(io.BufferedIOBase):
+    """The ``buffer`` of a captured stream: takes bytes in UTF-8, in order with the text."""
+
+    def __init__(self, text: CapturedStream) -> None:
+        super().__init__()
+        self._text = text
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self.name = text.name
+        self.mode = "wb"
+
+    def write(self, data: Any, /) -> int:
+        """Queue bytes; a character may be split between two writes."""
+        view = memoryview(data)
+        text = self._decoder.decode(view)
+        if text:
+            self._text.write(text)
+        return view.nbytes
+
+    def flush(self) -> None:
+        """Do as the text stream does."""
+        self._text.flush()
+
+    def fileno(self) -> int:
+        """Return the descriptor that children inherit."""
+        return self._text.fileno()
+
+    def writable(self) -> bool:
+        """Return whether bytes can be written: always."""
+        return True
+
+    def close(self) -> None:
+        """Do nothing: the process goes on writing."""
+
+
+class CStdio:
+    """C's standard output and error streams, which buffer what C extensions print."""
+
+    def __init__(self) -> None:
+        library = ctypes.CDLL(None)
+        self._fflush = library.fflush
+        self._setvbuf = library.setvbuf
+        self._files = []
+        for name in ("stdout", "__stdoutp"):  # glibc and musl; macOS
+            try:
+                self._files.append(ctypes.c_void_p.in_dll(library, name))
+            except ValueError:
+                continue
+
+    def line_buffer(self) -> None:
+        """Make C's standard output write each line at once, though it is a pipe."""
+        for file in self._files:
+            self._setvbuf(file, None, LINE_BUFFERED, 0)
+
+    def flush(self) -> None:
+        """Write what C has buffered."""
+        self._fflush(None)

@@ -1,0 +1,170 @@
+"""Frames on the wire: the zerorpc v3 event, and znb's additions to it.
+
+Invariants: pure functions over bytes; nothing here reads a pickle, opens a socket or keeps state.
+Source: zerorpc's protocol document, checked against zerorpc-python 0.6.3 (see docs/protocol.md).
+
+====================  =====================================================================================
+frames                 content
+====================  =====================================================================================
+call, DEALER sends     ``b""``, *blob*, buffer …
+call, ROUTER sees      identity, ``b""``, *blob*, buffer … (the empty frame may be missing; replies carry it)
+PUSH, PUB              *blob*, buffer …
+*blob*                 msgpack ``[headers, name, args]``
+====================  =====================================================================================
+
+============== ============================ ==================================================================
+header         value                         meaning
+============== ============================ ==================================================================
+message_id     bytes or str                  of a channel's first event: the channel's id
+response_to    bytes or str                  every later event: the id of its channel
+v              int, 3                        zerorpc version; missing counts as 1
+znb            int                           wire version of a znb peer; zerorpc peers ignore it
+deadline       float, seconds                what is left of the caller's time when it was sent
+cargo          list, see ``shipping``        how ``args`` and the buffers are to be read between znb peers
+traceparent    str                           W3C trace context
+============== ============================ ==================================================================
+
+=============== =============== ============================================================================
+name            args            meaning
+=============== =============== ============================================================================
+(a method)      arguments       request
+OK              [result]        the one reply
+STREAM          item            one item of a stream (bare, not in a list)
+STREAM_DONE     null            the stream is complete
+ERR             [name, message, traceback text]
+_zpc_more       [n]             the sender grants n more data events; each side starts with 1
+_zpc_hb         [0]             heartbeat; free of credit
+_znb_cancel     [reason]        the caller gave up: stop the work; free of credit; znb peers only
+_znb_need       [keys]          resend the request with these definitions; free of credit; znb peers only
+=============== =============== ============================================================================
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+from typing import Any, NamedTuple
+
+import msgspec
+
+from znb.errors import ProtocolError
+
+__all__ = [
+    "CANCEL",
+    "ERR",
+    "HEARTBEAT",
+    "MORE",
+    "NEED",
+    "OK",
+    "REPLIES",
+    "STREAM",
+    "STREAM_DONE",
+    "WIRE_VERSION",
+    "Event",
+    "channel_of",
+    "check_reply",
+    "decode_event",
+    "encode_event",
+    "id_of",
+    "message_ids",
+]
+
+#: Version of znb's own additions; peers with another one are refused with both numbers.
+WIRE_VERSION = 1
+#: Version of zerorpc's protocol that every event declares.
+ZERORPC_VERSION = 3
+
+OK = "OK"
+ERR = "ERR"
+STREAM = "STREAM"
+STREAM_DONE = "STREAM_DONE"
+MORE = "_zpc_more"
+HEARTBEAT = "_zpc_hb"
+CANCEL = "_znb_cancel"
+NEED = "_znb_need"
+
+
+class Event(NamedTuple):
+    """One message of a channel.
+
+    Attributes:
+        headers: See the table above.
+        name: A method's name, or one of the names above.
+        args: What the name calls for.
+        buffers: Out-of-band frames, in order.
+    """
+
+    headers: dict[str, Any]
+    name: str
+    args: Any
+    buffers: list[Any]
+
+
+#: What a server may send on an open channel, control events aside.
+REPLIES = frozenset({OK, ERR, STREAM, STREAM_DONE, NEED})
+
+_encoder = msgspec.msgpack.Encoder()
+_decoder = msgspec.msgpack.Decoder(tuple[dict[str, Any], str, Any])
+
+
+def encode_event(headers: dict[str, Any], name: str, args: Any) -> bytes:
+    """Return the *blob* of an event.
+
+    Raises:
+        TypeError: ``args`` holds something that msgpack cannot carry.
+    """
+    headers.setdefault("v", ZERORPC_VERSION)
+    return _encoder.encode((headers, name, args))
+
+
+def decode_event(blob: bytes | memoryview, buffers: list[Any]) -> Event:
+    """Read a *blob*.
+
+    Raises:
+        ProtocolError: It is not msgpack of the form ``[headers, name, args]``.
+    """
+    try:
+        headers, name, args = _decoder.decode(blob)
+    except RecursionError as error:
+        raise ProtocolError("expected msgpack [headers, name, args], got one nested too deeply") from error
+    except (msgspec.DecodeError, ValueError, MemoryError) as error:  # ValueError: text that is not UTF-8
+        raise ProtocolError(f"expected msgpack [headers, name, args], got {len(blob)} bytes: {error}") from error
+    return Event(headers, name, args, buffers)
+
+
+def channel_of(event: Event) -> bytes | str | int | None:
+    """Return the id of the channel that an event belongs to; ``None`` for one that opens a channel.
+
+    Raises:
+        ProtocolError: It is not an id.
+    """
+    return _identifier(event, "response_to", optional=True)
+
+
+def id_of(event: Event) -> bytes | str | int:
+    """Return the id of an event that opens a channel.
+
+    Raises:
+        ProtocolError: It has none.
+    """
+    return _identifier(event, "message_id", optional=False)  # type: ignore[return-value]
+
+
+def check_reply(event: Event) -> None:
+    """Raise ``ProtocolError`` if an ``OK`` or ``ERR`` does not hold what it should."""
+    if event.name == OK and not (isinstance(event.args, list) and len(event.args) == 1):
+        raise ProtocolError(f"expected [result] in OK, got {event.args!r:.50}")
+    if event.name == ERR and not (isinstance(event.args, list) and event.args):
+        raise ProtocolError(f"expected [name, message, traceback] in ERR, got {event.args!r:.50}")
+
+
+def _identifier(event: Event, header: str, *, optional: bool) -> bytes | str | int | None:
+    value = event.headers.get(header)
+    if isinstance(value, bytes | str | int) or (value is None and optional):
+        return value
+    raise ProtocolError(f"expected bytes, str or int as {header}, got {value!r:.50}")
+
+
+def message_ids() -> itertools.count[int]:
+    """Return a source of ids for one socket: unique in this process, unpredictable start."""
+    return itertools.count(int.from_bytes(os.urandom(6), "big"))

@@ -1,0 +1,266 @@
+"""The worker's main: an IPython shell and a job runner on the main thread, sockets on the I/O thread.
+
+Calls that a worker answers itself, at once and on the I/O thread, even while user code runs:
+
+================== ============================== =====================================================
+method              arguments                      result
+================== ============================== =====================================================
+_znb_ping           none                           what runs now, or null
+_znb_interrupt      [call ids of this connection]  null; they end with ``KeyboardInterrupt``; null: what runs
+_znb_stats          none                           pid, memory, times, what runs
+_znb_stacks         none                           text: the stack of every thread
+_znb_definitions    [keys]                         the definitions' frames
+_znb_exit           none                           null; the worker ends
+================== ============================== =====================================================
+
+Calls that run on the main thread, in turn: ``cell`` (a stream of outputs, then the value), ``push``, ``pull``
+and ``apply``. Their arguments are one object each, encoded by ``znb.serialize`` and laid out by ``znb.shipping``.
+
+Invariants: the main thread runs user code and nothing else does; the I/O thread never unpickles. A worker whose
+zygote is gone ends itself.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import os
+import platform
+import resource
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import Any, ClassVar
+
+from znb import tracebacks
+from znb.connection import WorkerSpec
+from znb.executor.server import JobServer
+from znb.outputs import Output, encode_output
+from znb.rpc import Request, Server
+from znb.runner import Failure, Runner, Success, Task
+from znb.serialize import Codec, MissingDefinitions, Payload
+from znb.shell import Shell
+from znb.shipping import pack, unpack
+from znb.transport import Reactor
+from znb.wire import WIRE_VERSION
+
+__all__ = ["Worker", "main"]
+
+#: Connections whose definitions are remembered; an older one is sent definitions again.
+PEERS_REMEMBERED = 64
+#: First item of a cell's stream: the cell has left the queue and runs.
+STARTED = b""
+
+
+class Worker:
+    """One worker process.
+
+    Args:
+        spec: Who it is and where it listens.
+    """
+
+    def __init__(self, spec: WorkerSpec) -> None:
+        self.spec = spec
+        self.codec = Codec()
+        self.reactor = Reactor()
+        self.runner = Runner()
+        self.shell = Shell(spec.name)
+        self._calls = Server(self.reactor, self._dispatch)
+        self._jobs = JobServer(self)
+        self._tasks: dict[tuple[bytes, Any], Task] = {}
+        self._known: dict[bytes, set[bytes]] = {}
+        self._host = platform.node()
+        self._started = time.monotonic()
+
+    def run(self) -> None:
+        """Bind, say so, and serve until told to end."""
+        bound = threading.Event()
+        self.reactor.call_soon(self._bind, bound)
+        self.reactor.start()
+        bound.wait()
+        os.write(self.spec.ready_fd, b"\1")
+        os.close(self.spec.ready_fd)
+        self.shell.start()
+        try:
+            self.runner.run(self.shell.idle)
+        finally:
+            self.reactor.stop()
+
+    def place(self) -> dict[str, Any]:
+        """Return who and where this is, as ``tracebacks.capture`` takes it."""
+        return {"worker": self.spec.name, "host": self._host, "pid": os.getpid()}
+
+    def capture(self, emit: Callable[[Output], None]) -> AbstractContextManager[None]:
+        """Return a context in which what this process writes goes to ``emit``."""
+        return self.shell.capture(emit)
+
+    # -- the I/O thread ------------------------------------------------------------------------------------
+
+    def _bind(self, bound: threading.Event) -> None:
+        self._calls.bind(self.spec.calls)
+        self._jobs.bind(self.spec.jobs)
+        self.reactor.add_reader(self.spec.parent_fd, self._orphaned)
+        bound.set()
+
+    def _orphaned(self) -> None:
+        """End at once: the zygote is gone, so nobody would replace or stop this worker."""
+        os._exit(1)
+
+    def _dispatch(self, request: Request) -> None:
+        handler = self._IMMEDIATE.get(request.method)
+        if handler is not None:
+            try:
+                request.reply(handler(self, request))
+            except (TypeError, ValueError, KeyError, IndexError) as error:
+                request.fail(type(error).__name__, str(error))
+            return
+        queued = self._QUEUED.get(request.method)
+        if queued is None:
+            known = ", ".join(sorted([*self._IMMEDIATE, *self._QUEUED]))
+            request.fail("NameError", f"a worker has no method {request.method!r}; it has {known}")
+            return
+        self._queue(request, queued)
+
+    def _queue(self, request: Request, method: Callable[[Worker, Request, Any], Any]) -> None:
+        key = (request.peer, request.id)
+
+        def execute() -> Any:
+            buffers = unpack(request.headers.get("cargo"), request.buffers, self.codec)
+            return method(self, request, self.codec.decode(request.args, buffers))
+
+        def finish(outcome: Success | Failure) -> None:
+            self._tasks.pop(key, None)
+            self._answer(request, outcome)
+
+        task = Task(execute, finish, owner=request.peer, label=str(request.headers.get("label", request.method)))
+        self._tasks[key] = task
+        self.runner.submit(task)
+
+    def _ping(self, request: Request) -> dict[str, Any] | None:
+        running = self.runner.snapshot()
+        if running is None:
+            return None
+        now = time.monotonic()
+        return {
+            "label": running.label,
+            "yours": running.owner == request.peer,
+            "seconds": now - running.since,
+            "queued": running.queued,
+        }
+
+    def _interrupt(self, request: Request) -> None:
+        if request.args is None:
+            self.runner.interrupt_current()
+            return
+        for identifier in request.args:
+            task = self._tasks.get((request.peer, identifier))
+            if task is not None:
+                self.runner.interrupt(task)
+
+    def _stats(self, request: Request) -> dict[str, Any]:
+        usage = resource.getrusage(resource.RUSAGE_SELF)
+        return {
+            "name": self.spec.name,
+            "pid": os.getpid(),
+            "host": self._host,
+            "python": platform.python_version(),
+            "wire": WIRE_VERSION,
+            "uptime": time.monotonic() - self._started,
+            "user_time": usage.ru_utime,
+            "system_time": usage.ru_stime,
+            "max_rss_bytes": usage.ru_maxrss * 1024,
+            "running": self._ping(request),
+            **self._jobs.stats(),
+        }
+
+    def _stacks(self, _request: Request) -> str:
+        names = {thread.ident: thread.name for thread in threading.enumerate()}
+        parts: list[str] = []
+        for ident, frame in sys._current_frames().items():
+            parts.append(f"thread {names.get(ident, ident)}:\n")
+            parts.extend(traceback.format_stack(frame))
+        return "".join(parts)
+
+    def _definitions(self, request: Request) -> list[list[bytes]]:
+        return [[bytes(part) for part in self.codec.definition(key)] for key in request.args]
+
+    def _exit(self, _request: Request) -> None:
+        self.runner.stop()
+
+    # -- the main thread -----------------------------------------------------------------------------------
+
+    def _cell(self, request: Request, options: dict[str, Any]) -> Any:
+        def emit(output: Output) -> None:
+            request.send_item(encode_output(output))
+
+        request.send_item(STARTED)
+        return self.shell.run_cell(emit=emit, **options)
+
+    def _push(self, _request: Request, variables: dict[str, Any]) -> None:
+        self.shell.namespace.update(variables)
+
+    def _pull(self, _request: Request, names: list[str]) -> dict[str, Any]:
+        missing = [name for name in names if name not in self.shell.namespace]
+        if missing:
+            raise NameError(f"not defined on {self.spec.name}: {', '.join(missing)}")
+        return {name: self.shell.namespace[name] for name in names}
+
+    def _apply(self, _request: Request, call: tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]) -> Any:
+        function, args, kwargs = call
+        return function(*args, **kwargs)
+
+    def _answer(self, request: Request, outcome: Success | Failure) -> None:
+        known = self._known_by(request.peer)
+        if isinstance(outcome, Failure) and isinstance(outcome.error, MissingDefinitions):
+            request.need(list(outcome.error.keys))
+            return
+        if isinstance(outcome, Success):
+            try:
+                shipment = pack(self.codec.encode(outcome.value), self.codec, known)
+            except Exception as error:  # noqa: BLE001 - any failure to encode is the caller's to see
+                outcome = Failure(error)
+            else:
+                request.reply(shipment.body, shipment.frames, cargo=shipment.cargo)
+                return
+        error = outcome.error
+        record = tracebacks.capture(error, self.codec, **self.place())
+        cargo, _, frames = pack(Payload(b"", (), record.definitions), self.codec, known)
+        request.fail(
+            record.type_name,
+            record.message,
+            record.traceback_text,
+            buffers=frames,
+            cargo=cargo,
+            error=tracebacks.encode_record(record),
+        )
+
+    def _known_by(self, peer: bytes) -> set[bytes]:
+        """Return the definitions that a connection has been sent; remembered for the latest connections only."""
+        known = self._known.pop(peer, None) or set()
+        self._known[peer] = known
+        while len(self._known) > PEERS_REMEMBERED:
+            del self._known[next(iter(self._known))]
+        return known
+
+    _IMMEDIATE: ClassVar[dict[str, Callable[[Worker, Request], Any]]] = {
+        "_znb_ping": _ping,
+        "_znb_interrupt": _interrupt,
+        "_znb_stats": _stats,
+        "_znb_stacks": _stacks,
+        "_znb_definitions": _definitions,
+        "_znb_exit": _exit,
+    }
+    _QUEUED: ClassVar[dict[str, Callable[[Worker, Request, Any], Any]]] = {
+        "cell": _cell,
+        "push": _push,
+        "pull": _pull,
+        "apply": _apply,
+    }
+
+
+def main(spec: WorkerSpec) -> None:
+    """Be the worker that ``spec`` describes, until told to end."""
+    faulthandler.enable(spec.crash_fd)
+    Worker(spec).run()

@@ -1,0 +1,182 @@
+"""Some of a cluster's workers, chosen by index: run cells on them, copy variables, call functions.
+
+``cluster["w0"]``, ``cluster[0:2]`` and ``cluster[:]`` are ``Workers``. Everything here blocks the caller until every
+chosen worker is done, shows outputs as they come, and can be interrupted.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import sys
+import threading
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from znb import tracebacks
+from znb.console import OutputView, Sink, make_sink
+from znb.gather import Gather
+from znb.link import Failed, Outcome, Value
+
+if TYPE_CHECKING:
+    from znb.cluster import Cluster
+
+__all__ = ["ByWorker", "Workers"]
+
+
+class ByWorker(dict[str, Any]):
+    """What each of several workers returned, by the worker's name."""
+
+    def _repr_mimebundle_(self, **_: Any) -> dict[str, Any]:
+        return {"text/plain": "\n".join(f"{name}: {value!r}" for name, value in self.items())}
+
+
+class Workers:
+    """A choice of workers.
+
+    Attributes:
+        names: The workers' names, in order.
+    """
+
+    def __init__(self, cluster: Cluster, names: tuple[str, ...]) -> None:
+        self._cluster = cluster
+        self.names = names
+
+    def __repr__(self) -> str:
+        return f"<Workers {', '.join(self.names)} of {self._cluster.name!r}>"
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def run(
+        self,
+        source: str,
+        *,
+        timeout: float | None = None,
+        label: str = "",
+        first_line: int = 1,
+        sink: Sink | None = None,
+    ) -> Any:
+        """Run source code as a cell.
+
+        Outputs appear live and in order for each worker, labelled if there are several. Cells of one notebook run
+        in the order sent.
+
+        Args:
+            source: Anything that a notebook cell may hold: magics, ``!shell``, ``await``.
+            timeout: Seconds after which the cell is interrupted; ``None`` for never.
+            label: What the cell is called in tracebacks and in ``status``; empty for a numbered one.
+            first_line: Number of its first line in tracebacks.
+            sink: Where to show the outputs; ``None`` for this process's own.
+
+        Returns:
+            The value of the last expression; from several workers a dict by name, or ``None`` if all are ``None``.
+
+        Raises:
+            Exception: What the cell raised, of its own type; an ``ExceptionGroup`` if workers raised differently.
+            CallTimeout: It took longer than ``timeout``.
+            WorkerLost: A worker died while it ran.
+            KeyboardInterrupt: The wait was interrupted, and the cell with it.
+        """
+        options = {"source": source, "label": label or self._cluster.next_label(), "first_line": first_line}
+        shown = sink or make_sink()
+        view = OutputView(self.names, shown)
+        outcomes = self._ask("cell", options, view=view, timeout=timeout, label=options["label"], notify=shown.notice)
+        return self._combine(outcomes)
+
+    def run_nowait(self, source: str, **options: Any) -> concurrent.futures.Future[Any]:
+        """Run source code as a cell without waiting; the options are those of ``run``.
+
+        Returns:
+            A future of what ``run`` returns.
+        """
+        future: concurrent.futures.Future[Any] = concurrent.futures.Future()
+        future.set_running_or_notify_cancel()
+        options.setdefault("sink", make_sink(detached=True))
+
+        def wait() -> None:
+            try:
+                future.set_result(self.run(source, **options))
+            except BaseException as error:  # noqa: BLE001 - it belongs to the future
+                future.set_exception(error)
+
+        threading.Thread(target=wait, name="znb-background-cell", daemon=True).start()
+        return future
+
+    def push(self, variables: Mapping[str, Any] | None = None, /, **more: Any) -> None:
+        """Copy variables into the workers' namespaces.
+
+        Raises:
+            SerializationError: One cannot travel; then none was copied.
+        """
+        self._combine(self._ask("push", {**(variables or {}), **more}, label="push"))
+
+    def pull(self, *names: str) -> Any:
+        """Copy variables from the workers.
+
+        Returns:
+            For one name its value, for several a tuple of them; from several workers a dict of that by worker.
+
+        Raises:
+            NameError: A worker has no such variable.
+        """
+        if not names:
+            raise TypeError('pull what? Name at least one variable: cluster[0].pull("x")')
+        values = self._outcomes("pull", list(names))
+        flat = {worker: found[names[0]] if len(names) == 1 else tuple(found[n] for n in names)
+                for worker, found in values.items()}  # fmt: skip
+        return self._fold(flat)
+
+    def call(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Call a function on each worker.
+
+        Returns:
+            Its result; from several workers a dict by name.
+        """
+        return self._fold(self._outcomes("apply", (function, args, kwargs)))
+
+    # -- how -----------------------------------------------------------------------------------------------
+
+    def _outcomes(self, method: str, obj: Any) -> dict[str, Any]:
+        outcomes = self._ask(method, obj, label=method)
+        self._raise(outcomes)
+        return {name: outcome.value for name, outcome in outcomes.items() if isinstance(outcome, Value)}
+
+    def _ask(
+        self,
+        method: str,
+        obj: Any,
+        *,
+        label: str,
+        view: OutputView | None = None,
+        timeout: float | None = None,
+        notify: Callable[[str], None] | None = None,
+    ) -> dict[str, Outcome]:
+        payload = self._cluster.codec.encode(obj)
+        links = self._cluster.wait_links(self.names)
+        gather = Gather(view, notify or _print_notice, self._cluster.kill)
+        gather.send(links, method, payload, label=label)
+        outcomes = gather.wait(timeout)
+        return {name: outcomes[name] for name in self.names if name in outcomes}
+
+    def _combine(self, outcomes: dict[str, Outcome]) -> Any:
+        self._raise(outcomes)
+        return self._fold({name: o.value for name, o in outcomes.items() if isinstance(o, Value)})
+
+    def _fold(self, values: dict[str, Any]) -> Any:
+        if len(self.names) == 1:
+            return values[self.names[0]]
+        if all(value is None for value in values.values()):
+            return None
+        return ByWorker(values)
+
+    def _raise(self, outcomes: dict[str, Outcome]) -> None:
+        """Raise what went wrong, each distinct error once."""
+        failures = {name: outcome for name, outcome in outcomes.items() if isinstance(outcome, Failed)}
+        if failures:
+            raise tracebacks.combine(failures, of=len(self.names))
+
+
+def _print_notice(text: str) -> None:
+    """Say what is being waited for where there is no view to say it in."""
+    if text:
+        print(text, file=sys.stderr)
