@@ -134,10 +134,13 @@ class Model:
     def obey(self, command) -> None:
         by_number = {worker.number: worker for worker in self.workers.values()}
         if isinstance(command, Send | Revoke | Interrupt):
-            worker = by_number[command.worker]
+            worker = by_number.get(command.worker)
+            if worker is None:  # killed by an earlier command of the same tick
+                assert not isinstance(command, Send), (command, self.commands[-12:])
+                return
             worker.inbox.append(command)
             if isinstance(command, Send):
-                assert not worker.frozen
+                assert not worker.frozen, (command, self.commands[-12:])
                 targets = self.options[command.group].get("targets")
                 assert targets is None or worker.name in targets
                 for index in range(command.start, command.stop):

@@ -494,7 +494,9 @@ def test_a_request_that_breaks_the_protocol_is_answered(bench, stranger, headers
     assert bench.server.stats().requests == 0
 
 
-@pytest.mark.parametrize("frames", [[b""], [], [blob("m", [])], [blob("m", [], message_id=[])], [blob("m", [], response_to={})]])
+@pytest.mark.parametrize(
+    "frames", [[b""], [], [blob("m", [])], [blob("m", [], message_id=[])], [blob("m", [], response_to={})]]
+)
 def test_what_has_no_sender_to_tell_is_only_counted(bench, stranger, frames, caplog):
     says(stranger, *frames)
     wait_until(lambda: bench.server.stats().complaints == 1)

@@ -96,7 +96,7 @@ class ScheduleMachine(RuleBasedStateMachine):
         self.model.advance(max(0.0, self.model.scheduler.next_deadline() - self.model.now))
         self.model.tick()
         deadline = self.model.scheduler.next_deadline()
-        assert deadline is None or deadline > self.model.now
+        assert deadline is None or deadline > self.model.now, (deadline, self.model.now, self.model.commands[-5:])
 
     # --- workers ----------------------------------------------------------------------------------------
 

@@ -50,6 +50,8 @@ TAIL_BYTES = 8192
 DUMP_BYTES = 32768
 #: Reads from a dead worker's pipe, of 64 kB; a process that escaped with it might write for ever.
 DRAIN_READS = 16
+#: Signals that the zygote handles or ignores, and a worker does not.
+HANDLED = (signal.SIGCHLD, signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
 #: prctl(2): the signal to get when the parent is gone; the process's name.
 PR_SET_PDEATHSIG, PR_SET_NAME = 1, 15
 
@@ -90,7 +92,8 @@ class Child:
 
     def read_ready(self) -> bool:
         """Learn from ``ready_fd``, and close it; return whether the worker serves."""
-        self.ready = bool(os.read(self.ready_fd, 1))
+        with contextlib.suppress(BlockingIOError):  # a dead worker's child may hold the other end
+            self.ready = bool(os.read(self.ready_fd, 1))
         os.close(self.ready_fd)
         self.ready_fd = -1
         return self.ready
@@ -132,6 +135,8 @@ class Child:
             oom: Whether the out-of-memory killer seems to have done it; ``None`` if that is not known.
         """
         self.signal(signal.SIGKILL, group=True)
+        if self.ready_fd >= 0:
+            self.read_ready()
         for _ in range(DRAIN_READS):
             if self.output_fd < 0 or not self.read_output():
                 break
@@ -179,14 +184,18 @@ def fork_child(spec: WorkerSpec, entry: Entry, abandon: Callable[[], object]) ->
     spec, ready, output, output_write = _open_channels(spec)
     sys.stdout.flush()
     sys.stderr.flush()
+    # A signal that comes before the child has put back its handlers must wait, or the parent's would swallow it.
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, HANDLED)
     try:
         pid = os.fork()
+        if pid == 0:
+            _wake_up(spec, entry, abandon, (ready, output), output_write, mask)
     except OSError:
         for descriptor in (ready, spec.ready_fd, output, output_write, spec.crash_fd):
             os.close(descriptor)
         raise
-    if pid == 0:
-        _wake_up(spec, entry, abandon, (ready, output), output_write)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
     return _adopt(spec, pid, ready, output, output_write)
 
 
@@ -235,6 +244,7 @@ def _open_channels(spec: WorkerSpec) -> tuple[WorkerSpec, int, int, int]:
             os.close(descriptor)
         raise
     ready, ready_write, output, output_write, crash = opened
+    os.set_blocking(ready, False)
     os.set_blocking(output, False)
     spec = msgspec.structs.replace(spec, ready_fd=ready_write, crash_fd=crash)
     return spec, ready, output, output_write
@@ -260,15 +270,21 @@ def _unnamed_file(purpose: str) -> int:
 
 
 def _wake_up(
-    spec: WorkerSpec, entry: Entry, abandon: Callable[[], object], parents: tuple[int, ...], output: int
+    spec: WorkerSpec,
+    entry: Entry,
+    abandon: Callable[[], object],
+    parents: tuple[int, ...],
+    output: int,
+    mask: set[signal.Signals],
 ) -> NoReturn:
     """Turn a fresh fork into a worker, run it, and end the process."""
     status = 1
     try:
         signal.set_wakeup_fd(-1)
-        for signum in (signal.SIGCHLD, signal.SIGTERM, signal.SIGHUP):
+        for signum in HANDLED:
             signal.signal(signum, signal.SIG_DFL)
         signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         with contextlib.suppress(OSError):
             os.setpgid(0, 0)
         abandon()

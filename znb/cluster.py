@@ -22,7 +22,7 @@ from typing import Any, Literal, Self
 
 from znb.connection import ClusterEntry, clean_dead, find_cluster, list_clusters
 from znb.errors import NoWorkers, WorkerLost, ZnbError
-from znb.executor.client import JobClient
+from znb.executor.client import JobClient, Show
 from znb.executor.futures import Future
 from znb.executor.maps import MapResult, start_map
 from znb.executor.submits import Submits
@@ -30,6 +30,7 @@ from znb.launchers import Launcher, StartOptions, make_launcher
 from znb.lifecycle import ClusterEvent, DeathCertificate, Snapshot, WorkerStatus
 from znb.link import Link
 from znb.serialize import Codec
+from znb.outputs import Output, Text
 from znb.status import ClusterStatus, WorkerInfo
 from znb.targets import Target, select
 from znb.transport import Reactor
@@ -74,7 +75,7 @@ class Cluster(concurrent.futures.Executor):
         self._owner = False
         self._closed = False
         self._pid = os.getpid()
-        self._jobs = JobClient(reactor, self.codec, kill=self.kill, notify=self.notify, printed=self._printed)
+        self._jobs = JobClient(reactor, self.codec, kill=self.kill, notify=self.notify, view=self._job_view)
         self._submits = Submits(self._jobs, reactor)
         self.name = ""
 
@@ -290,8 +291,9 @@ class Cluster(concurrent.futures.Executor):
         """Show a line to the user."""
         print(text, file=sys.stderr)
 
-    def _printed(self, worker: str, label: str, message: Any, output: Any) -> None:
-        """Show what a job printed. On the delivery thread."""
+    def _job_view(self) -> Show:
+        """Return what shows the output of jobs that the present cell starts."""
+        return _show_plainly
 
     # -- workers -------------------------------------------------------------------------------------------
 
@@ -486,3 +488,12 @@ def kernel_restarts() -> bool:
     shell = getattr(sys.modules.get("IPython.core.getipython"), "get_ipython", lambda: None)()
     message = getattr(getattr(shell, "kernel", None), "_shutdown_message", None)
     return bool(message and message.get("content", {}).get("restart"))
+
+
+def _show_plainly(worker: str, label: str, index: int, attempt: int, output: Output) -> None:
+    """Show a job's output on this process's own streams."""
+    if isinstance(output, Text):
+        again = f", attempt {attempt}" if attempt > 1 else ""
+        stream = sys.stderr if output.stream == "stderr" else sys.stdout
+        for line in output.text.splitlines():
+            print(f"{worker} {label}[{index}{again}] │ {line}", file=stream)

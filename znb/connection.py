@@ -384,12 +384,14 @@ def remove_cluster(file: ClusterFile, *, timeout: float = PROBE_TIMEOUT) -> bool
     deadline = time.monotonic() + timeout
     while path.exists():
         with lock_dir(path) as locked:
-            if locked:
-                with contextlib.suppress(ServiceUnavailable, AuthError, ProtocolError):
-                    found = read_cluster_file(path / FILE_NAME)
-                    if (found.zygote_pid, found.zygote_start) != (file.zygote_pid, file.zygote_start):
-                        return True
+            try:
+                found = read_cluster_file(path / FILE_NAME)
+                ours = (found.zygote_pid, found.zygote_start) == (file.zygote_pid, file.zygote_start)
+            except (ServiceUnavailable, AuthError, ProtocolError):
+                ours = locked
+            if locked and ours:
                 remove_cluster_dir(path)
+            if locked or not ours:  # if not ours, whoever holds it has taken it over
                 return True
         if time.monotonic() > deadline:
             return False

@@ -63,6 +63,7 @@ WIDGET: Final = "application/vnd.jupyter.widget-view+json"
 _IPYTHON: Final = str(Path(IPython.__file__).parent) + os.sep
 #: Modules whose frames no user wants to see.
 _MODULES: Final = frozenset({__name__, "znb.shell", "znb.commands", "znb.capture", "znb.streams"})
+_ALLOW_INCOMPLETE: Final[int] = getattr(codeop, "PyCF_ALLOW_INCOMPLETE_INPUT", 0)
 #: Cells without ``await`` run outside the event loop, so that ``asyncio.run`` works; those that need a running one
 #: to start a task, as they would have it in a notebook, run inside.
 _NEEDS_LOOP: Final = re.compile(r"\b(create_task|ensure_future|get_running_loop)\b")
@@ -133,7 +134,7 @@ class CellCompiler(CachingCompiler):
         if filename != self._name:
             return super().ast_parse(source, filename, symbol)
         # without the flag that makes "incomplete input" of every bracket that was never closed
-        flags = self.flags & ~codeop.PyCF_ALLOW_INCOMPLETE_INPUT | ast.PyCF_ONLY_AST
+        flags = self.flags & ~_ALLOW_INCOMPLETE | ast.PyCF_ONLY_AST
         return compile("\n" * self._offset + source, filename, symbol, flags, dont_inherit=True)
 
     def complete(self, error: SyntaxError) -> None:

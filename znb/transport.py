@@ -24,6 +24,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 import zmq
@@ -127,7 +128,7 @@ class Reactor:
         self._failures = 0
         self._order = itertools.count()
         self._sockets: dict[zmq.Socket[bytes], Readable] = {}
-        self._files: dict[zmq.Socket[bytes], list[tuple[str, os.stat_result]]] = {}
+        self._files: dict[zmq.Socket[bytes], list[tuple[Path, os.stat_result]]] = {}
         self._readers: dict[int, Callable[[], object]] = {}
         self._closers: dict[Callable[[], object], None] = {}
         self._poller = zmq.Poller()
@@ -286,8 +287,8 @@ class Reactor:
         socket.bind(url)
         bound = socket.getsockopt(zmq.LAST_ENDPOINT).decode().rstrip("\0")  # type: ignore[union-attr]
         if bound.startswith("ipc://") and not bound.startswith("ipc://@"):
-            path = bound.removeprefix("ipc://")
-            self._files.setdefault(socket, []).append((path, os.stat(path)))
+            path = Path(bound.removeprefix("ipc://"))
+            self._files.setdefault(socket, []).append((path, path.stat()))
         return bound
 
     def close_socket(self, socket: zmq.Socket[bytes]) -> None:
@@ -301,8 +302,8 @@ class Reactor:
         socket.close(0)
         for path, found in self._files.pop(socket, ()):
             with contextlib.suppress(FileNotFoundError):
-                if os.path.samestat(os.stat(path), found):
-                    os.unlink(path)
+                if os.path.samestat(path.stat(), found):
+                    path.unlink()
 
     def add_reader(self, fd: int, on_readable: Callable[[], object]) -> None:
         """Call ``on_readable()`` whenever a file descriptor can be read (level-triggered).
@@ -356,10 +357,10 @@ class Reactor:
         timeout = 0 if self._ready else self._time_to_timer()
         try:
             events = self._poller.poll(timeout)
-        except (zmq.ZMQError, ValueError) as error:
+        except (zmq.ZMQError, ValueError):
             self._sleeping = False
             if not self._remove_closed():
-                logger.error("polling failed, so the I/O thread ends", exc_info=error)
+                logger.exception("polling failed, so the I/O thread ends")
                 self._running = False
             return
         self._sleeping = False

@@ -86,6 +86,7 @@ class Zygote:
     def run(self) -> None:
         """Serve until the cluster is stopped."""
         self._listener.setblocking(False)
+        self._listener.set_inheritable(False)  # it was inherited; workers that are started shall not
         self._signals.setblocking(False)
         self._selector.register(self._listener, selectors.EVENT_READ, self._on_connection)
         self._selector.register(self._signals, selectors.EVENT_READ, self._on_signal)

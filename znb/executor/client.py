@@ -25,7 +25,7 @@ from znb.errors import CallTimeout, ProtocolError, WorkerLost, ZnbError
 from znb.executor import frames
 from znb.executor.futures import Batch
 from znb.link import Link
-from znb.outputs import decode_output
+from znb.outputs import Output, decode_output
 from znb.schedule import Scheduler, SchedulerStats
 from znb.schedule.records import Command, Fail, Finished, Interrupt, Kill, Pull, Revoke, Send
 from znb.serialize import Codec, Payload
@@ -33,12 +33,18 @@ from znb.shipping import pack, unpack
 from znb.transport import Reactor, Timer
 from znb.wire import WIRE_VERSION
 
-__all__ = ["JobClient", "Part", "Receiver"]
+__all__ = ["Group", "JobClient", "Part", "Receiver", "Show"]
 
 logger = logging.getLogger("znb.jobs")
 
 #: Bytes of results that a worker may have under way to this client: enough to hide the round trip of large ones.
 RESULT_CREDIT = 64 << 20
+#: Bytes of printed output that a worker may have under way to this client; beyond that its jobs wait.
+PRINT_CREDIT = 1 << 20
+
+
+#: Shows what a job printed: worker, the job's label, its number, its attempt, and the output. On the delivery thread.
+Show = Callable[[str, str, int, int, Output], None]
 
 
 class Receiver(Protocol):
@@ -93,10 +99,11 @@ class Group:
         label: What it is called in messages.
         receiver: Who hears of its jobs.
         retry_on: Qualified names of exception types after which a job is run again.
+        show: Shows what its jobs print.
         options: For ``Scheduler.add_group``.
     """
 
-    __slots__ = ("_firsts", "_parts", "call", "function", "label", "number", "options", "receiver", "retry_on")
+    __slots__ = ("_firsts", "_parts", "call", "function", "label", "number", "options", "receiver", "retry_on", "show")
 
     def __init__(
         self,
@@ -106,6 +113,7 @@ class Group:
         receiver: Receiver,
         *,
         retry_on: frozenset[str] = frozenset(),
+        show: Show,
         **options: Any,
     ) -> None:
         self.function = function
@@ -113,6 +121,7 @@ class Group:
         self.label = label
         self.receiver = receiver
         self.retry_on = retry_on
+        self.show = show
         self.options = options
         self.number = -1
         self._parts: dict[int, Part] = {}
@@ -166,7 +175,7 @@ class JobClient:
         codec: Encodes and decodes.
         kill: Kills the process of a worker that ignores its interrupt; called on the delivery thread.
         notify: Shows a line to the user; called from any thread.
-        printed: Shows what a job printed: worker, group label, job, attempt, output. On the delivery thread.
+        view: Returns what shows the output of jobs that the calling cell starts.
     """
 
     def __init__(
@@ -176,13 +185,13 @@ class JobClient:
         *,
         kill: Callable[[str], object],
         notify: Callable[[str], None],
-        printed: Callable[..., None],
+        view: Callable[[], Show],
     ) -> None:
+        self.view = view
         self.codec = codec
         self.notify = notify
         self._reactor = reactor
         self._kill = kill
-        self._printed = printed
         self._id = os.urandom(8)
         self._scheduler = Scheduler()
         self._peers: dict[int, _Peer] = {}
@@ -253,7 +262,7 @@ class JobClient:
         socket.connect(link.jobs_url)
         number = self._scheduler.add_worker(link.name, time.monotonic())
         peer = self._peers[number] = _Peer(link, number, socket)
-        self._send(peer, frames.Hello(self._id, number, self._sink_url, RESULT_CREDIT, WIRE_VERSION))
+        self._send(peer, frames.Hello(self._id, number, self._sink_url, RESULT_CREDIT, PRINT_CREDIT, WIRE_VERSION))
         self._tick()
 
     def lose_worker(self, link: Link, error: ZnbError, *, charge: bool) -> None:
@@ -421,6 +430,10 @@ class JobClient:
         else:
             peer.socket.send(header)
 
+    def _grant_print(self, peer: _Peer, count: int) -> None:
+        if peer.number in self._peers:
+            self._send(peer, frames.Consumed(self._id, count, printed=True))
+
     # -- the reactor's thread: what workers say ------------------------------------------------------------
 
     def _on_message(self, parts: list[Any]) -> None:
@@ -443,10 +456,7 @@ class JobClient:
                 cargo, _, supplied = pack(Payload(b"", (), tuple(message.keys)), self.codec, peer.known)
                 self._send(peer, frames.Supply(self._id, cargo), supplied)
             case frames.Printed():
-                group = self._groups.get(message.group)
-                label = group.label if group is not None else "a job"
-                output = decode_output(message.output)
-                self.later(functools.partial(self._printed, peer.link.name, label, message, output))
+                self.later(functools.partial(self._show, peer, self._groups.get(message.group), message))
         self._tick_soon()
 
     def _on_results(self, peer: _Peer, message: frames.Results, parts: list[Any], now: float) -> None:
@@ -481,6 +491,12 @@ class JobClient:
         group.receiver.deliver(batch, message.count, skip, peer.link.name, lambda: self._reactor.call_soon(acknowledge))
 
     # -- the delivery thread -------------------------------------------------------------------------------
+
+    def _show(self, peer: _Peer, group: Group | None, message: frames.Printed) -> None:
+        """Show what a job printed, and let its worker go on printing."""
+        if group is not None:
+            group.show(peer.link.name, group.label, message.index, message.attempt, decode_output(message.output))
+        self._reactor.call_soon(self._grant_print, peer, len(message.output))
 
     def _deliver_all(self) -> None:
         while (run := self._deliveries.get()) is not None:

@@ -10,7 +10,7 @@ client → worker
 ``Chunk``     run these jobs, in order, after those you have
 ``Revoke``    give back those of these jobs that you have not begun
 ``Stop``      raise ``KeyboardInterrupt`` in this job, if it is the one that runs
-``Consumed``  so many bytes of results have been taken; send as many more
+``Consumed``  so many bytes of results, or of printed output, have been taken; send as many more
 ``Supply``    the definitions that were asked for
 ``Forget``    no more chunks of this group will come
 ``Bye``       forget everything of mine; nobody waits for it
@@ -85,6 +85,7 @@ class Hello(_Message):
     link: int
     sink: str
     credit: int
+    print_credit: int
     wire: int
 
 
@@ -143,6 +144,7 @@ class Consumed(_Message):
 
     client: bytes
     count_bytes: int
+    printed: bool = False
 
 
 class Supply(_Message):

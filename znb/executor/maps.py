@@ -89,7 +89,7 @@ def start_map(
     label = getattr(function, "__qualname__", None) or type(function).__qualname__
     items = iter(iterables[0]) if call == CALL_ONE else zip(*iterables, strict=False)
     flow = _Flow(client, items, ordered=ordered, errors=errors, timeout=timeout, progress=progress)
-    flow.group = Group(client.codec.encode(function), call, label, flow, pulled=True, **options)
+    flow.group = Group(client.codec.encode(function), call, label, flow, show=client.view(), pulled=True, **options)
     client.open_group(flow.group)
     return MapResult(flow)
 

@@ -98,6 +98,7 @@ class _Client:
         known: Definitions that its sink has been sent.
         supplied: An entry for each answer to ``Need``, or for the client's end.
         gate: Bytes of results that may be under way.
+        print_gate: The same for what jobs print.
     """
 
     def __init__(self, hello: frames.Hello, sink: zmq.Socket[bytes]) -> None:
@@ -105,6 +106,7 @@ class _Client:
         self.link = hello.link
         self.sink = sink
         self.gate = CreditGate(hello.credit)
+        self.print_gate = CreditGate(hello.print_credit)
         self.known: set[bytes] = set()
         self.supplied: queue.SimpleQueue[None] = queue.SimpleQueue()
         self.groups: dict[int, _Group] = {}
@@ -225,7 +227,7 @@ class JobServer:
             case frames.Stop():
                 self._on_stop(client, message)
             case frames.Consumed():
-                client.gate.grant(message.count_bytes)
+                (client.print_gate if message.printed else client.gate).grant(message.count_bytes)
             case frames.Supply():
                 unpack(message.cargo, parts[1:], self._codec)
                 client.supplied.put(None)
@@ -267,6 +269,7 @@ class JobServer:
     def _drop(self, client: _Client) -> None:
         self._clients.pop(client.id, None)
         client.gate.close()
+        client.print_gate.close()
         client.supplied.put(None)
         for work in client.work.values():
             with work.lock:
@@ -398,8 +401,9 @@ class JobServer:
     def _printed(self, work: _Work, output: Output) -> None:
         index = min(work.running, work.next - 1)
         client = work.client
-        message = frames.Printed(client.link, work.chunk.group, index, work.chunk.attempt, encode_output(output))
-        self._send(client, message)
+        encoded = encode_output(output)
+        client.print_gate.wait_take(count=len(encoded))
+        self._send(client, frames.Printed(client.link, work.chunk.group, index, work.chunk.attempt, encoded))
 
 
 def _run_batch(

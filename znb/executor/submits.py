@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection
 from typing import Any
 
 from znb.errors import ZnbError
-from znb.executor.client import Group, JobClient, Part
+from znb.executor.client import Group, JobClient, Part, Show
 from znb.executor.frames import CALL_BOTH
 from znb.executor.futures import Batch, Future
 from znb.serialize import Payload
@@ -33,8 +33,8 @@ class Stream:
         futures: Those that are not done, by job. On the reactor's thread.
     """
 
-    def __init__(self, function: Payload, label: str, targets: tuple[str, ...] | None) -> None:
-        self.group = Group(function, CALL_BOTH, label, self, targets=targets)
+    def __init__(self, function: Payload, label: str, show: Show, targets: tuple[str, ...] | None) -> None:
+        self.group = Group(function, CALL_BOTH, label, self, show=show, targets=targets)
         self.futures: dict[int, Future] = {}
         self.ended = False
 
@@ -169,12 +169,13 @@ class Submits:
 
     def _stream(self, function: Payload, label: str, targets: tuple[str, ...] | None) -> Stream:
         """Return the open stream of a function, or a new one. Under the lock."""
-        key = (function.body, function.definitions, targets) if not function.buffers else object()
+        show = self._client.view()
+        key = (function.body, function.definitions, show, targets) if not function.buffers else object()
         stream = self._open.get(key)
         if stream is not None:
             self._open.move_to_end(key)
             return stream
-        stream = self._open[key] = Stream(function, label, targets)
+        stream = self._open[key] = Stream(function, label, show, targets)
         self._streams = [*(known for known in self._streams if not known.ended), stream]
         self._client.open_group(stream.group)
         if len(self._open) > OPEN_GROUPS:

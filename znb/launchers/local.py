@@ -153,6 +153,7 @@ class LocalLauncher:
 
     def _abort(self, directory: Path) -> None:
         """Undo a start that failed or was interrupted."""
+        (directory / FILE_NAME).unlink(missing_ok=True)  # what is left of it is for ``claim_cluster`` to remove
         if self.file is not None:  # it has answered, and may have made workers
             with contextlib.suppress(ZnbError):
                 self._request("stop", self._stop_timeout())
@@ -162,7 +163,6 @@ class LocalLauncher:
             self._process.wait()
         self._close()
         self.file = None
-        (directory / FILE_NAME).unlink(missing_ok=True)  # now ``claim_cluster`` removes the rest
 
     # -- requests --------------------------------------------------------------------------------------------
 

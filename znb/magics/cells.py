@@ -10,6 +10,8 @@ from IPython.core.displayhook import DisplayHook
 
 from znb.cli.commands import Command, Parser
 from znb.cli.values import add_target_option, seconds, variable, variables
+from znb.console import make_sink
+from znb.magics.failures import rendered
 from znb.magics.session import Session
 
 if TYPE_CHECKING:
@@ -70,24 +72,24 @@ def _remote(session: Session, args: argparse.Namespace) -> Any:
 def _in_background(
     session: Session, workers: Workers, source: str, options: dict[str, Any], pull: tuple[str, ...]
 ) -> concurrent.futures.Future[Any]:
-    """Run a cell without waiting; variables to pull are set before the future is done."""
-    running = workers.run_nowait(source, **options)
-    if not pull:
-        return running
-    pulled: concurrent.futures.Future[Any] = concurrent.futures.Future()
-    pulled.set_running_or_notify_cancel()
+    """Run a cell without waiting. Variables to pull are set, and a failure is shown, before the future is done."""
+    sink = make_sink(detached=True)
+    future: concurrent.futures.Future[Any] = concurrent.futures.Future()
+    future.set_running_or_notify_cancel()
 
-    def finish(done: concurrent.futures.Future[Any]) -> None:
+    def finish(running: concurrent.futures.Future[Any]) -> None:
         try:
-            value = done.result()
-            session.bind(_pulled(workers, pull))
+            value = running.result()
+            if pull:
+                session.bind(_pulled(workers, pull))
         except BaseException as error:  # noqa: BLE001 - it belongs to the future
-            pulled.set_exception(error)
+            sink.write("stderr", f"{options['label']} failed in the background:\n{rendered(error)}\n")
+            future.set_exception(error)
         else:
-            pulled.set_result(value)
+            future.set_result(value)
 
-    running.add_done_callback(finish)
-    return pulled
+    workers.run_nowait(source, sink=sink, **options).add_done_callback(finish)
+    return future
 
 
 def _flat(lists: list[tuple[str, ...]]) -> tuple[str, ...]:

@@ -20,17 +20,23 @@ from znb.tracebacks import show_in_shell
 if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell
 
-__all__ = ["ErrorHandler", "show_message_only"]
+__all__ = ["ErrorHandler", "rendered", "show_message_only"]
 
 
 def show_message_only(error: BaseException) -> None:
     """Have IPython show an error without its frames, unless it has its own way to be shown."""
     if not hasattr(error, "_render_traceback_"):
-        error._render_traceback_ = functools.partial(_rendered, error)  # type: ignore[attr-defined]
+        error._render_traceback_ = functools.partial(_message, error)  # type: ignore[attr-defined]
 
 
-def _rendered(error: BaseException) -> list[str]:
-    """Return what IPython prints for an error."""
+def rendered(error: BaseException) -> str:
+    """Return an error as a failed cell shows it."""
+    render = getattr(error, "_render_traceback_", None)
+    return "\n".join(render() if render is not None else _message(error))
+
+
+def _message(error: BaseException) -> list[str]:
+    """Return an error without its frames."""
     name, text = type(error).__name__, str(error)
     return [f"\x1b[31m{name}\x1b[0m{': ' * bool(text)}{text}", *getattr(error, "__notes__", ())]
 

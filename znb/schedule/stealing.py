@@ -27,7 +27,7 @@ __all__ = ["Stealer"]
 WORTH = 0.001
 #: Seconds without an outcome after which a worker counts as stuck in a long job, whatever was expected.
 SILENCE = 0.005
-#: Seconds between two looks that found nothing.
+#: Seconds until the next look after one that found too little.
 PAUSE = 0.002
 #: Workers considered in one look; bounds its cost with thousands of workers.
 LOOK = 64
@@ -88,7 +88,7 @@ class Stealer:
                 asked += 1
                 out.append(Revoke(worker.number, chunk.number, start, chunk.stop))
         self.pending += asked
-        if not asked:
+        if asked < idle:
             self.again = now + PAUSE
 
 

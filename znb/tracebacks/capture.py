@@ -50,6 +50,13 @@ def capture(
         pid: Id of this process.
         hide: Top-level modules whose frames are left out.
         with_locals: Whether texts of the frames' variables are sent, names that sound secret masked.
+
+    Example:
+        >>> from znb.serialize import Codec
+        >>> record = capture(ValueError("bad"), Codec(), worker="w0", host="nb", pid=7)
+        >>> print(record.traceback_text, end="")
+        ValueError: bad
+        raised on w0 (host nb, pid 7)
     """
     failure = ""
     for carry in (True, False):

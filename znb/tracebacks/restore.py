@@ -27,6 +27,14 @@ def restore(record: ErrorRecord, codec: Codec) -> BaseException:
 
     Raises:
         MissingDefinitions: The codec lacks some of ``record.definitions``: let it learn them, and call again.
+
+    Example:
+        >>> from znb.serialize import Codec
+        >>> from znb.tracebacks import capture
+        >>> record = capture(KeyError("x"), Codec(), worker="w0", host="nb", pid=7)
+        >>> error = restore(record, Codec())
+        >>> error, error.znb_origin.worker, error.__notes__
+        (KeyError('x'), 'w0', ['raised on w0 (host nb, pid 7)'])
     """
     return _Restore(record, codec).exception()
 

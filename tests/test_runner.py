@@ -1,0 +1,188 @@
+"""The runner belongs to a main thread and gets signals, so each test has a process of its own."""
+
+import subprocess
+import sys
+import textwrap
+
+PRELUDE = """
+import queue, signal, threading, time
+from znb.runner import Failure, Runner, Success, Task
+
+runner = Runner()
+outcomes = queue.SimpleQueue()
+
+def task(execute, owner="a", label="t", guard=None):
+    made = Task(execute, lambda outcome: outcomes.put((label, outcome)), owner=owner, label=label, guard=guard)
+    runner.submit(made)
+    return made
+
+def in_background(script):
+    def run():
+        try:
+            script()
+        finally:
+            runner.stop()
+    thread = threading.Thread(target=run)
+    thread.start()
+    runner.run()
+    thread.join()
+"""
+
+
+def run(script):
+    code = PRELUDE + textwrap.dedent(script)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_outcomes_come_in_order_for_one_owner():
+    out = run("""
+        def script():
+            for n in range(5):
+                task(lambda n=n: n, label=str(n))
+            print([outcomes.get() for _ in range(5)] == [(str(n), Success(n)) for n in range(5)])
+        in_background(script)
+    """)
+    assert out == "True\n"
+
+
+def test_owners_take_turns():
+    out = run("""
+        order = []
+        def script():
+            gate = threading.Event()
+            task(gate.wait, owner="gate")
+            for n in range(3):
+                task(lambda n=n: order.append(f"a{n}"), owner="a")
+            for n in range(3):
+                task(lambda n=n: order.append(f"b{n}"), owner="b")
+            gate.set()
+            for _ in range(7):
+                outcomes.get()
+            print(*order)
+        in_background(script)
+    """)
+    assert out == "a0 b0 a1 b1 a2 b2\n"
+
+
+def test_whatever_a_task_raises_is_its_outcome():
+    out = run("""
+        def script():
+            for error in (ValueError("v"), SystemExit(3), KeyboardInterrupt(), MemoryError()):
+                def execute(error=error):
+                    raise error
+                task(execute)
+                print(type(outcomes.get()[1].error).__name__)
+        in_background(script)
+    """)
+    assert out.split() == ["ValueError", "SystemExit", "KeyboardInterrupt", "MemoryError"]
+
+
+def test_an_interrupt_ends_a_sleep_and_leaves_the_runner_in_order():
+    out = run("""
+        def script():
+            started = threading.Event()
+            def execute():
+                started.set()
+                time.sleep(60)
+            sleeping = task(execute, label="sleep")
+            started.wait()
+            runner.interrupt(sleeping)
+            print(outcomes.get())
+            task(lambda: 7, label="next")
+            print(outcomes.get())
+        in_background(script)
+    """)
+    assert out == "('sleep', Failure(error=KeyboardInterrupt()))\n('next', Success(value=7))\n"
+
+
+def test_an_interrupt_for_a_task_that_has_ended_hits_nobody():
+    out = run("""
+        def script():
+            first = task(lambda: 1)
+            outcomes.get()
+            runner.interrupt(first)
+            second = task(lambda: time.sleep(0.05) or 2)
+            print(outcomes.get()[1].value)
+        in_background(script)
+    """)
+    assert out == "2\n"
+
+
+def test_an_interrupt_for_a_queued_task_ends_it_before_it_begins():
+    out = run("""
+        def script():
+            gate = threading.Event()
+            task(gate.wait, label="gate")
+            ran = []
+            queued = task(lambda: ran.append(1), label="queued")
+            runner.interrupt(queued)
+            gate.set()
+            outcomes.get()
+            print(type(outcomes.get()[1].error).__name__, ran)
+        in_background(script)
+    """)
+    assert out == "KeyboardInterrupt []\n"
+
+
+def test_an_interrupt_storm_never_loses_or_doubles_an_outcome():
+    out = run("""
+        def script():
+            for n in range(300):
+                working = task(lambda: sum(range(2000)), label=str(n))
+                for _ in range(3):
+                    runner.interrupt(working)
+                label, outcome = outcomes.get()
+                assert label == str(n), (label, n)
+                assert isinstance(outcome, (Success, Failure))
+            print(outcomes.empty())
+        in_background(script)
+    """)
+    assert out == "True\n"
+
+
+def test_a_guard_decides_whether_an_interrupt_may_hit():
+    out = run("""
+        def script():
+            started, going_on = threading.Event(), threading.Event()
+            def execute():
+                started.set()
+                going_on.wait(60)
+                return "unhurt"
+            guarded = task(execute, guard=lambda: False)
+            started.wait()
+            runner.interrupt(guarded)
+            going_on.set()
+            print(outcomes.get()[1].value)
+        in_background(script)
+    """)
+    assert out == "unhurt\n"
+
+
+def test_a_snapshot_tells_what_runs():
+    out = run("""
+        def script():
+            print(runner.snapshot())
+            gate, started = threading.Event(), threading.Event()
+            task(lambda: (started.set(), gate.wait()), label="cell 1", owner="nb")
+            task(lambda: None, owner="nb")
+            started.wait()
+            running = runner.snapshot()
+            print(running.label, running.owner, running.queued, time.monotonic() - running.since < 60)
+            gate.set()
+        in_background(script)
+    """)
+    assert out == "None\ncell 1 nb 1 True\n"
+
+
+def test_stop_interrupts_what_runs_and_run_returns():
+    out = run("""
+        def script():
+            started = threading.Event()
+            task(lambda: (started.set(), time.sleep(60)))
+            started.wait()
+        in_background(script)
+        print(type(outcomes.get()[1].error).__name__)
+    """)
+    assert out == "KeyboardInterrupt\n"

@@ -1,0 +1,60 @@
+"""Definitions by key, bounded in bytes.
+
+Definitions that were not used for longest are dropped when the bound is passed; a dropped one that somebody still
+holds (a payload under way, the entry of a living function) is found for as long as they hold it. Callers hold the
+codec's lock.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections import OrderedDict
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from znb.serialize.records import Definition
+
+__all__ = ["Store"]
+
+
+class Store:
+    """Definitions by key.
+
+    Args:
+        limit_bytes: What the definitions held here may take; the newest is held whatever its size.
+    """
+
+    def __init__(self, limit_bytes: int) -> None:
+        self.limit_bytes = limit_bytes
+        self.size_bytes = 0
+        self._kept: OrderedDict[bytes, Definition] = OrderedDict()
+        self._alive: weakref.WeakValueDictionary[bytes, Definition] = weakref.WeakValueDictionary()
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    def __contains__(self, key: bytes) -> bool:
+        return key in self._alive
+
+    def add(self, definition: Definition) -> None:
+        """Hold a definition, and drop others if need be."""
+        self.drop(definition.key)
+        self._kept[definition.key] = definition
+        self._alive[definition.key] = definition
+        self.size_bytes += definition.size_bytes
+        while self.size_bytes > self.limit_bytes and len(self._kept) > 1:
+            _, oldest = self._kept.popitem(last=False)
+            self.size_bytes -= oldest.size_bytes
+
+    def get(self, key: bytes) -> Definition | None:
+        """Return a definition, which counts as a use of it; ``None`` if it is not held."""
+        if key in self._kept:
+            self._kept.move_to_end(key)
+        return self._alive.get(key)
+
+    def drop(self, key: bytes) -> None:
+        """Hold a definition no longer."""
+        dropped = self._kept.pop(key, None)
+        self._alive.pop(key, None)
+        if dropped is not None:
+            self.size_bytes -= dropped.size_bytes
