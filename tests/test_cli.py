@@ -269,10 +269,9 @@ def test_a_cluster_from_start_to_stop(world):
 
     assert done("start", "--name", "night").startswith("night was running already, with 2 workers.\n")
     assert done("list").split("\n")[1].split()[:3] == ["night", "alive", "local"]
-    shown = done("status", "night")
-    assert shown == done("status")
-    assert "w0" in shown
-    assert "idle" in shown
+    for shown in (done("status", "night"), done("status")):
+        assert shown.startswith("cluster 'night' on local, 2 workers\n")
+        assert [line.split()[:2] for line in shown.split("\n")[2:4]] == [["w0", "idle"], ["w1", "idle"]]
     status = json.loads(done("status", "night", "--json"))
     assert [worker["name"] for worker in status["workers"]] == ["w0", "w1"]
     assert done("stop", "night") == "Stopped night.\n"

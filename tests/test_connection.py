@@ -240,9 +240,7 @@ def test_a_cluster_is_found_by_name_path_or_age(runtime_dir, running):
     assert find_cluster("first") == first
     assert find_cluster(str(runtime_dir / "first")) == first
     assert find_cluster(str(runtime_dir / "first/connection.json")) == first
-    with pytest.raises(
-        ServiceUnavailable, match=r"this cluster is dead: .* are gone\. running: first, second"
-    ):
+    with pytest.raises(ServiceUnavailable, match=r"this cluster is dead: .* are gone\. running: first, second"):
         find_cluster("third")
     with pytest.raises(ServiceUnavailable, match=r"there is no cluster of this name\. running: first, second"):
         find_cluster("fourth")

@@ -53,7 +53,7 @@ def test_frames_survive_any_cutting(size):
 
 
 def test_a_frame_that_is_too_large_is_refused_before_it_is_kept():
-    with pytest.raises(ProtocolError, match="announces 1048577 bytes, expected at most 1048576"):
+    with pytest.raises(ProtocolError, match="announces 4194305 bytes, expected at most 4194304"):
         FrameDecoder().feed(struct.pack(">I", control.FRAME_MAX_BYTES + 1))
 
 
@@ -162,3 +162,14 @@ def test_nobody_there_is_said_with_the_path(tmp_path):
     with pytest.raises(ServiceUnavailable, match="none: the cluster does not answer"):
         client.connect()
     assert client.fileno() == -1
+
+
+def test_a_zygote_that_does_not_read_is_said(ends):
+    client, _ = ends
+
+    def flood():
+        for _ in range(100_000):
+            client.request_nowait("restart", names=("w0",) * 1000)
+
+    with pytest.raises(ServiceUnavailable, match="the zygote is gone"):
+        flood()

@@ -195,6 +195,12 @@ def test_workers_of_another_wire_version_are_refused_with_both_numbers(monkeypat
         cluster.start(1)
     assert list(runtime_dir.iterdir()) == []
     monkeypatch.undo()
+    with harness(1) as cluster, harness() as second:
+        monkeypatch.setattr(local, "WIRE_VERSION", 7)
+        with pytest.raises(ProtocolError, match="use the same version of znb"):
+            second.launcher.connect(cluster.launcher.file)
+        assert second.launcher._client is None
+        monkeypatch.undo()
 
 
 # -- connecting and leaving

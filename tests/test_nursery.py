@@ -86,8 +86,7 @@ def test_a_worker_that_never_gets_ready_is_given_up_with_what_it_wrote():
 
 
 def test_a_worker_that_was_given_up_can_be_tried_again(runtime_dir):
-    with harness(2) as cluster:
-        mended = runtime_dir / "default/mended"
+    mended = runtime_dir / "default/mended"
     with harness() as cluster:
         cluster.start(0, entry="toy_worker:broken_unless_mended")
         with pytest.raises(NoWorkers, match="w0 ended 3 times"):

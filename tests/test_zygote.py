@@ -10,7 +10,7 @@ import pytest
 from cluster_harness import PATIENCE, Harness, harness, is_gone, wait_gone, wait_until
 from znb import zygote
 from znb.connection import find_cluster, list_clusters, read_cluster_file
-from znb.control import CONTROL_VERSION, ClusterEvent, ControlClient, Reply, encode_frame
+from znb.control import CONTROL_VERSION, ControlClient, Reply, encode_frame
 from znb.control import Request as ControlRequest
 from znb.errors import NoWorkers, ProtocolError, ServiceUnavailable, ZnbError
 
@@ -331,7 +331,3 @@ def test_two_frames_may_come_in_one_piece_and_the_second_be_garbage(cluster):
         while raw.recv(65536):
             pass
     assert cluster.launcher.workers()
-
-
-def test_events_are_records():
-    assert ClusterEvent(event="lost", reason="x") == ClusterEvent(event="lost", reason="x")

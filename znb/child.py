@@ -275,7 +275,7 @@ def _wake_up(
     abandon: Callable[[], object],
     parents: tuple[int, ...],
     output: int,
-    mask: set[signal.Signals],
+    mask: set[int | signal.Signals],
 ) -> NoReturn:
     """Turn a fresh fork into a worker, run it, and end the process."""
     status = 1

@@ -31,6 +31,7 @@ from znb.lifecycle import ClusterEvent, DeathCertificate, Snapshot, WorkerStatus
 from znb.link import Link
 from znb.serialize import Codec
 from znb.outputs import Output, Text
+from znb.progress import TqdmProgress, total_of
 from znb.status import ClusterStatus, WorkerInfo
 from znb.targets import Target, select
 from znb.transport import Reactor
@@ -183,25 +184,37 @@ class Cluster(concurrent.futures.Executor):
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self.close()
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None or issubclass(kind, Exception):
+            self.shutdown()
+        else:  # an interrupt, or the end of the process
+            self.close()
 
     def _leave(self, leave: Callable[[], object]) -> None:
         with self._changed:
             if self._closed or os.getpid() != self._pid:
                 return
             self._closed = True
+        self._submits.refuse("cannot schedule new futures after shutdown")
         atexit.unregister(self._at_exit)
         done = threading.Event()
         self._reactor.call_soon(self._end_links, done)
         done.wait(NOTICE_AFTER)
+        self._jobs.wait_delivered(NOTICE_AFTER)
         try:
             leave()
         finally:
             self._reactor.stop()
 
     def _at_exit(self) -> None:
-        if not kernel_restarts():
+        """Let the jobs there finish, as the pools of ``concurrent.futures`` do, unless the user wants to be gone."""
+        kernel = kernel_at_exit()
+        if kernel == "restarts":
+            return
+        try:
+            if not kernel and not isinstance(getattr(sys, "last_value", None), KeyboardInterrupt):
+                self.shutdown()
+        finally:
             self.close()
 
     # -- jobs ----------------------------------------------------------------------------------------------
@@ -231,6 +244,7 @@ class Cluster(concurrent.futures.Executor):
         retry_on: tuple[type[BaseException], ...] | type[BaseException] = (),
         job_timeout: float | None = None,
         errors: Literal["raise", "return"] = "raise",
+        progress: bool | str = False,
     ) -> MapResult:
         """Run ``fn`` on each item, on all workers; yields the results.
 
@@ -248,11 +262,13 @@ class Cluster(concurrent.futures.Executor):
             job_timeout: Seconds that one job may run; it is then interrupted, and its worker replaced if that
                 does not help.
             errors: ``"return"`` yields failures in place, as exceptions; ``"raise"`` raises the first.
+            progress: Whether to show a progress bar, or its title.
 
         Raises:
             SerializationError: Something cannot travel; the message says what, and where it sits.
             RuntimeError: The executor has been shut down.
         """
+        self._submits.check_open()
         if not iterables:
             raise TypeError("map over what? Give at least one iterable: cluster.map(f, items)")
         types = retry_on if isinstance(retry_on, tuple) else (retry_on,)
@@ -263,6 +279,7 @@ class Cluster(concurrent.futures.Executor):
             ordered=ordered,
             errors=errors,
             timeout=timeout,
+            progress=TqdmProgress(progress if isinstance(progress, str) else "", total_of(iterables)) if progress else None,
             retry_on=frozenset(f"{cls.__module__}.{cls.__qualname__}" for cls in types),
             retries=retries,
             job_timeout=job_timeout,
@@ -277,14 +294,9 @@ class Cluster(concurrent.futures.Executor):
             wait: Whether to return only when the jobs are done.
             cancel_futures: Whether to cancel those that no worker has begun.
         """
-        self._submits.refuse("cannot schedule new futures after shutdown")
-        pending = self._submits.pending()
-        if cancel_futures:
-            for future in pending:
-                if not future.running():
-                    future.cancel()
+        self._submits.shutdown(cancel=cancel_futures)
         if wait:
-            concurrent.futures.wait(pending)
+            self._submits.wait_finished()
             self.close()
 
     def notify(self, text: str) -> None:
@@ -483,11 +495,14 @@ def usable_cpus() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def kernel_restarts() -> bool:
-    """Whether this process is a Jupyter kernel that ends in order to be started again."""
+def kernel_at_exit() -> str:
+    """Return ``"restarts"`` or ``"ends"`` if this process is a Jupyter kernel, else nothing."""
     shell = getattr(sys.modules.get("IPython.core.getipython"), "get_ipython", lambda: None)()
-    message = getattr(getattr(shell, "kernel", None), "_shutdown_message", None)
-    return bool(message and message.get("content", {}).get("restart"))
+    kernel = getattr(shell, "kernel", None)
+    if kernel is None:
+        return ""
+    message = getattr(kernel, "_shutdown_message", None)
+    return "restarts" if message and message.get("content", {}).get("restart") else "ends"
 
 
 def _show_plainly(worker: str, label: str, index: int, attempt: int, output: Output) -> None:

@@ -22,17 +22,15 @@ import collections
 import hashlib
 import itertools
 import time
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Final, Literal, Protocol
+from collections.abc import Callable, Iterable
+from typing import Final
 
 import msgspec
 
 from znb.outputs import Clear, Display, Output, Text
-from znb.sinks import make_sink
+from znb.sinks import Sink, Stream, make_sink
 
 __all__ = ["OutputView", "Sink", "make_sink"]
-
-Stream = Literal["stdout", "stderr"]
 
 #: Seconds that a line waits for the same line of other workers. With the worker's own delay (30 ms) and the way here
 #: a line is still shown within the 100 ms that API.md promises.
@@ -58,28 +56,6 @@ _DISPLAY: Final = "\1"
 _CLEAR: Final = "\2"
 
 
-class Sink(Protocol):
-    """Where things are shown. The caller's thread may be held up, to pace it."""
-
-    #: Whether ANSI colours are understood.
-    color: bool
-
-    def write(self, stream: Stream, text: str) -> None:
-        """Show text, at once."""
-
-    def display(self, data: dict[str, Any], metadata: dict[str, Any], display_id: str | None, *, update: bool) -> None:
-        """Show a MIME bundle, or replace one."""
-
-    def clear(self, *, wait: bool) -> None:
-        """Remove what was shown, at once or when the next thing is."""
-
-    def live(self, lines: Sequence[str]) -> None:
-        """Show these lines in place of the live lines before; none of them: remove them."""
-
-    def notice(self, text: str) -> None:
-        """Show a line about what is being waited for; an empty one takes it back."""
-
-
 class _Source:
     """One worker's side of the view."""
 
@@ -87,6 +63,7 @@ class _Source:
         "block",
         "clear_next",
         "cleared",
+        "counts",
         "displays",
         "done",
         "index",
@@ -103,6 +80,7 @@ class _Source:
         self.index = index
         self.prefix = ""
         self.queue: collections.deque[_Item] = collections.deque()
+        self.counts: dict[str, int] = {}
         self.tails: dict[Stream, str] = {"stdout": "", "stderr": ""}
         self.since = 0.0
         self.done = False
@@ -153,41 +131,33 @@ class OutputView:
         self._width = 0
         self._widen(max((len(name) for name in self._sources), default=0))
         self._order: collections.deque[_Item] = collections.deque()
-        self._waiting: dict[str, list[_Item]] = {}
+        self._waiting: dict[str, list[_Source]] = {}
         self._out: list[str] = []
         self._out_stream: Stream = "stdout"
         self._live: list[str] = []
         self._live_at = -LIVE_EVERY
         self._hurried: collections.deque[tuple[Stream, str]] | None = None
         self._hurried_chars = self._left_out = 0
-        self._closed = False
+        self._any_done = self._any_cleared = self._closed = False
 
     # -- what the caller says ------------------------------------------------------------------------------
 
     def feed(self, worker: str, output: Output) -> None:
-        """Take an output. May block, as the sink does."""
-        source = self._sources.get(worker)
-        if source is None:
-            source = self._sources[worker] = _Source(worker, len(self._sources))
-            self._plain = False
-            self._width -= 1  # so that its prefix is made
-            self._widen(max(self._width + 1, len(worker)))
-        if self._plain:
-            self._pass_on(source, output)
-            return
-        now = self._clock()
-        if isinstance(output, Text):
-            self._add_text(source, output.stream, output.text, now)
-        elif isinstance(output, Display):
-            self._add(source, _display_key(output), now, output)
-        else:
-            self._add(source, _CLEAR, now, output)
-        self._show_due(now)
+        """Take an output. May block, as the sink does; an interrupt of that goes on to ``hurry``."""
+        try:
+            self._feed(worker, output)
+        except KeyboardInterrupt:
+            self.hurry()
+            raise
 
     def tick(self) -> float | None:
         """Show what is due; return the seconds until something else is, or ``None``."""
         now = self._clock()
-        self._show_due(now)
+        try:
+            self._show_due(now)
+        except KeyboardInterrupt:
+            self.hurry()
+            raise
         due = [self._order[0].born + HOLD] if self._order else []
         unfinished = (source.since + UNFINISHED for source in self._sources.values() if any(source.tails.values()))
         due.extend(when for when in unfinished if when > now)
@@ -205,9 +175,9 @@ class OutputView:
             if tail:
                 self._add_text(source, stream, "\n", now)
         self._end_block(source)
-        source.done = True
+        source.done = self._any_done = True
         if all(source.done for source in self._sources.values()):
-            self._show_oldest(lambda _item: True)
+            self._show_oldest(now)
         else:  # others may have waited for this one
             for other in list(self._sources.values()):
                 self._fold_at(other)
@@ -240,6 +210,25 @@ class OutputView:
 
     # -- what waits ----------------------------------------------------------------------------------------
 
+    def _feed(self, worker: str, output: Output) -> None:
+        source = self._sources.get(worker)
+        if source is None:
+            source = self._sources[worker] = _Source(worker, len(self._sources))
+            self._plain = False
+            self._width -= 1  # so that its prefix is made
+            self._widen(max(self._width + 1, len(worker)))
+        if self._plain:
+            self._pass_on(source, output)
+            return
+        now = self._clock()
+        if isinstance(output, Text):
+            self._add_text(source, output.stream, output.text, now)
+        elif isinstance(output, Display):
+            self._add(source, _display_key(output), now, output)
+        else:
+            self._add(source, _CLEAR, now, output)
+        self._show_due(now)
+
     def _add_text(self, source: _Source, stream: Stream, text: str, now: float) -> None:
         tail = source.tails[stream]
         lines = (tail + text).split("\n")
@@ -260,34 +249,34 @@ class OutputView:
         item = _Item(source, key, now, output)
         source.queue.append(item)
         self._order.append(item)
-        same = self._waiting.get(key)
-        if same is None:
-            same = self._waiting[key] = [item]
-        else:
-            same.append(item)
-        if len(source.queue) == 1 and len(same) >= self._expected():
+        count = source.counts.get(key, 0)
+        source.counts[key] = count + 1
+        if not count:
+            sources = self._waiting.get(key)
+            if sources is None:
+                self._waiting[key] = [source]
+            else:
+                sources.append(source)
+        if len(source.queue) == 1 and len(self._waiting[key]) >= self._expected():
             self._fold_at(source)
 
     def _expected(self) -> int:
         """Return how many workers may still have something to show."""
+        if not self._any_done:
+            return len(self._sources)
         return sum(1 for source in self._sources.values() if source.queue or not source.done)
 
     def _fold_at(self, source: _Source) -> None:
         """Show what all that may still say something have in front, for as long as that holds."""
         while source.queue:
-            same = self._waiting[source.queue[0].key]
-            if len(same) < self._expected():
+            key = source.queue[0].key
+            sources = self._waiting[key]
+            if len(sources) < self._expected() or any(other.queue[0].key != key for other in sources):
                 return
-            heads = []
-            for other in self._sources.values():
-                if other.queue and other.queue[0].key == source.queue[0].key:
-                    heads.append(other.queue[0])
-                elif other.queue or not other.done:
-                    return
-            self._show(heads)
+            self._show(sorted((other.queue[0] for other in sources), key=_by_index))
 
     def _show_due(self, now: float) -> None:
-        self._show_oldest(lambda item: item.born + HOLD <= now or len(self._order) > HELD_LINES)
+        self._show_oldest(now - HOLD)
         if not self._plain and now >= self._live_at + LIVE_EVERY:
             lines = self._live_lines(now)
             if lines != self._live:
@@ -297,60 +286,68 @@ class OutputView:
                     self._sink.live(lines)
         self._flush()
 
-    def _show_oldest(self, is_due: Callable[[_Item], bool]) -> None:
-        while self._order:
-            item = self._order[0]
+    def _show_oldest(self, born_until: float) -> None:
+        """Show what came until then, and what is too much to be held."""
+        order = self._order
+        while order:
+            item = order[0]
             if not item.shown:
-                if not is_due(item):
+                if item.born > born_until and len(order) <= HELD_LINES:
                     return
-                self._show(self._fold(item))
+                self._show([item] if len(self._waiting[item.key]) == 1 else self._fold(item))
                 self._fold_at(item.source)
-            self._order.popleft()
+            order.popleft()
 
     def _fold(self, item: _Item) -> list[_Item]:
         """Return the item and what equals it in other workers' queues, after showing what is in front of those."""
+        key = item.key
         group = [item]
-        same = self._waiting[item.key]
-        if len(same) == 1 or not item.key.strip():  # blank lines are no reason to show others early
+        if not key.strip():  # blank lines are no reason to show others early
             return group
-        seen = {item.source.index}
-        for other in list(same):
-            if other.source.index in seen or other.shown:
-                continue
-            seen.add(other.source.index)
-            while other.source.queue[0] is not other:
-                self._show([other.source.queue[0]])
-            group.append(other)
-        return sorted(group, key=lambda member: member.source.index)
+        for other in list(self._waiting[key]):
+            if other is not item.source:
+                while other.queue[0].key != key:
+                    self._show([other.queue[0]])
+                group.append(other.queue[0])
+        return sorted(group, key=_by_index)
 
     # -- what is shown -------------------------------------------------------------------------------------
 
     def _show(self, items: list[_Item]) -> None:
         """Show equal items, each the first of its worker's queue."""
-        key, output = items[0].key, items[0].output
-        same = self._waiting[key]
-        if len(same) == len(items):
-            del self._waiting[key]
+        first = items[0]
+        key, output = first.key, first.output
         for item in items:
+            source = item.source
             item.shown = True
-            item.source.queue.popleft()
-            if len(same) > len(items):
-                same.remove(item)
+            source.queue.popleft()
+            count = source.counts[key] - 1
+            if count:
+                source.counts[key] = count
+                continue
+            del source.counts[key]
+            sources = self._waiting[key]
+            if len(sources) == 1:
+                del self._waiting[key]
+            else:
+                sources.remove(source)
         if isinstance(output, Clear):
             self._clear(items, output)
             return
-        blocks = [item.source for item in items if item.source.cleared]
-        for source in blocks:
-            self._show_in_block(source, key, output)
-        if blocks:
+        if self._any_cleared:
+            for item in items:
+                if item.source.cleared:
+                    self._show_in_block(item.source, key, output)
             items = [item for item in items if not item.source.cleared]
-        if not items:
-            return
+            if not items:
+                return
         prefix = items[0].source.prefix if len(items) == 1 else self._fold_prefix([i.source for i in items])
         if isinstance(output, Display):
             self._display(items[0].source, output, "" if output.update else prefix)
+        elif key[:1] == _STDERR:
+            self._put("stderr", f"{prefix}{key[1:]}\n")
         else:
-            self._put(*_line(prefix, key))
+            self._put("stdout", f"{prefix}{key}\n")
 
     def _put(self, stream: Stream, text: str) -> None:
         if self._hurried is not None:
@@ -370,20 +367,13 @@ class OutputView:
         if self._out and self._hurried is None:
             text = "".join(self._out)
             self._out.clear()
-            self._write(self._out_stream, text)
-
-    def _write(self, stream: Stream, text: str) -> None:
-        try:
-            self._sink.write(stream, text)
-        except KeyboardInterrupt:
-            self.hurry()
-            raise
+            self._sink.write(self._out_stream, text)
 
     def _pass_on(self, source: _Source, output: Output) -> None:
         """Show one worker's output as it is."""
         if isinstance(output, Text):
             if self._hurried is None:
-                self._write(output.stream, output.text)
+                self._sink.write(output.stream, output.text)
             else:
                 self._put(output.stream, output.text)
         elif isinstance(output, Display):
@@ -420,7 +410,7 @@ class OutputView:
                 self._sink.clear(wait=output.wait)
             return
         for item in items:  # the others' output must stay, so this one's moves to the live lines
-            item.source.cleared = True
+            item.source.cleared = self._any_cleared = True
             item.source.clear_next = True
             if not output.wait:
                 self._begin_block(item.source)
@@ -472,6 +462,10 @@ class OutputView:
         return self._prefix(label)
 
 
+def _by_index(item: _Item) -> int:
+    return item.source.index
+
+
 def _ranges(sources: list[_Source]) -> str:
     """Name workers, runs of three and more by their ends: ``w0,w2``."""
     parts = []
@@ -479,10 +473,6 @@ def _ranges(sources: list[_Source]) -> str:
         names = [source.name for _, source in run]
         parts.append(f"{names[0]}\N{EN DASH}{names[-1]}" if len(names) > 2 else ",".join(names))
     return ",".join(parts)
-
-
-def _line(prefix: str, key: str) -> tuple[Stream, str]:
-    return ("stderr", f"{prefix}{key[1:]}\n") if key.startswith(_STDERR) else ("stdout", f"{prefix}{key}\n")
 
 
 def _display_key(output: Display) -> str:

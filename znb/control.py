@@ -3,7 +3,7 @@
 ====== =========================================================================================
 bytes   content
 ====== =========================================================================================
-4       length N of what follows, big-endian, at most 1 MiB
+4       length N of what follows, big-endian, at most 4 MiB
 N       one msgpack map
 ====== =========================================================================================
 
@@ -37,6 +37,7 @@ from any thread; one thread at a time receives.
 from __future__ import annotations
 
 import contextlib
+import errno
 import itertools
 import marshal
 import select
@@ -72,10 +73,10 @@ __all__ = [
 
 #: Version of this protocol; the hello of another one is refused with both numbers.
 CONTROL_VERSION = 1
-#: Bytes of one frame; a list of ten thousand workers has less.
-FRAME_MAX_BYTES = 1 << 20
-#: Bytes that may wait for a client that does not read; then it is dropped. Eight of the largest frames.
-BACKLOG_MAX_BYTES = 8 << 20
+#: Bytes of one frame; a list of ten thousand workers has 3 MB.
+FRAME_MAX_BYTES = 4 << 20
+#: Bytes that may wait for a client that does not read; then it is dropped. Four of the largest frames.
+BACKLOG_MAX_BYTES = 16 << 20
 #: Bytes taken from a socket at a time.
 READ_BYTES = 1 << 16
 #: Run by a fresh interpreter: takes ``sys.path`` from its standard input, then runs a function. Imports make much
@@ -306,11 +307,6 @@ class ControlClient:
 
     Args:
         path: The control socket.
-
-    Example:
-        >>> client = ControlClient("/run/user/1000/znb/default/control")
-        >>> client.path
-        '/run/user/1000/znb/default/control'
     """
 
     def __init__(self, path: str) -> None:
@@ -341,10 +337,10 @@ class ControlClient:
         return self._socket.fileno()
 
     def request_nowait(self, op: str, **arguments: Any) -> int:
-        """Send a request from any thread, and return the id that its reply will have.
+        """Send a request from any thread, without waiting, and return the id that its reply will have.
 
         Raises:
-            ServiceUnavailable: The zygote is gone.
+            ServiceUnavailable: The zygote is gone, or has not read for thousands of requests.
         """
         if self.fileno() < 0:
             raise ServiceUnavailable(self.path, "this connection to the zygote is closed")
@@ -352,7 +348,10 @@ class ControlClient:
         frame = encode_frame(Request(id=identifier, op=op, **arguments))
         try:
             with self._sending:
-                self._socket.sendall(frame)
+                sent = self._socket.send(frame, socket.MSG_DONTWAIT)
+                if sent < len(frame):
+                    self._socket.shutdown(socket.SHUT_RDWR)  # what is cut off cannot be mended
+                    raise BlockingIOError(errno.EAGAIN, "it does not read")
         except OSError as error:
             raise ServiceUnavailable(self.path, f"the zygote is gone ({error.strerror})") from None
         return identifier

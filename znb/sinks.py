@@ -20,9 +20,9 @@ import sys
 import time
 import uuid
 from collections.abc import Callable, Sequence
-from typing import Any, Final, Literal, TextIO
+from typing import Any, Final, Literal, Protocol, TextIO
 
-__all__ = ["NotebookSink", "Pace", "TerminalSink", "make_sink"]
+__all__ = ["NotebookSink", "Pace", "Sink", "Stream", "TerminalSink", "make_sink"]
 
 Stream = Literal["stdout", "stderr"]
 
@@ -40,6 +40,28 @@ MESSAGE_CHARS: Final = 65_536
 
 _ANSI: Final = re.compile(r"\x1b\[[0-9;]*m")
 _NOTHING: Final = {"text/plain": "", "text/html": ""}
+
+
+class Sink(Protocol):
+    """Where things are shown. The caller's thread may be held up, to pace it."""
+
+    #: Whether ANSI colours are understood.
+    color: bool
+
+    def write(self, stream: Stream, text: str) -> None:
+        """Show text, at once."""
+
+    def display(self, data: dict[str, Any], metadata: dict[str, Any], display_id: str | None, *, update: bool) -> None:
+        """Show a MIME bundle, or replace one."""
+
+    def clear(self, *, wait: bool) -> None:
+        """Remove what was shown, at once or when the next thing is."""
+
+    def live(self, lines: Sequence[str]) -> None:
+        """Show these lines in place of the live lines before; none of them: remove them."""
+
+    def notice(self, text: str) -> None:
+        """Show a line about what is being waited for; an empty one takes it back."""
 
 
 class Pace:

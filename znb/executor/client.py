@@ -13,7 +13,6 @@ import functools
 import logging
 import os
 import queue
-import threading
 import time
 from collections.abc import Callable, Collection, Sequence
 from typing import Any, Protocol
@@ -23,6 +22,7 @@ import zmq
 from znb import tracebacks
 from znb.errors import CallTimeout, ProtocolError, WorkerLost, ZnbError
 from znb.executor import frames
+from znb.executor.delivery import Delivery
 from znb.executor.futures import Batch
 from znb.link import Link
 from znb.outputs import Output, decode_output
@@ -69,6 +69,12 @@ class Receiver(Protocol):
 
     def abort(self, error: ZnbError) -> None:
         """Nothing more will come, because the cluster was closed."""
+
+    def close_feed(self, *, cancel: bool) -> None:
+        """No more jobs are to come; with ``cancel``, those that no worker has begun never run. On any thread."""
+
+    def wait_finished(self) -> None:
+        """Wait until every job has ended. On any thread."""
 
 
 class Part:
@@ -201,9 +207,9 @@ class JobClient:
         self._timer: Timer | None = None
         self._ticking = False
         self._closed: ZnbError | None = None
-        self._deliveries: queue.SimpleQueue[Callable[[], object] | None] = queue.SimpleQueue()
-        self._delivery: threading.Thread | None = None
-        self._delivery_lock = threading.Lock()
+        self._delivery = Delivery()
+        #: Has the delivery thread run something, in the order given.
+        self.later = self._delivery.later
 
     # -- any thread ----------------------------------------------------------------------------------------
 
@@ -223,15 +229,6 @@ class JobClient:
         """Cancel one job, or a group with all its jobs."""
         self._reactor.call_soon(self._cancel, group, index)
 
-    def later(self, run: Callable[[], object]) -> None:
-        """Have the delivery thread run something, in the order given."""
-        self._deliveries.put(run)
-        if self._delivery is None:
-            with self._delivery_lock:
-                if self._delivery is None:
-                    self._delivery = threading.Thread(target=self._deliver_all, name="znb-delivery", daemon=True)
-                    self._delivery.start()
-
     def explain(self, group: Group) -> str:
         """Say why nothing of a group runs; empty if something does."""
         answers: queue.SimpleQueue[str] = queue.SimpleQueue()
@@ -240,6 +237,16 @@ class JobClient:
             return answers.get(timeout=1.0)
         except queue.Empty:
             return "the I/O thread is busy"
+
+    def receivers(self) -> list[Receiver]:
+        """Return who still hears of jobs."""
+        answers: queue.SimpleQueue[list[Receiver]] = queue.SimpleQueue()
+        self._reactor.call_soon(lambda: answers.put([group.receiver for group in self._groups.values()]))
+        return answers.get(timeout=10.0)
+
+    def wait_delivered(self, timeout: float) -> bool:
+        """Wait until callbacks have run and output is shown, after ``close``; return whether that is so."""
+        return self._delivery.wait_closed(timeout)
 
     def stats(self) -> SchedulerStats:
         """Return the counts of this moment."""
@@ -288,11 +295,13 @@ class JobClient:
             peer.socket.setsockopt(zmq.LINGER, 200)
             self._reactor.close_socket(peer.socket)
         self._peers.clear()
-        self._deliveries.put(None)
+        self._delivery.close()
 
     # -- the reactor's thread: jobs ------------------------------------------------------------------------
 
     def _open_group(self, group: Group) -> None:
+        if group.number >= 0:
+            return
         if self._closed is not None:
             group.receiver.abort(self._closed)
             return
@@ -310,7 +319,8 @@ class JobClient:
         self._tick_soon()
 
     def feed_nowait(self, group: Group, part: Part) -> int | None:
-        """Add one job and return its number, or ``None`` if the group has ended."""
+        """Add one job and return its number, or ``None`` if the group has ended; opens a new group."""
+        self._open_group(group)
         if group.number not in self._groups:
             return None
         first = self._scheduler.feed(group.number, part.count)
@@ -485,25 +495,14 @@ class JobClient:
         if skip is None or group is None:
             acknowledge()
             return
-        batch = Batch(message.first, functools.partial(_decode_results, message, parts, self.codec, peer.link))
+        batch = Batch(
+            message.first,
+            functools.partial(_decode_results, message, parts, self.codec, peer.link),
+            {failed.index for failed in message.failed} if message.failed else (),
+        )
         for start, stop in _runs(message.first, message.count, skip):
             group.drop(start, stop)
         group.receiver.deliver(batch, message.count, skip, peer.link.name, lambda: self._reactor.call_soon(acknowledge))
-
-    # -- the delivery thread -------------------------------------------------------------------------------
-
-    def _show(self, peer: _Peer, group: Group | None, message: frames.Printed) -> None:
-        """Show what a job printed, and let its worker go on printing."""
-        if group is not None:
-            group.show(peer.link.name, group.label, message.index, message.attempt, decode_output(message.output))
-        self._reactor.call_soon(self._grant_print, peer, len(message.output))
-
-    def _deliver_all(self) -> None:
-        while (run := self._deliveries.get()) is not None:
-            try:
-                run()
-            except Exception:
-                logger.exception("a callback of a job failed")
 
 
 def _runs(first: int, count: int, without: Collection[int]) -> list[tuple[int, int]]:

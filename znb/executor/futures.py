@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import threading
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Collection, Generator
 from concurrent.futures import _base as states
 from typing import Any, Protocol
 
@@ -48,12 +48,19 @@ class Batch:
     Args:
         first: The first job.
         decode: Returns their values, with a ``BaseException`` from ``errors`` where a job failed.
+        failed: Those that failed, which is known before anything is decoded.
     """
 
-    __slots__ = ("_decode", "_lock", "_values", "first")
+    __slots__ = ("_decode", "_lock", "_values", "failed", "first")
 
-    def __init__(self, first: int, decode: Callable[[], tuple[list[Any], dict[int, BaseException]]]) -> None:
+    def __init__(
+        self,
+        first: int,
+        decode: Callable[[], tuple[list[Any], dict[int, BaseException]]],
+        failed: Collection[int] = (),
+    ) -> None:
         self.first = first
+        self.failed = failed
         self._decode: Callable[[], tuple[list[Any], dict[int, BaseException]]] | None = decode
         self._values: tuple[list[Any], dict[int, BaseException]] = ([], {})
         self._lock = threading.Lock()
@@ -72,6 +79,10 @@ class Batch:
         with self._lock:
             value, values[index - self.first] = values[index - self.first], None
             return value, errors.pop(index, None)
+
+
+class _Undecoded(Exception):
+    """Stands for an exception that nobody has looked at yet."""
 
 
 class Future(concurrent.futures.Future[Any]):
@@ -108,7 +119,7 @@ class Future(concurrent.futures.Future[Any]):
             WorkerLost: Workers died under it more often than ``retries`` allows.
             KeyboardInterrupt: The wait was interrupted; so is every job that this thread has submitted.
         """
-        self._wait(timeout)
+        self.wait_done(timeout)
         error = self.exception(0)
         if error is None:
             return super().result(0)
@@ -124,11 +135,31 @@ class Future(concurrent.futures.Future[Any]):
             TimeoutError: Not done within ``timeout`` seconds.
             CancelledError: The job was cancelled.
         """
-        self._wait(timeout)
+        self.wait_done(timeout)
         batch = self._batch
         if batch is not None:
             self._settle(batch)
         return super().exception(0)
+
+    def wait_done(self, timeout: float | None = None) -> None:
+        """Wait until done, at most ``timeout`` seconds, saying why if nothing happens.
+
+        Raises:
+            KeyboardInterrupt: The wait was interrupted; so is every job that this thread has submitted.
+        """
+        if self._state in {states.FINISHED, states.CANCELLED, states.CANCELLED_AND_NOTIFIED}:
+            return
+        first = NOTICE_AFTER if timeout is None else min(timeout, NOTICE_AFTER)
+        try:
+            if self._wait_done(first):
+                return
+            if timeout is None or timeout > NOTICE_AFTER:
+                if reason := self._owner.explain_wait(self):
+                    self._owner.notify(f"waiting: {self.label} waits because {reason}")
+                self._wait_done(None if timeout is None else timeout - NOTICE_AFTER)
+        except KeyboardInterrupt:
+            self._owner.cancel_all_of(self.thread)
+            raise
 
     def cancel(self) -> bool:
         """Cancel the job: a queued one never runs, a running one is interrupted.
@@ -163,7 +194,10 @@ class Future(concurrent.futures.Future[Any]):
         self.worker = worker
         self._batch = batch
         try:
-            self.set_result(None)
+            if self.index in batch.failed:  # whoever waits for the first exception has to hear of it now
+                self.set_exception(_Undecoded())
+            else:
+                self.set_result(None)
         except concurrent.futures.InvalidStateError:
             self._batch = None  # it was cancelled a moment ago
 
@@ -177,31 +211,16 @@ class Future(concurrent.futures.Future[Any]):
     # -- how -----------------------------------------------------------------------------------------------
 
     def _settle(self, batch: Batch) -> None:
+        failure: BaseException | None = None
         try:
-            value, error = batch.take(self.index)
-        except Exception as failure:  # noqa: BLE001 - what decoding raises is what the caller gets
-            failure.add_note(f"raised while the result of {self.label} was decoded")
-            value, error = None, failure
+            batch.load()  # may take long, so not under the lock
+        except Exception as error:  # noqa: BLE001 - what decoding raises is what the caller gets
+            error.add_note(f"raised while the result of {self.label} was decoded")
+            failure = error
         with self._condition:
-            if self._batch is batch:
+            if self._batch is batch:  # no other thread was quicker
                 self._batch = None
-                self._result, self._exception = value, error
-
-    def _wait(self, timeout: float | None) -> None:
-        """Wait until done, saying why if nothing happens; an interrupt cancels."""
-        if self._state in {states.FINISHED, states.CANCELLED, states.CANCELLED_AND_NOTIFIED}:
-            return
-        first = NOTICE_AFTER if timeout is None else min(timeout, NOTICE_AFTER)
-        try:
-            if self._wait_done(first):
-                return
-            if timeout is None or timeout > NOTICE_AFTER:
-                if reason := self._owner.explain_wait(self):
-                    self._owner.notify(f"waiting: {self.label} waits because {reason}")
-                self._wait_done(None if timeout is None else timeout - NOTICE_AFTER)
-        except KeyboardInterrupt:
-            self._owner.cancel_all_of(self.thread)
-            raise
+                self._result, self._exception = (None, failure) if failure else batch.take(self.index)
 
     def _wait_done(self, timeout: float | None) -> bool:
         done = {states.FINISHED, states.CANCELLED, states.CANCELLED_AND_NOTIFIED}

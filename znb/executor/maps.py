@@ -12,11 +12,12 @@ from __future__ import annotations
 
 import itertools
 import queue
+import threading
 import time
-from collections.abc import Callable, Collection, Generator, Iterable, Iterator
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Sized
 from typing import Any, Literal, Protocol
 
-from znb.errors import SerializationError, ZnbError
+from znb.errors import Cancelled, SerializationError, ZnbError
 from znb.executor.client import Group, JobClient, Part
 from znb.executor.frames import CALL_ONE, CALL_STAR
 from znb.executor.futures import NOTICE_AFTER, Batch
@@ -28,6 +29,10 @@ __all__ = ["MapResult", "Progress", "start_map"]
 PART_ITEMS = 2048
 #: Bytes of encoded items at which parts stop growing, so that a chunk does not drag along what it does not need.
 PART_BYTES = 64 << 10
+#: Results said to be taken where all of a map is to run and to be held; more than there can be.
+UNBOUNDED = 1 << 60
+#: Seconds after which a thread that waits for a map's end sees that another has taken the last of its results.
+HANDOVER = 0.05
 #: Results yielded between two looks at what has arrived.
 SLICE = 2048
 
@@ -35,8 +40,8 @@ SLICE = 2048
 class Progress(Protocol):
     """Shows how far a map has come (``znb.progress``)."""
 
-    def update(self, done: int, failed: int) -> None:
-        """So many more results have been taken, so many of them failures."""
+    def update(self, done: int, failed: int, retried: int) -> None:
+        """So many more results have been taken, so many of them failures; so many runs were repeated in all."""
 
     def close(self) -> None:
         """No more will come."""
@@ -88,10 +93,28 @@ def start_map(
     call = CALL_ONE if len(iterables) == 1 else CALL_STAR
     label = getattr(function, "__qualname__", None) or type(function).__qualname__
     items = iter(iterables[0]) if call == CALL_ONE else zip(*iterables, strict=False)
-    flow = _Flow(client, items, ordered=ordered, errors=errors, timeout=timeout, progress=progress)
+    ends = any(isinstance(iterable, Sized) for iterable in iterables)
+    flow = _Flow(client, items, ends, ordered=ordered, errors=errors, timeout=timeout, progress=progress)
     flow.group = Group(client.codec.encode(function), call, label, flow, show=client.view(), pulled=True, **options)
     client.open_group(flow.group)
     return MapResult(flow)
+
+
+class _Outcomes:
+    """Outcomes of consecutive jobs, decoded; errors by position.
+
+    Attributes:
+        acknowledge: To be called when they are taken, so that their worker may send more.
+    """
+
+    __slots__ = ("acknowledge", "errors", "values")
+
+    def __init__(
+        self, values: list[Any], errors: dict[int, BaseException], acknowledge: Callable[[], None]
+    ) -> None:
+        self.values = values
+        self.errors = errors
+        self.acknowledge = acknowledge
 
 
 class _Flow:
@@ -106,6 +129,7 @@ class _Flow:
         self,
         client: JobClient,
         items: Iterator[Any],
+        ends: bool,  # noqa: FBT001 - whether the items have an end for sure
         *,
         ordered: bool,
         errors: Literal["raise", "return"],
@@ -114,6 +138,7 @@ class _Flow:
     ) -> None:
         self._client = client
         self._items = items
+        self._ends = ends
         self._ordered = ordered
         self._errors = errors
         self._timeout = timeout
@@ -125,8 +150,12 @@ class _Flow:
         self._exhausted = False
         self._finished = False
         self._aborted: BaseException | None = None
+        self._retried = 0
+        self._draining = False
         self._next = 0
-        self._ready: dict[int, tuple[list[Any], dict[int, BaseException], Callable[[], None]]] = {}
+        self._turn = threading.RLock()
+        self._ready: dict[int, _Outcomes] = {}
+        self._yielding: _Outcomes | None = None
 
     # -- the reactor's thread ------------------------------------------------------------------------------
 
@@ -155,6 +184,28 @@ class _Flow:
         """Tell the consumer that the cluster is gone."""
         self._arrivals.put((self._on_finished, error))
 
+    # -- any thread ----------------------------------------------------------------------------------------
+
+    def close_feed(self, *, cancel: bool) -> None:
+        """Leave the rest of the source alone, unless it has an end for sure; ``cancel`` what has not been yielded."""
+        if cancel:
+            error: Exception = Cancelled(f"{self.group.label} was cancelled by shutdown(cancel_futures=True)")
+        else:
+            error = RuntimeError(
+                f"cannot schedule new jobs after shutdown: {self.group.label} was mapped over items of unknown number, "
+                f"and those not pulled until then are left out"
+            )
+        self._arrivals.put((self._on_close_feed, error))
+        if cancel:
+            self._client.cancel(self.group)
+
+    def wait_finished(self) -> None:
+        """Pull and run what is left, and hold the results until they are taken."""
+        self._client.taken(self.group, UNBOUNDED)
+        self._arrivals.put((self._on_drain,))
+        while not self._finished:
+            self._wait_arrival(HANDOVER)
+
     # -- the consumer's thread -----------------------------------------------------------------------------
 
     def results(self) -> Generator[Any, None, None]:
@@ -162,15 +213,8 @@ class _Flow:
         try:
             self._wait_arrival(NOTICE_AFTER)
             yield None
-            while not (self._finished and not self._ready):
-                self._take_arrivals()
-                found = self._next_ready()
-                if found is None:
-                    if self._finished:
-                        break
-                    self._wait_result()
-                    continue
-                yield from self._yield_batch(*found)
+            while (found := self._wait_ready()) is not None:
+                yield from self._yield_outcomes(found)
             if self._aborted is not None:
                 raise self._aborted
             if self._source_error is not None:
@@ -178,57 +222,72 @@ class _Flow:
         finally:
             self._end()
 
-    def _yield_batch(
-        self, values: list[Any], errors: dict[int, BaseException], acknowledge: Callable[[], None]
-    ) -> Generator[Any, None, None]:
-        for start in range(0, len(values), SLICE):
-            piece = values[start : start + SLICE] if len(values) > SLICE else values
-            if errors:
-                yield from self._yield_with_errors(piece, start, errors)
+    def _yield_outcomes(self, outcomes: _Outcomes) -> Generator[Any, None, None]:
+        """Yield outcomes, holding on to none that has been yielded."""
+        values, errors = outcomes.values, outcomes.errors
+        total = len(values)
+        values.reverse()
+        for start in range(0, total, SLICE):
+            count = min(SLICE, total - start)
+            failed = sum(start <= position < start + count for position in errors)
+            if failed:
+                yield from self._yield_with_errors(values, range(start, start + count), errors)
             else:
-                yield from piece
-            self._client.taken(self.group, len(piece))
+                yield from map(list.pop, itertools.repeat(values, count))
+            self._client.taken(self.group, count)
             if self._progress is not None:
-                self._progress.update(len(piece), sum(start <= i < start + len(piece) for i in errors))
+                self._progress.update(count, failed, self._retried)
             self._take_arrivals()
-        acknowledge()
+        with self._turn:
+            outcomes.acknowledge()
+            self._yielding = None
 
     def _yield_with_errors(
-        self, values: list[Any], start: int, errors: dict[int, BaseException]
+        self, values: list[Any], positions: range, errors: dict[int, BaseException]
     ) -> Generator[Any, None, None]:
-        for position, value in enumerate(values, start):
-            error = errors.get(position)
-            if error is None:
-                yield value
-            elif self._errors == "return":
-                yield error
-            else:
-                raise error
+        for position in positions:
+            if position not in errors:
+                yield values.pop()
+                continue
+            values.pop()
+            if self._errors == "raise":
+                raise errors.pop(position)
+            yield errors.pop(position)
 
-    def _next_ready(self) -> tuple[list[Any], dict[int, BaseException], Callable[[], None]] | None:
+    def _wait_ready(self) -> _Outcomes | None:
+        """Return the outcomes that are to be yielded next, or ``None`` at the end."""
+        with self._turn:
+            while True:
+                self._take_arrivals()
+                found = self._next_ready()
+                if found is not None or self._finished:
+                    self._yielding = found
+                    return found
+                self._wait_result()
+
+    def _next_ready(self) -> _Outcomes | None:
         """Return the outcomes that are to be yielded now, if they are here."""
         if self._ordered:
             found = self._ready.pop(self._next, None)
             if found is not None:
-                self._next += len(found[0])
+                self._next += len(found.values)
             return found
         return self._ready.pop(next(iter(self._ready))) if self._ready else None
 
     def _take_arrivals(self) -> None:
-        while True:
-            try:
-                handler, *rest = self._arrivals.get_nowait()
-            except queue.Empty:
-                return
-            handler(*rest)
+        with self._turn:
+            while self._wait_arrival(0):
+                pass
 
     def _wait_arrival(self, timeout: float | None) -> bool:
-        try:
-            handler, *rest = self._arrivals.get(timeout=timeout)
-        except queue.Empty:
-            return False
-        handler(*rest)
-        return True
+        """Handle what arrives next, and wait for it; under ``_turn``, so that things are handled in their order."""
+        with self._turn:
+            try:
+                handler, *rest = self._arrivals.get(timeout=timeout) if timeout != 0 else self._arrivals.get_nowait()
+            except queue.Empty:
+                return False
+            handler(*rest)
+            return True
 
     def _wait_result(self) -> None:
         """Wait for something to arrive, and say what is being waited for if nothing does.
@@ -248,26 +307,41 @@ class _Flow:
 
     def _on_batch(self, batch: Batch, count: int, skip: Collection[int], acknowledge: Callable[[], None]) -> None:
         values, errors = batch.load()
+        if self._draining:
+            acknowledge()
+            acknowledge = _nothing
         if not skip:
-            self._ready[batch.first] = (
-                values,
-                {index - batch.first: error for index, error in errors.items()},
-                acknowledge,
-            )
+            errors = {index - batch.first: error for index, error in errors.items()}
+            self._ready[batch.first] = _Outcomes(values, errors, acknowledge)
             return
+        self._retried += len(skip)
         for position in range(count):  # some run again, so the others come one by one
             index = batch.first + position
             if index not in skip:
                 found = {0: errors[index]} if index in errors else {}
-                self._ready[index] = ([values[position]], found, _nothing)
+                self._ready[index] = _Outcomes([values[position]], found, _nothing)
         acknowledge()
 
     def _on_failure(self, index: int, error: BaseException) -> None:
-        self._ready[index] = ([None], {0: error}, _nothing)
+        self._ready[index] = _Outcomes([None], {0: error}, _nothing)
 
     def _on_finished(self, error: BaseException | None) -> None:
         self._finished = True
         self._aborted = error
+
+    def _on_close_feed(self, error: Exception) -> None:
+        if isinstance(error, Cancelled):
+            self._source_error, self._exhausted = error, True
+        elif not self._ends and not self._exhausted:
+            self._source_error, self._exhausted = error, True
+            self._client.feed(self.group, (), last=True)
+
+    def _on_drain(self) -> None:
+        """Let workers send whatever they have: from now on results are held here."""
+        self._draining = True
+        for outcomes in [*self._ready.values(), *([self._yielding] if self._yielding else ())]:
+            outcomes.acknowledge()
+            outcomes.acknowledge = _nothing
 
     def _on_pull(self, count: int) -> None:
         """Pull and encode up to so many items, and have them run."""

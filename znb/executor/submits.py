@@ -69,6 +69,17 @@ class Stream:
         """Note the end."""
         self.ended = True
 
+    def close_feed(self, *, cancel: bool) -> None:
+        """Cancel futures whose jobs no worker has, if asked to."""
+        for future in list(self.futures.values()) if cancel else ():
+            if not future.running():
+                future.cancel()
+
+    def wait_finished(self) -> None:
+        """Wait for all futures."""
+        for future in list(self.futures.values()):
+            future.wait_done()
+
     def abort(self, error: ZnbError) -> None:
         """Complete all futures with a failure."""
         self.ended = True
@@ -114,8 +125,7 @@ class Submits:
         part = Part(codec.encode([(args, kwargs)]), 1)
         label = getattr(function, "__qualname__", None) or type(function).__qualname__
         with self._lock:
-            if self._refusal:
-                raise RuntimeError(self._refusal)
+            self.check_open()
             stream = self._stream(encoded, label, targets)
             future = Future(self, stream.group, label)
             self._incoming.append((stream, future, part))
@@ -123,6 +133,11 @@ class Submits:
                 self._flushing = True
                 self._reactor.call_soon(self._flush)
         return future
+
+    def check_open(self) -> None:
+        """Raise ``RuntimeError`` if no more jobs are taken."""
+        if self._refusal:
+            raise RuntimeError(self._refusal)
 
     def refuse(self, reason: str) -> None:
         """Take no more jobs, and let those there are run to their end."""
@@ -132,6 +147,17 @@ class Submits:
             self._open.clear()
         for stream in streams:
             self._client.feed(stream.group, (), last=True)
+
+    def shutdown(self, *, cancel: bool) -> None:
+        """Take no more jobs, and ``cancel`` those that no worker has begun, if asked to."""
+        self.refuse("cannot schedule new futures after shutdown")
+        for receiver in self._client.receivers():
+            receiver.close_feed(cancel=cancel)
+
+    def wait_finished(self) -> None:
+        """Wait until every job, of maps too, has ended."""
+        for receiver in self._client.receivers():
+            receiver.wait_finished()
 
     def pending(self) -> list[Future]:
         """Return the futures that are not done."""

@@ -128,9 +128,9 @@ class LocalLauncher:
         except ServiceUnavailable as error:
             raise self._explain(options.name, directory, str(error)) from None
         except CallTimeout:
-            error = CallTimeout(f"starting {n} workers of {options.name!r}", options.timeout)
-            error.add_note(_read_log(directory))
-            raise error from None
+            late = CallTimeout(f"starting {n} workers of {options.name!r}", options.timeout)
+            late.add_note(_read_log(directory))
+            raise late from None
 
     def _greet(self, timeout: float) -> Snapshot:
         snapshot = self._request("hello", timeout)

@@ -6,8 +6,6 @@ import argparse
 import concurrent.futures
 from typing import TYPE_CHECKING, Any
 
-from IPython.core.displayhook import DisplayHook
-
 from znb.cli.commands import Command, Parser
 from znb.cli.values import add_target_option, seconds, variable, variables
 from znb.console import make_sink
@@ -65,8 +63,7 @@ def _remote(session: Session, args: argparse.Namespace) -> Any:
     if args.out is not None:
         session.bind({args.out: value})
         return None
-    silenced = DisplayHook.semicolon_at_end_of_expression(source)  # type: ignore[no-untyped-call]
-    return None if silenced else value
+    return value
 
 
 def _in_background(
@@ -78,15 +75,17 @@ def _in_background(
     future.set_running_or_notify_cancel()
 
     def finish(running: concurrent.futures.Future[Any]) -> None:
-        try:
-            value = running.result()
-            if pull:
+        error = running.exception()  # not by result(), which would add its own frames to the traceback
+        if error is None and pull:
+            try:
                 session.bind(_pulled(workers, pull))
-        except BaseException as error:  # noqa: BLE001 - it belongs to the future
+            except BaseException as failure:  # noqa: BLE001 - it belongs to the future
+                error = failure
+        if error is None:
+            future.set_result(running.result())
+        else:
             sink.write("stderr", f"{options['label']} failed in the background:\n{rendered(error)}\n")
             future.set_exception(error)
-        else:
-            future.set_result(value)
 
     workers.run_nowait(source, sink=sink, **options).add_done_callback(finish)
     return future

@@ -3,7 +3,8 @@
 A job leaves a group's queue in a chunk (``dispatch``), and the chunk leaves the books with its last outcome
 (``release``), or piece by piece as the worker gives jobs back (``give_back``).
 
-Invariants: a chunk is in ``chunks`` exactly while it is in its worker's queue, or neither while it is held;
+Invariants: only ``dispatch`` sends, so that nothing can happen to a worker between a chunk's way into the books and
+its ``Send``; a chunk is in ``chunks`` exactly while it is in its worker's queue, or neither while it is held;
 ``group.chunks`` counts both. Owning thread: whichever drives the ``Scheduler``.
 """
 
@@ -40,7 +41,19 @@ class Placement:
         out: Commands since the last tick.
     """
 
-    __slots__ = ("_located", "_sent", "chunks", "deadlines", "fleet", "holding", "hungry", "out", "stealer", "turns")
+    __slots__ = (
+        "_drained",
+        "_located",
+        "_sent",
+        "chunks",
+        "deadlines",
+        "fleet",
+        "holding",
+        "hungry",
+        "out",
+        "stealer",
+        "turns",
+    )
 
     def __init__(self) -> None:
         self.fleet = Fleet()
@@ -51,6 +64,7 @@ class Placement:
         self.holding: dict[int, Worker] = {}
         self.hungry: dict[int, Group] = {}
         self.out: list[Command] = []
+        self._drained: list[Worker] = []
         self._sent = 0
         self._located: tuple[int, int, list[int], list[Chunk]] = (0, 0, [], [])
 
@@ -60,12 +74,19 @@ class Placement:
         """Hand out jobs while there are some and a worker can take more."""
         turns = self.turns
         pick = self.fleet.pick
+        while self._drained:
+            worker = self._drained.pop()
+            chunk = worker.held
+            if chunk is not None and not worker.queue:
+                worker.held = None
+                del self.holding[worker.number]
+                self._commit(chunk, worker, now)
         while (group := turns.head()) is not None:
-            worker = pick(group.targets)
+            found = pick(group.targets)
             # A third chunk goes out only if it is a full one: else it is better to let a larger one form
             # during the round trip than to send many small ones.
-            if worker is not None and (worker.level != MORE or group.queued >= group.cap):
-                self._assign(group, worker, now)
+            if found is not None and (found.level != MORE or group.queued >= group.cap):
+                self._assign(group, found, now)
             elif group.targets is not None:
                 turns.park()
             else:
@@ -137,9 +158,7 @@ class Placement:
             worker.overrun = False
             worker.deadline = inf
             if worker.held is not None:
-                chunk, worker.held = worker.held, None
-                del self.holding[worker.number]
-                self._commit(chunk, worker, now)
+                self._drained.append(worker)
                 return
         self.opened(worker)
 

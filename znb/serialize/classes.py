@@ -23,7 +23,7 @@ _NEVER = frozenset({"__dict__", "__weakref__", "_abc_impl", "__abstractmethods__
 
 #: Attributes that the skeleton needs: ``__slots__`` decides its layout, and ``typing`` looks at the others when a
 #: subclass is made or subscripted.
-_EARLY = ("__slots__", "__orig_bases__", "__parameters__", "_is_protocol")
+_EARLY = ("__slots__", "__orig_bases__", "__parameters__", "_is_protocol", "_fields_", "_pack_", "_anonymous_")
 
 
 #: Name, constructor arguments of the data type or ``None``, and attributes of an enumeration's member.
@@ -31,9 +31,9 @@ _Member = tuple[str, tuple[Any, ...] | None, dict[str, Any]]
 
 
 class Skeleton(NamedTuple):
-    """What a class is made of before it has attributes."""
+    """What a class is made of before it has attributes; no metaclass stands for that of its bases."""
 
-    metaclass: type
+    metaclass: type | None
     name: str
     qualname: str
     module: bytes | None
@@ -59,12 +59,17 @@ def describe(cls: type, is_usable: Any) -> tuple[tuple[Any, ...], Steps]:
     module = attributes.get("__module__")
     early = {name: attributes[name] for name in _EARLY if name in attributes}
     skeleton = Skeleton(
-        type(cls), cls.__name__, cls.__qualname__, module.encode() if isinstance(module, str) else None, cls.__bases__, early
+        _metaclass(cls),
+        cls.__name__,
+        cls.__qualname__,
+        module.encode() if isinstance(module, str) else None,
+        cls.__bases__,
+        early,
     )
     ready: dict[str, Any] = {}
     later: list[tuple[Any, ...]] = []
     for name, value in attributes.items():
-        if name in _NEVER or _is_own_descriptor(cls, value):
+        if name in _NEVER or name in early or _is_own_descriptor(cls, value):
             continue
         kind = type(value)
         if is_usable(value) or kind in {property, staticmethod, classmethod}:
@@ -86,9 +91,17 @@ def describe(cls: type, is_usable: Any) -> tuple[tuple[Any, ...], Steps]:
     return tuple(skeleton), Steps(usable, later)
 
 
+def _metaclass(cls: type) -> type | None:
+    """Return the metaclass, or ``None`` if it is that of a base and no module holds it (``ctypes.Structure``'s)."""
+    kind = type(cls)
+    found = vars(sys.modules.get(kind.__module__, types)).get(kind.__name__)
+    is_inherited = any(type(base) is kind and base.__module__ != cls.__module__ for base in cls.__mro__[1:])
+    return None if is_inherited and found is not kind else kind
+
+
 def _is_own_descriptor(cls: type, value: Any) -> bool:
     kinds = (types.MemberDescriptorType, types.GetSetDescriptorType)
-    return isinstance(value, kinds) and value.__objclass__ is cls
+    return (isinstance(value, kinds) and value.__objclass__ is cls) or type(value).__module__ == "_ctypes"
 
 
 def _registered(cls: type) -> list[type]:
@@ -103,8 +116,9 @@ def _describe_members(cls: enum.EnumMeta) -> list[_Member]:
     """Return name, constructor arguments of the data type, and attributes of each member."""
     data_type = vars(cls).get("_member_type_", object)
     described = []
-    for name in vars(cls)["_member_names_"]:
-        member = vars(cls)["_member_map_"][name]
+    for name, member in vars(cls)["_member_map_"].items():
+        if name != member._name_:  # an alias
+            continue
         arguments = None
         if data_type is not object:
             arguments = _data_arguments(data_type, member)
@@ -117,7 +131,7 @@ def _data_arguments(data_type: type, member: Any) -> tuple[Any, ...] | None:
     getter = getattr(data_type, "__getnewargs__", None)
     if getter is not None:
         return tuple(getter(member))
-    reduced = data_type.__reduce_ex__(member, 2)
+    reduced: Any = data_type.__reduce_ex__(member, 2)  # type: ignore[call-arg]
     if reduced[0] is data_type or reduced[0] is type(member):
         return tuple(reduced[1])
     return None
@@ -134,14 +148,15 @@ def make(skeleton: Skeleton, *, is_ours: Any) -> type:
     space["__qualname__"] = skeleton.qualname
     if skeleton.module is not None:
         space["__module__"] = skeleton.module.decode()
+    metaclass = skeleton.metaclass or next(type(base) for base in skeleton.bases if type(base) is not type)
     with _QuietSubclassing(skeleton.bases, is_ours):
         try:
-            cls: type = type.__new__(skeleton.metaclass, skeleton.name, skeleton.bases, space)
+            cls: type = type.__new__(metaclass, skeleton.name, skeleton.bases, space)
         except TypeError:
             if "is not safe" not in str(sys.exception()):
                 raise
             # A metaclass with a layout of its own, such as that of ctypes.Structure, has to do it itself.
-            cls = skeleton.metaclass(skeleton.name, skeleton.bases, space)
+            cls = metaclass(skeleton.name, skeleton.bases, space)
     if isinstance(cls, abc.ABCMeta):
         abc._abc_init(cls)  # type: ignore[attr-defined]
     return cls
@@ -190,7 +205,10 @@ def update(cls: type, attributes: dict[str, Any]) -> None:
     """Set attributes past whatever the metaclass thinks of that."""
     line = attributes.pop("__firstlineno__", None)
     for name, value in attributes.items():
-        type.__setattr__(cls, name, value)
+        try:
+            type.__setattr__(cls, name, value)
+        except TypeError:  # not allowed past a metaclass with a layout of its own
+            setattr(cls, name, value)
     if line is not None:  # Python 3.13 deletes it when other attributes are set
         type.__setattr__(cls, "__firstlineno__", line)
 

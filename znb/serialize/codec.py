@@ -24,7 +24,7 @@ from znb.serialize.codes import Codes
 from znb.serialize.diagnose import explain
 from znb.serialize.loading import Session, Unpickler
 from znb.serialize.names import Importables
-from znb.serialize.pickling import BasePickler, Chunks, seal
+from znb.serialize.pickling import PROTOCOL, BasePickler, Chunks, seal
 from znb.serialize.records import (
     KEY_BYTES,
     Definition,
@@ -82,10 +82,9 @@ class CodecStats:
 class _PayloadPickler(BasePickler):
     """Writes an object, referring to definitions by the order in which they were met."""
 
-    def __init__(self, chunks: Chunks, codec: Codec) -> None:
-        super().__init__(chunks, codec.names)
-        self.codec = codec
-        self.entries: list[Entry] = []
+    __slots__ = ("codec", "entries")
+    codec: Codec
+    entries: list[Entry]
 
     def reduce_definition(self, obj: Any) -> Any:
         """Refer to a function or class by its row."""
@@ -205,7 +204,8 @@ class Codec:
     def attempt(self, obj: Any) -> Payload:
         """Encode; raise whatever the pickler raised if that fails."""
         chunks = Chunks()
-        pickler = _PayloadPickler(chunks, self)
+        pickler = _PayloadPickler(chunks, PROTOCOL, buffer_callback=chunks.take)
+        pickler.names, pickler.codec, pickler.entries = self.names, self, []
         pickler.dump(obj)
         body, buffers = seal(chunks)
         if _BY_NAME in body:
@@ -255,9 +255,7 @@ class Codec:
                 tokens[token] = entry
             return entry
 
-    def _with_definitions(
-        self, body: bytes, buffers: tuple[memoryview | bytes, ...], direct: list[Entry]
-    ) -> Payload:
+    def _with_definitions(self, body: bytes, buffers: tuple[memoryview | bytes, ...], direct: list[Entry]) -> Payload:
         ordered = self._refreshed(direct)
         first = {id(entry) for entry in direct}
         rows = [(entry.token, entry.key) for entry in direct]
@@ -345,7 +343,7 @@ def _refuse_names(body: bytes) -> None:
         if name == "MEMOIZE":
             memo.append(recent[-1])
         elif name in {"BINGET", "LONG_BINGET"}:
-            recent = [recent[-1], memo[argument]]
+            recent = [recent[-1], memo[int(argument or 0)]]
         elif name == "STACK_GLOBAL":
             if recent[0] == "__main__":
                 message = f"it is pickled as the name {recent[1]!r} in the main module, which differs between processes"

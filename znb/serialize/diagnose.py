@@ -29,6 +29,9 @@ _PATIENCE = 2.0
 #: Deepest path that is followed; longer ones say no more.
 _DEPTH = 60
 
+#: Flag of types that are made at run time.
+_HEAP_TYPE = 1 << 9
+
 #: Most characters of a key that are shown in a path.
 _KEY_WIDTH = 40
 
@@ -105,7 +108,7 @@ class _Search:
         return obj, path
 
     def _failing(self, parts: Iterator[tuple[str, Any]]) -> tuple[str, Any] | None:
-        """Return the first part that fails, found by halving, as one pickle of many parts costs little more than one."""
+        """Return the first part that fails, found by halving: one pickle of many parts costs little more than one."""
         try:
             while batch := list(islice(parts, 4096)):
                 batch = [part for part in batch if id(part[1]) not in self._seen]
@@ -114,7 +117,7 @@ class _Search:
                         half = batch[: len(batch) // 2]
                         batch = half if self._fails([value for _, value in half]) else batch[len(half) :]
                     return batch[0] if self._fails(batch[0][1]) else None
-        except TimeoutError:
+        except Exception:  # noqa: BLE001 out of patience, or the object's own code fails when it is looked at
             return None
         return None
 
@@ -136,10 +139,10 @@ def _labelled(obj: Any, labels: Sequence[str]) -> Iterator[tuple[str, Any]]:
 
 def _parts(obj: Any, codec: _Codec) -> Iterator[tuple[str, Any]]:
     """Yield the parts of an object with how to get at them."""
-    kind = type(obj)
-    if isinstance(obj, types.FunctionType):
+    kind = type(obj)  # not isinstance: mocks say of themselves that they are classes
+    if kind is types.FunctionType:
         yield from _function_parts(obj, codec)
-    elif isinstance(obj, type):
+    elif issubclass(kind, type):
         yield from _class_parts(obj)
     elif kind is dict:
         for key, value in obj.items():
@@ -147,26 +150,25 @@ def _parts(obj: Any, codec: _Codec) -> Iterator[tuple[str, Any]]:
         for key in obj:
             yield f" key {_short(key)}", key
     elif kind in {list, tuple}:
-        for index, value in enumerate(obj):
-            yield f"[{index}]", value
+        yield from ((f"[{index}]", value) for index, value in enumerate(obj))
     elif kind in {set, frozenset}:
-        for value in obj:
-            yield f" item {_short(value)}", value
-    elif isinstance(obj, types.MethodType):
-        yield ".__self__", obj.__self__
-        yield ".__func__", obj.__func__
-    elif isinstance(obj, functools.partial):
-        yield ".func", obj.func
-        yield ".args", obj.args
-        yield ".keywords", obj.keywords
-    elif isinstance(obj, staticmethod | classmethod):
-        yield ".__func__", obj.__func__
-    elif isinstance(obj, property):
-        yield from ((f".{name}", getattr(obj, name)) for name in ("fget", "fset", "fdel"))
+        yield from ((f" item {_short(value)}", value) for value in obj)
+    elif kind in _HOLDERS:
+        yield from ((f".{name}", getattr(obj, name)) for name in _HOLDERS[kind])
     elif hasattr(obj, "__wrapped__") and not isinstance(obj, types.ModuleType):
         yield ".__wrapped__", obj.__wrapped__
     else:
         yield from _instance_parts(obj)
+
+
+#: Builtin types that hold others in attributes.
+_HOLDERS: dict[type, tuple[str, ...]] = {
+    types.MethodType: ("__self__", "__func__"),
+    functools.partial: ("func", "args", "keywords"),
+    staticmethod: ("__func__",),
+    classmethod: ("__func__",),
+    property: ("fget", "fset", "fdel"),
+}
 
 
 def _function_parts(function: types.FunctionType, codec: _Codec) -> Iterator[tuple[str, Any]]:
@@ -188,6 +190,8 @@ def _function_parts(function: types.FunctionType, codec: _Codec) -> Iterator[tup
 
 
 def _class_parts(cls: type) -> Iterator[tuple[str, Any]]:
+    if not cls.__flags__ & _HEAP_TYPE:
+        return
     for base in cls.__bases__:
         yield f"base of class {cls.__qualname__}", base
     yield f"metaclass of class {cls.__qualname__}", type(cls)
@@ -233,11 +237,11 @@ def _short(key: Any) -> str:
 
 
 def _title(obj: Any) -> str:
-    if isinstance(obj, types.FunctionType):
-        return f"function {obj.__qualname__}"
-    if isinstance(obj, type):
-        return f"class {obj.__qualname__}"
     kind = type(obj)
+    if kind is types.FunctionType:
+        return f"function {obj.__qualname__}"
+    if issubclass(kind, type):
+        return f"class {obj.__qualname__}"
     name = kind.__qualname__
     if kind.__module__ not in {"builtins", "__main__"}:
         name = f"{kind.__module__.lstrip('_')}.{name}"

@@ -154,9 +154,7 @@ class _Loader:
         return module
 
 
-def _fill(
-    function: types.FunctionType, state: dict[str, Any], space: dict[str, Any], bindings: dict[str, Any]
-) -> None:
+def _fill(function: types.FunctionType, state: dict[str, Any], space: dict[str, Any], bindings: dict[str, Any]) -> None:
     """Finish a function."""
     module = state.pop("__module__")
     function.__module__ = module.decode() if isinstance(module, bytes) else module
@@ -167,7 +165,7 @@ def _fill(
 
 
 class _ClassLoader(_Loader):
-    """Reads the definition of a class."""
+    """Reads the definition of a class (or of a type variable, which has no second stage)."""
 
     def __init__(self, session: Session, definition: Definition, token: bytes, existing: type | None) -> None:
         super().__init__(session, definition)
@@ -180,7 +178,11 @@ class _ClassLoader(_Loader):
         if self._stage:
             return
         self._stage = 1
-        skeleton = classes.Skeleton(*self.read())
+        made = self.read()
+        if not isinstance(made, tuple):  # a type variable
+            self.root = made if self._existing is None else self._existing
+            return
+        skeleton = classes.Skeleton(*made)
         self.names |= skeleton.early.keys()
         if self._existing is not None:
             self.root = self._existing
@@ -194,7 +196,7 @@ class _ClassLoader(_Loader):
         if self._stage == 1:
             self._stage = 2
             self.finish()
-            if self._existing is not None:
+            if isinstance(self._existing, type):
                 classes.retire(self.root, self.names)
 
 

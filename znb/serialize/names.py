@@ -8,15 +8,23 @@ from __future__ import annotations
 
 import sys
 import types
+import typing
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Collection
 
-__all__ = ["MAIN_MODULES", "Importables"]
+__all__ = ["MAIN_MODULES", "VARIABLES", "Importables"]
 
 #: Names of the module that the interpreter itself runs; every process has its own.
 MAIN_MODULES = frozenset({"__main__", "__mp_main__"})
+
+#: Kinds of type variables: told by identity, so they are definitions as classes are.
+VARIABLES: tuple[type, ...] = tuple(
+    kind
+    for name in ("TypeVar", "ParamSpec", "TypeVarTuple", "NewType")
+    if (kind := getattr(typing, name, None)) is not None
+)
 
 
 class Importables:
@@ -49,7 +57,7 @@ class Importables:
     def reaches(self, obj: object) -> bool:
         """Whether importing a function's or class's module and looking up its name gives this very object."""
         name = getattr(obj, "__module__", None)
-        path = getattr(obj, "__qualname__", None)
+        path = getattr(obj, "__name__" if type(obj) in VARIABLES else "__qualname__", None)
         if not isinstance(name, str) or not isinstance(path, str):
             return False
         return self.finds(name, path, obj)

@@ -17,9 +17,10 @@ from __future__ import annotations
 import pickle
 import struct
 import types
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from znb.serialize import reducers, revive
+from znb.serialize.names import VARIABLES
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -101,17 +102,22 @@ def _open_header(written: Any, kind: type, length: int) -> bytes | None:
 class BasePickler(pickle.Pickler):
     """The C pickler with hooks for functions, classes and odd builtin types.
 
-    Args:
-        chunks: Where to write.
+    It has no constructor of its own, which would cost a third of a small ``encode``: give it the C pickler's
+    arguments, then set its attributes.
+
+    Attributes:
         names: What goes by reference.
     """
 
-    #: Reducers by exact type; subclasses extend it.
-    table: dict[type, Callable[[Any, Any], Any]] = reducers.TABLE
+    __slots__ = ("names",)
 
-    def __init__(self, chunks: Chunks, names: Importables) -> None:
-        super().__init__(chunks, PROTOCOL, buffer_callback=chunks.take)
-        self.names = names
+    #: Reducers by exact type; subclasses extend it.
+    table: ClassVar[dict[type, Callable[[Any, Any], Any]]] = {
+        **reducers.TABLE,
+        type: lambda pickler, obj: pickler.reduce_class(obj),
+        **dict.fromkeys((types.FunctionType, *VARIABLES), lambda pickler, obj: pickler.reduce_named(obj)),
+    }
+    names: Importables
 
     def reducer_override(self, obj: Any) -> Any:
         """Decide how one object is pickled; called by the C pickler."""
@@ -139,14 +145,14 @@ class BasePickler(pickle.Pickler):
         message = f"type {cls.__qualname__!r} is built in and no module holds it under that name"
         raise pickle.PicklingError(message)
 
-    def reduce_function(self, function: types.FunctionType) -> Any:
-        """By reference where peers can import it, else as a definition."""
-        if self.names.reaches(function):
+    def reduce_named(self, obj: Any) -> Any:
+        """By reference where peers can import a function or type variable, else as a definition."""
+        if self.names.reaches(obj):
             return NotImplemented
-        return self.reduce_definition(function)
+        return self.reduce_definition(obj)
 
     def reduce_definition(self, obj: Any) -> Any:
-        """Refer to a function or class that peers cannot import."""
+        """Refer to a function, class or type variable that peers cannot import."""
         raise NotImplementedError
 
 
@@ -156,10 +162,3 @@ _NAMELESS: dict[type, str] = {
     for name, value in vars(types).items()
     if type(value) is type and value.__module__ == "builtins" and name != value.__qualname__
 }
-
-TABLE: dict[type, Callable[[Any, Any], Any]] = {
-    **reducers.TABLE,
-    type: lambda pickler, obj: pickler.reduce_class(obj),
-    types.FunctionType: lambda pickler, obj: pickler.reduce_function(obj),
-}
-BasePickler.table = TABLE

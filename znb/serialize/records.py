@@ -1,11 +1,11 @@
-"""The records of serialisation: payloads, definitions, and what a codec remembers of a function or class.
+r"""The records of serialisation: payloads, definitions, and what a codec remembers of a function or class.
 
 A body that refers to definitions is a protocol 5 pickle with a prefix, itself made of pickle opcodes, that names
 them, so that a receiver knows what it lacks before anything runs::
 
-    c znb.serialize.stream\\n require\\n      GLOBAL
+    c znb.serialize.stream\n require\n      GLOBAL
     B <length, 4 bytes little endian> <rows>   BINBYTES; a row is token (16 bytes) and key (16 bytes)
-    \\x85 R 0                                   TUPLE1, REDUCE, POP
+    \x85 R 0                                   TUPLE1, REDUCE, POP
     ...                                        the pickle of the object; it names rows by their index
 
 A *token* is the identity of one function or class object in the process that defined it; a *key* is a digest of its

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from znb.serialize.names import Importables
 
-__all__ = ["TABLE", "ModuleName", "exception", "property_subclass"]
+__all__ = ["TABLE", "ModuleName", "exception", "property_subclass", "type_variable"]
 
 Reduced = Any
 
@@ -45,7 +45,7 @@ class ModuleName:
         self.name = name
 
 
-def _module_name(pickler: _Pickler, obj: ModuleName) -> Reduced:
+def _module_name(_pickler: _Pickler, obj: ModuleName) -> Reduced:
     return importlib.import_module, (obj.name,)
 
 
@@ -58,18 +58,18 @@ def module(pickler: _Pickler, obj: types.ModuleType) -> Reduced:
     return types.ModuleType, (obj.__name__, obj.__doc__), state
 
 
-def _cell(pickler: _Pickler, obj: types.CellType) -> Reduced:
+def _cell(_pickler: _Pickler, obj: types.CellType) -> Reduced:
     try:
         return revive.cell, (obj.cell_contents,)
     except ValueError:
         return revive.cell, ()
 
 
-def _code(pickler: _Pickler, obj: types.CodeType) -> Reduced:
+def _code(_pickler: _Pickler, obj: types.CodeType) -> Reduced:
     return revive.code, (sys.version_info[:2], CodeFacts(obj).data)
 
 
-def _method(pickler: _Pickler, obj: types.MethodType) -> Reduced:
+def _method(_pickler: _Pickler, obj: types.MethodType) -> Reduced:
     """A bound method is looked up by name at the other end, unless that would find something else."""
     owner, name = obj.__self__, obj.__name__
     if name == "get_ipython" and _is_shell(owner):
@@ -84,12 +84,12 @@ def _is_shell(obj: object) -> bool:
     return any(base.__module__ == "IPython.core.interactiveshell" for base in type(obj).__mro__)
 
 
-def _memoryview(pickler: _Pickler, obj: memoryview) -> Reduced:
+def _memoryview(_pickler: _Pickler, obj: memoryview) -> Reduced:
     data: Any = pickle.PickleBuffer(obj) if obj.c_contiguous else obj.tobytes()
     return revive.shaped_view, (data, obj.format, obj.shape)
 
 
-def _property(pickler: _Pickler, obj: property) -> Reduced:
+def _property(_pickler: _Pickler, obj: property) -> Reduced:
     return type(obj), (obj.fget, obj.fset, obj.fdel, obj.__doc__)
 
 
@@ -98,15 +98,15 @@ def property_subclass(obj: property) -> Reduced:
     return type(obj), (obj.fget, obj.fset, obj.fdel, obj.__doc__), getattr(obj, "__dict__", None) or None
 
 
-def _method_holder(pickler: _Pickler, obj: staticmethod[..., Any] | classmethod[Any, ..., Any]) -> Reduced:
+def _method_holder(_pickler: _Pickler, obj: staticmethod[..., Any] | classmethod[Any, ..., Any]) -> Reduced:
     return type(obj), (obj.__func__,)
 
 
-def _mapping_proxy(pickler: _Pickler, obj: types.MappingProxyType[Any, Any]) -> Reduced:
+def _mapping_proxy(_pickler: _Pickler, obj: types.MappingProxyType[Any, Any]) -> Reduced:
     return types.MappingProxyType, (dict(obj),)
 
 
-def _cached_property(pickler: _Pickler, obj: functools.cached_property[Any]) -> Reduced:
+def _cached_property(_pickler: _Pickler, obj: functools.cached_property[Any]) -> Reduced:
     return revive.cached_property, (obj.func, obj.attrname)
 
 
@@ -119,23 +119,21 @@ def _lru_wrapper(pickler: _Pickler, obj: Any) -> Reduced:
     return revive.lru_wrapper, (obj.__wrapped__, options["maxsize"], options["typed"]), state
 
 
-def _partial(pickler: _Pickler, obj: functools.partial[Any]) -> Reduced:
+def _partial(_pickler: _Pickler, obj: functools.partial[Any]) -> Reduced:
     return revive.partial, (functools.partial,), (obj.func, obj.args, obj.keywords, vars(obj) or None)
 
 
-def _weak_mapping(pickler: _Pickler, obj: Any) -> Reduced:
+def _weak_mapping(_pickler: _Pickler, obj: Any) -> Reduced:
     return type(obj), (dict(obj),)
 
 
-def _weak_set(pickler: _Pickler, obj: weakref.WeakSet[Any]) -> Reduced:
+def _weak_set(_pickler: _Pickler, obj: weakref.WeakSet[Any]) -> Reduced:
     return weakref.WeakSet, (list(obj),)
 
 
-def _type_variable(pickler: _Pickler, obj: Any) -> Reduced:
-    """By name if that finds it; else a new variable of the same name and options."""
+def type_variable(obj: Any) -> Reduced:
+    """Make a variable of the same name and options."""
     module = obj.__module__ if isinstance(obj.__module__, str) else "__main__"
-    if pickler.names.finds(module, obj.__name__, obj):
-        return NotImplemented
     kind = type(obj).__name__
     arguments: tuple[Any, ...] = ()
     options: dict[str, Any] = {}
@@ -148,7 +146,7 @@ def _type_variable(pickler: _Pickler, obj: Any) -> Reduced:
             options = {"bound": obj.__bound__, "infer_variance": True}
     if getattr(obj, "has_default", None) is not None and obj.has_default():
         options["default"] = obj.__default__
-    return revive.type_variable, (kind, obj.__name__, arguments, options, module)
+    return revive.type_variable, (kind, obj.__name__, arguments, options, module.encode())
 
 
 def _type_alias(pickler: _Pickler, obj: Any) -> Reduced:
@@ -161,7 +159,7 @@ def _dataclass_mark(name: str) -> Callable[[_Pickler, Any], Reduced]:
     return lambda _pickler, _obj: (revive.attribute, ("dataclasses", name))
 
 
-def _dataclass_field_kind(pickler: _Pickler, obj: Any) -> Reduced:
+def _dataclass_field_kind(_pickler: _Pickler, obj: Any) -> Reduced:
     return revive.attribute, ("dataclasses", obj.name)
 
 
@@ -170,11 +168,11 @@ class _Recipe:
 
     reduced: Reduced = NotImplemented
 
-    def save_reduce(self, *reduced: Any, obj: Any = None) -> None:
+    def save_reduce(self, *reduced: Any, **_named: Any) -> None:
         self.reduced = reduced
 
 
-def _by_dill(pickler: _Pickler, obj: Any) -> Reduced:
+def _by_dill(_pickler: _Pickler, obj: Any) -> Reduced:
     import dill  # noqa: PLC0415 73 ms that only the rarest objects need
 
     save = dill.Pickler.dispatch.get(type(obj))
@@ -214,14 +212,10 @@ def _dataclass_marks() -> dict[type, Callable[[Any, Any], Reduced]]:
     return table
 
 
-def _typing_names() -> dict[type, Callable[[Any, Any], Reduced]]:
-    """Things that pickle themselves as a name in their module."""
-    kinds = [getattr(typing, name, None) for name in ("TypeVar", "ParamSpec", "TypeVarTuple", "NewType")]
-    table: dict[type, Callable[[Any, Any], Reduced]] = {kind: _type_variable for kind in kinds if kind is not None}
+def _type_aliases() -> dict[type, Callable[[Any, Any], Reduced]]:
+    """What pickles itself as a name in its module."""
     alias = getattr(typing, "TypeAliasType", None)
-    if alias is not None:
-        table[alias] = _type_alias
-    return table
+    return {} if alias is None else {alias: _type_alias}
 
 
 _BY_DILL: tuple[type, ...] = (
@@ -238,7 +232,7 @@ _BY_DILL: tuple[type, ...] = (
 TABLE: dict[type, Callable[[Any, Any], Reduced]] = {
     **dict.fromkeys(_BY_DILL, _by_dill),
     **_dataclass_marks(),
-    **_typing_names(),
+    **_type_aliases(),
     ModuleName: _module_name,
     types.ModuleType: module,
     types.CellType: _cell,

@@ -100,10 +100,10 @@ def shaped_view(buffer: Any, form: str, shape: tuple[int, ...]) -> memoryview:
     return view.cast("B").cast(form, shape)  # type: ignore[call-overload, no-any-return]
 
 
-def type_variable(kind: str, name: str, arguments: tuple[Any, ...], options: dict[str, Any], module: str) -> Any:
+def type_variable(kind: str, name: str, arguments: tuple[Any, ...], options: dict[str, Any], module: bytes) -> Any:
     """Make a ``TypeVar``, ``ParamSpec``, ``TypeVarTuple`` or ``NewType``."""
     made = getattr(typing, kind)(name, *arguments, **options)
-    made.__module__ = module
+    made.__module__ = module.decode()
     return made
 
 

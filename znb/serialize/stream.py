@@ -53,12 +53,12 @@ def _unbound(name: str) -> NoReturn:
     raise RuntimeError(message)
 
 
-def require(rows: bytes) -> NoReturn:
+def require(_rows: bytes) -> NoReturn:
     """Name the definitions of the body that follows."""
     _unbound("a body with definitions")
 
 
-def reference(index: int) -> NoReturn:
+def reference(_index: int) -> NoReturn:
     """Return a definition's object, by its row in the prefix or in the header."""
     _unbound("a reference")
 
@@ -68,12 +68,12 @@ def itself() -> NoReturn:
     _unbound("a class")
 
 
-def member(name: str) -> NoReturn:
+def member(_name: str) -> NoReturn:
     """Return a member of the enumeration whose definition is being read."""
     _unbound("a member")
 
 
-def function(data: bytes, space: Any, cells: Any, name: str, qualname: str) -> NoReturn:
+def function(_data: bytes, _space: Any, _cells: Any, _name: str, _qualname: str) -> NoReturn:
     """Make a function without its defaults and attributes."""
     _unbound("a function")
 
@@ -83,11 +83,11 @@ def cell() -> NoReturn:
     _unbound("a cell")
 
 
-def namespace(name: bytes, imported: bool, package: str | None) -> NoReturn:  # noqa: FBT001 positional in pickles
+def namespace(_name: bytes, _imported: bool, _package: str | None) -> NoReturn:  # noqa: FBT001 positional in pickles
     """Return the globals of an importable module, or new ones for notebook functions to share."""
     _unbound("a namespace")
 
 
-def module(space: Any, doc: str | None) -> NoReturn:
+def module(_space: Any, _doc: str | None) -> NoReturn:
     """Return the module object of a namespace."""
     _unbound("a module")

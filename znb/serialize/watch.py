@@ -12,11 +12,15 @@ reachable from the codec and would keep it alive for ever.
 from __future__ import annotations
 
 import abc
+import dataclasses
 import functools
 import types
 import weakref
+from functools import partial
 from operator import is_, itemgetter
 from typing import TYPE_CHECKING, Any, Protocol
+
+from znb.serialize.names import VARIABLES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -48,6 +52,7 @@ _PLAIN_TYPES: frozenset[type] = frozenset(
         type(Ellipsis),
         type(NotImplemented),
         types.CodeType,
+        *(type(getattr(dataclasses, name)) for name in ("MISSING", "KW_ONLY", "_HAS_DEFAULT_FACTORY")),
     }
 )
 
@@ -76,7 +81,7 @@ _SETTLED = frozenset(
 
 _EMPTY_CELL = "<empty cell>"
 _LruWrapper = type(functools.lru_cache(maxsize=1)(lambda: None))
-_Weak = (types.FunctionType, _LruWrapper)
+_WEAK = frozenset({types.FunctionType, _LruWrapper, *VARIABLES})
 
 
 class Unchanged(Protocol):
@@ -97,7 +102,8 @@ class Watch:
 
     __slots__ = ("_owner", "_read", "_shallow", "_template", "_weak", "volatile")
 
-    def __init__(self, owner: Any, read: Callable[[Any], list[Any]], values: list[Any], names: Importables) -> None:
+    def __init__(self, owner: Any, read: Callable[[Any], list[Any]], names: Importables) -> None:
+        values = read(owner)
         self._owner = weakref.ref(owner)
         self._read = read
         self._template: list[Any] = list(values)
@@ -109,7 +115,7 @@ class Watch:
             if is_plain(value, names):
                 continue
             self._template[index] = None
-            if kind in _Weak or issubclass(kind, type):
+            if kind in _WEAK or issubclass(kind, type):
                 self._weak.append((index, weakref.ref(value)))
             elif kind in {list, dict, set} and len(value) <= _SHALLOW_ITEMS and is_plain(items_of(value), names):
                 self._shallow.append((index, kind, list(items_of(value))))
@@ -136,7 +142,7 @@ class Watch:
                 expected[index] = reference()
             for index, kind, items in self._shallow:
                 value = current[index]
-                if type(value) is not kind or len(value) > _SHALLOW_ITEMS:
+                if type(value) is not kind:
                     return False
                 now = items_of(value)
                 if len(now) != len(items) or not all(map(is_, now, items)):
@@ -187,15 +193,19 @@ class Pristine:
 def _binding(value: Any, names: Importables) -> Callable[[Any], bool]:
     """Return a test for being this very value, which does not keep anything but plain values alive."""
     if is_plain(value, names):
-        return lambda now: now is value
+        return partial(is_, value)
     try:
-        reference = weakref.ref(value)
+        return partial(_refers, weakref.ref(value))
     except TypeError:  # list, dict, set, tuple
-        address = id(value)
-        del value
-        return lambda now: id(now) == address
-    del value
-    return lambda now: now is reference()
+        return partial(_is_at, id(value))
+
+
+def _refers(reference: weakref.ref[Any], now: Any) -> bool:
+    return reference() is now
+
+
+def _is_at(address: int, now: Any) -> bool:
+    return id(now) == address
 
 
 class _Always:
@@ -229,7 +239,7 @@ def is_plain(value: Any, names: Importables) -> bool:
         return value.__self__ is None or isinstance(value.__self__, types.ModuleType | type)
     if issubclass(kind, types.ModuleType):
         return names.module(value)
-    if kind is types.FunctionType or issubclass(kind, type):
+    if kind is types.FunctionType or kind in VARIABLES or issubclass(kind, type):
         return names.reaches(value)
     return False
 
@@ -265,7 +275,7 @@ def watch_function(function: types.FunctionType, reached: tuple[str, ...], names
             raise KeyError(absent)
         return values
 
-    return Watch(function, read, read(function), names)
+    return Watch(function, read, names)
 
 
 def cell_contents(cell: types.CellType) -> Any:
@@ -278,11 +288,11 @@ def cell_contents(cell: types.CellType) -> Any:
 
 def watch_class(cls: type, names: Importables) -> Watch:
     """Return a watch on a class's own attributes (its bases have their own)."""
-    return Watch(cls, _read_class, _read_class(cls), names)
+    return Watch(cls, _read_class, names)
 
 
 def _read_class(cls: type) -> list[Any]:
-    values: list[Any] = [cls.__bases__]
+    values: list[Any] = [*cls.__bases__]
     if isinstance(cls, abc.ABCMeta):
         values.append(abc.get_cache_token())  # changes when a virtual subclass is registered anywhere
     for name, value in cls.__dict__.items():

@@ -16,11 +16,12 @@ import sys
 import types
 import weakref
 from collections import deque
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
 
 from znb.serialize import reducers, stream
 from znb.serialize.classes import describe
-from znb.serialize.pickling import PROTOCOL, TABLE, BasePickler, Chunks, seal
+from znb.serialize.names import VARIABLES
+from znb.serialize.pickling import PROTOCOL, BasePickler, Chunks, seal
 from znb.serialize.records import KEY_BYTES, Definition, Entry, Frame
 from znb.serialize.watch import Watches, cell_contents, is_plain, watch_class, watch_function
 
@@ -42,7 +43,7 @@ class Header(NamedTuple):
     Attributes:
         version: Minor version of Python that made its bytecode.
         name: Qualified name of the function or class, for messages.
-        token: Identity of the class; empty for a function, whose contents are all of it.
+        token: Identity of the class or type variable; empty for a function, whose contents are all of it.
         needs: Tokens of the classes that it refers to, by the index in ``stream.reference``.
         functions: Tokens of the functions in it, in the order of their making.
         sources: Texts of cells, by their file names.
@@ -87,11 +88,19 @@ def _reduce_namespace(_pickler: Any, obj: _Namespace) -> Any:
 class _Writer(BasePickler):
     """Writes the body of one definition."""
 
+    table: ClassVar[dict[type, Callable[[Any, Any], Any]]] = {
+        **BasePickler.table,
+        types.CellType: lambda pickler, obj: pickler.reduce_cell(obj),
+        types.ModuleType: lambda pickler, obj: pickler.reduce_module(obj),
+        _Namespace: _reduce_namespace,
+    }
+
     def __init__(self, chunks: Chunks, registry: Registry, root: Any) -> None:
-        super().__init__(chunks, registry.names)
+        super().__init__(chunks, PROTOCOL, buffer_callback=chunks.take)
+        self.names = registry.names
         self.registry = registry
         self.root = root
-        self.needs: dict[int, tuple[int, Entry, type]] = {}
+        self.needs: dict[int, tuple[int, Entry, Any]] = {}
         self.functions: list[bytes] = []
         self.watches: list[Any] = []
         self.filenames: dict[str, None] = {}
@@ -110,7 +119,7 @@ class _Writer(BasePickler):
             self._usable.extend(steps.usable)
             self._instances.extend(steps.instances)
         else:
-            self.dump(self.root)
+            self.dump(self.root)  # a function or type variable
         queues = (self._usable, self._containers, self._instances)
         while queue := next(filter(None, queues), None):
             self.dump(queue.popleft())
@@ -118,24 +127,25 @@ class _Writer(BasePickler):
 
     def reducer_override(self, obj: Any) -> Any:
         """As in any pickler, with members of the enumeration being written by name."""
-        if type(obj) is self.root:
+        kind = type(obj)
+        if kind is self.root:
             name = getattr(obj, "_name_", None)
             if isinstance(name, str) and getattr(self.root, "_member_map_", {}).get(name) is obj:
                 return stream.member, (name,)
-        if isinstance(obj, property) and type(obj) is not property:
+        if kind is not property and issubclass(kind, property):
             return reducers.property_subclass(obj)
         return super().reducer_override(obj)
 
     def reduce_definition(self, obj: Any) -> Any:
-        """Functions are written where they are met, classes are referred to."""
-        if obj is self.root and isinstance(obj, type):
-            return stream.itself, ()
-        if isinstance(obj, type):
-            known = self.needs.get(id(obj))
-            if known is None:
-                known = self.needs[id(obj)] = (len(self.needs), self.registry.entry(obj), obj)
-            return stream.reference, (known[0],)
-        return self._function(obj)
+        """Functions are written where they are met, classes and type variables are referred to."""
+        if isinstance(obj, types.FunctionType):
+            return self._function(obj)
+        if obj is self.root:
+            return (stream.itself, ()) if isinstance(obj, type) else reducers.type_variable(obj)
+        known = self.needs.get(id(obj))
+        if known is None:
+            known = self.needs[id(obj)] = (len(self.needs), self.registry.entry(obj), obj)
+        return stream.reference, (known[0],)
 
     def reduce_cell(self, cell: types.CellType) -> Any:
         """Make the cell now and fill it by a later step, so that it may hold what refers to it."""
@@ -184,7 +194,7 @@ class _Writer(BasePickler):
 
     def _is_usable(self, value: Any) -> bool:
         """Whether a value can be made without any object of the definition being finished."""
-        return isinstance(value, type | types.FunctionType | types.ModuleType) or is_plain(value, self.names)
+        return issubclass(type(value), _USABLE) or is_plain(value, self.names)
 
     def _plain(self, space: _Namespace, reached: Iterable[str]) -> dict[str, Any]:
         plain = {}
@@ -219,7 +229,9 @@ class _Writer(BasePickler):
         """Have ``concurrent.futures`` imported where code reaches it through the global ``concurrent``."""
         values = [function.__globals__.get(name) for name in facts.names]
         values += map(cell_contents, function.__closure__ or ())
-        pending = [value.__name__ for value in values if isinstance(value, types.ModuleType) and self.names.module(value)]
+        pending = [
+            value.__name__ for value in values if isinstance(value, types.ModuleType) and self.names.module(value)
+        ]
         found = []
         while pending:
             package = pending.pop()
@@ -232,6 +244,7 @@ class _Writer(BasePickler):
             self._usable.appendleft((stream.IMPORT, found))
 
 
+_USABLE = (type, types.FunctionType, types.ModuleType, *VARIABLES)
 _CONTAINERS = frozenset({list, dict, set, frozenset, tuple, bytearray})
 
 
@@ -253,14 +266,6 @@ def _state(function: types.FunctionType) -> dict[str, Any]:
     if parameters:
         state["__type_params__"] = parameters
     return state
-
-
-_Writer.table = {
-    **TABLE,
-    types.CellType: lambda pickler, obj: pickler.reduce_cell(obj),
-    types.ModuleType: lambda pickler, obj: pickler.reduce_module(obj),
-    _Namespace: _reduce_namespace,
-}
 
 
 class Written(NamedTuple):
@@ -288,11 +293,11 @@ def write_definition(registry: Registry, obj: Any, entry: Entry) -> Written:
     writer.write()
     body, buffers = seal(chunks)
     needs = tuple(need for _, need, _ in writer.needs.values())
-    token = entry.token if isinstance(obj, type) else b""
+    token = b"" if isinstance(obj, types.FunctionType) else entry.token
     tokens = tuple(need.token for need in needs)
     definition = entry.definition
     if definition is None or not _same(definition, body, buffers, tokens):
-        name = f"{'class' if isinstance(obj, type) else 'function'} {obj.__qualname__}"
+        name = f"{'class' if isinstance(obj, type) else 'function'} {getattr(obj, '__qualname__', obj.__name__)}"
         sources = {each: text for each in writer.filenames if (text := registry.codes.source(each)) is not None}
         header = Header(sys.version_info[:2], name, token, tokens, tuple(writer.functions), sources)
         frames = [pickle.dumps(tuple(header), PROTOCOL), body, *map(_snapshot, buffers)]

@@ -1,0 +1,473 @@
+"""Classes of a notebook: one object per process and version, at home and on workers."""
+
+import gc
+import pickle
+import sys
+import weakref
+
+import pytest
+
+from serialize_peer import ship
+from znb.serialize import Codec
+
+pytest_plugins = ("serialize_fixtures",)
+
+
+@pytest.fixture
+def ident(notebook, peer):
+    """Send something there and back."""
+    notebook.cell("def ident(x): return x")
+    return lambda x: peer.call(notebook.ident, x)
+
+
+def test_isinstance_holds_across_separate_calls(notebook, peer):
+    notebook.cell(
+        "class A: pass\nkept = []\ndef keep(a):\n    import builtins\n    builtins.kept = a\ndef check(b):\n    import builtins\n"
+        "    return type(builtins.kept) is type(b), isinstance(b, A), isinstance(builtins.kept, A)"
+    )
+    peer.call(notebook.keep, notebook.A())
+    assert peer.call(notebook.check, notebook.A()) == (True, True, True)
+
+
+def test_instances_come_home_as_the_notebooks_own_class(notebook, ident):
+    notebook.cell("class A:\n    def __init__(self, x): self.x = x")
+    back = ident(notebook.A([1]))
+    assert type(back) is notebook.A
+    assert back.x == [1]
+    assert ident(notebook.A) is notebook.A
+
+
+def test_classes_of_a_worker_cell_are_the_same_when_they_go_back(peer, notebook):
+    peer.cell("class W:\n    def __init__(self, x): self.x = x\ndef is_mine(w): return type(w) is W")
+    value = peer.eval("W(3)")
+    assert value.x == 3
+    assert type(value) is type(peer.eval("W(4)"))
+    assert peer.call(peer.eval("is_mine"), value) is True
+    assert peer.call(peer.eval("is_mine"), type(value)(5)) is True
+
+
+def test_a_foreign_class_goes_on_to_a_third_process(notebook, codec):
+    first, second = Codec(), Codec()
+    notebook.cell("class A: x = 1")
+    on_first = ship(codec, first, notebook.A())
+    on_second = ship(first, second, on_first)
+    assert type(on_second) is type(ship(codec, second, notebook.A()))
+    assert type(ship(second, codec, on_second)) is notebook.A
+
+
+def test_redefining_a_class_takes_effect(notebook, peer):
+    notebook.cell("class A:\n    v = 1\ndef f(): return A().v")
+    old = notebook.A()
+    assert peer.call(notebook.f) == 1
+    notebook.cell("class A:\n    v = 2\ndef get(a): return a.v, isinstance(a, A)")
+    assert peer.call(notebook.f) == 2
+    assert peer.call(notebook.get, old) == (1, False)
+    assert peer.call(notebook.get, notebook.A()) == (2, True)
+
+
+def test_an_attribute_changed_in_place_updates_the_same_remote_class(notebook, peer):
+    notebook.cell(
+        "class A:\n    v = 1\n    gone = 1\nkept = None\ndef keep(a):\n    import builtins\n    builtins.kept = a\n"
+        "def look(a):\n    import builtins\n    return type(a) is type(builtins.kept), builtins.kept.v, a.v, hasattr(a, 'gone'), a.m()"
+    )
+    notebook.cell("A.m = lambda self: 'old'")
+    a = notebook.A()
+    peer.call(notebook.keep, a)
+    notebook.A.v = 2
+    notebook.cell("A.m = lambda self: 'new'")
+    del notebook.A.gone
+    assert peer.call(notebook.look, a) == (True, 2, 2, False, "new")
+
+
+def test_a_mutable_class_attribute_changed_in_place_is_noticed(notebook, peer):
+    notebook.cell("class A:\n    xs = [1]\n    deep = {'k': [1]}\ndef f(a): return a.xs, a.deep")
+    assert peer.call(notebook.f, notebook.A()) == ([1], {"k": [1]})
+    notebook.A.xs.append(2)
+    notebook.A.deep["k"].append(2)
+    assert peer.call(notebook.f, notebook.A()) == ([1, 2], {"k": [1, 2]})
+
+
+def test_a_global_that_methods_read_is_noticed(notebook, peer):
+    notebook.cell("rate = 1\nclass A:\n    def m(self): return rate")
+    a = notebook.A()
+    assert peer.call(a.m) == 1
+    notebook.cell("rate = 2")
+    assert peer.call(a.m) == 2
+
+
+def test_an_older_payload_brings_back_the_older_version(notebook, peer):
+    notebook.cell("class A:\n    v = 1\ndef f(a): return a.v")
+    a = notebook.A()
+    first = peer.codec.encode((notebook.f, (a,), {}))
+    notebook.A.v = 2
+    second = peer.codec.encode((notebook.f, (a,), {}))
+    assert [peer.send(first), peer.send(second), peer.send(first)] == [1, 2, 1]
+
+
+def test_unchanged_classes_keep_their_key(notebook, codec):
+    notebook.cell(
+        "import dataclasses, enum, abc\n@dataclasses.dataclass\nclass P:\n    x: int\n    y: list = dataclasses.field(default_factory=list)\n"
+        "class E(enum.Enum):\n    A = 1\nclass B(abc.ABC):\n    @abc.abstractmethod\n    def m(self): ...\n    @property\n    def p(self): return 1\n    @staticmethod\n    def s(): pass"
+    )
+    for value in (notebook.P(1), notebook.E.A, notebook.B):
+        assert len({codec.encode(value).definitions for _ in range(3)}) == 1
+
+
+def test_dataclasses(notebook, ident, peer):
+    notebook.cell(
+        "import dataclasses\nfrom typing import ClassVar\n"
+        "@dataclasses.dataclass\nclass Plain:\n    x: int\n    tags: list = dataclasses.field(default_factory=list)\n    k: ClassVar[int] = 3\n"
+        "@dataclasses.dataclass(frozen=True, order=True)\nclass Frozen:\n    x: int\n"
+        "@dataclasses.dataclass(slots=True, kw_only=True)\nclass Slots:\n    x: int\n    y: int = 2\n"
+        "@dataclasses.dataclass(frozen=True, slots=True)\nclass Both:\n    x: int\n"
+        "def f(p):\n"
+        "    return dataclasses.asdict(p), dataclasses.replace(p, x=9), [f.name for f in dataclasses.fields(p)], repr(p), "
+        "[f.default is dataclasses.MISSING for f in dataclasses.fields(p)]\n"
+        "def make(): return Plain(1), Slots(x=1), {Frozen(1), Frozen(1)}, Frozen(1) < Frozen(2)"
+    )
+    for value in (notebook.Plain(1), notebook.Frozen(1), notebook.Slots(x=1), notebook.Both(1)):
+        assert ident(value) == value
+        as_dict, replaced, names, text, missing = peer.call(notebook.f, value)
+        assert as_dict["x"] == 1
+        assert type(replaced) is type(value)
+        assert replaced.x == 9
+        assert names[0] == "x"
+        assert text == repr(value)
+        assert missing[0] is True
+    plain, slots, frozen, is_less = peer.call(notebook.make)
+    assert (plain, slots, frozen, is_less) == (notebook.Plain(1), notebook.Slots(x=1), {notebook.Frozen(1)}, True)
+
+
+def test_enums(notebook, ident, peer):
+    notebook.cell(
+        "import enum\n"
+        "class Color(enum.Enum):\n    RED = 1\n    CRIMSON = 1\n    BLUE = 'b'\n    def low(self): return self.name.lower()\n"
+        "class Level(enum.IntEnum):\n    LOW = enum.auto()\n    HIGH = enum.auto()\n"
+        "class Word(enum.StrEnum):\n    A = enum.auto()\n"
+        "class Perm(enum.Flag):\n    R = 4\n    W = 2\n    X = 1\n    RW = R | W\n"
+        "class IPerm(enum.IntFlag):\n    R = 4\n    W = 2\n"
+        "made = []\n"
+        "class Planet(enum.Enum):\n"
+        "    EARTH = (5.9, 6.3)\n"
+        "    def __init__(self, mass, radius):\n        made.append(mass)\n        self.mass = mass\n        self.radius = radius\n"
+        "class Coord(bytes, enum.Enum):\n"
+        "    def __new__(cls, value, label):\n        obj = bytes.__new__(cls, [value])\n        obj._value_ = value\n        obj.label = label\n        return obj\n"
+        "    PX = (0, 'P.X')\n    PY = (1, 'P.Y')\n"
+        "def check():\n"
+        "    return (list(Color) == [Color.RED, Color.BLUE], Color.CRIMSON is Color.RED, Color(1) is Color.RED, Color['BLUE'].low(),\n"
+        "            Level.HIGH > Level.LOW, int(Level.HIGH), Word.A == 'a', f'{Word.A}', Perm.RW == Perm.R | Perm.W, Perm.R in Perm.RW,\n"
+        "            Perm(5).name, IPerm.R | IPerm.W, Planet.EARTH.radius, Planet((5.9, 6.3)) is Planet.EARTH, made,\n"
+        "            Coord.PY.label, Coord(1) is Coord.PY, bytes(Coord.PY), repr(Color.RED), len(Color.__members__))\n"
+        "def fails():\n    try: Color(7)\n    except ValueError as e: return str(e)\n"
+    )
+    for value in (
+        notebook.Color.BLUE,
+        notebook.Level.HIGH,
+        notebook.Word.A,
+        notebook.Perm.RW,
+        notebook.Perm.R | notebook.Perm.X,
+        notebook.Planet.EARTH,
+        notebook.Coord.PY,
+    ):
+        assert ident(value) is value
+    assert peer.call(notebook.check) == notebook.check()
+    assert peer.call(notebook.fails) == "7 is not a valid Color"
+
+
+def test_enum_members_as_defaults_keys_and_attributes(notebook, peer):
+    notebook.cell(
+        "import enum\nclass E(enum.Enum):\n    A = 1\n    B = 2\n    __order__ = 'A B'\n"
+        "table = {E.A: 'a'}\nclass Uses:\n    default = E.B\n    def get(self, e=E.A): return table[e], self.default is E.B\ndef f(): return Uses().get()"
+    )
+    assert peer.call(notebook.f) == ("a", True)
+
+
+def test_named_tuples(notebook, ident, peer):
+    notebook.cell(
+        "from collections import namedtuple\nfrom typing import NamedTuple\n"
+        "P = namedtuple('P', 'x y', defaults=[5])\n"
+        "class Q(NamedTuple):\n    a: int\n    b: str = 'z'\n    def both(self): return (self.a, self.b)\n"
+        "class R(P):\n    __slots__ = ()\n    @property\n    def s(self): return self.x + self.y\n"
+        "def f(): return P(1)._replace(x=2), P._make([1, 2]), Q(1).both(), R(1, 2).s, Q(1)._asdict(), P._fields, P(3) == (3, 5)"
+    )
+    for value in (notebook.P(1), notebook.Q(1), notebook.R(1, 2)):
+        assert ident(value) == value
+        assert type(ident(value)) is type(value)
+    assert peer.call(notebook.f) == notebook.f()
+
+
+def test_abstract_base_classes(notebook, peer):
+    notebook.cell(
+        "import abc\n"
+        "class Base(abc.ABC):\n    @abc.abstractmethod\n    def m(self): ...\n    @property\n    @abc.abstractmethod\n    def p(self): ...\n"
+        "    @classmethod\n    def __subclasshook__(cls, other): return True if hasattr(other, 'quacks') else NotImplemented\n"
+        "class Good(Base):\n    def m(self): return 1\n    p = 2\n"
+        "class Virtual: pass\nBase.register(Virtual)\nBase.register(int)\nclass Duck:\n    quacks = 1\n"
+        "def f():\n"
+        "    try: Base()\n    except TypeError as e: text = 'abstract' in str(e)\n"
+        "    return text, Good().m(), issubclass(Virtual, Base), isinstance(3, Base), issubclass(str, Base), issubclass(Duck, Base), sorted(Base.__abstractmethods__)"
+    )
+    assert peer.call(notebook.f) == (True, 1, True, True, False, True, ["m", "p"])
+
+
+def test_a_virtual_subclass_registered_later(notebook, peer):
+    notebook.cell("import abc\nclass Base(abc.ABC): pass\nclass V: pass\ndef f(): return issubclass(V, Base)")
+    assert peer.call(notebook.f) is False
+    notebook.Base.register(notebook.V)
+    assert peer.call(notebook.f) is True
+
+
+def test_generic_classes(notebook, ident, peer):
+    notebook.cell(
+        "from typing import Generic, TypeVar, get_args\nT = TypeVar('T', bound=object)\nK = TypeVar('K', int, str)\n"
+        "class Box(Generic[T]):\n    def __init__(self, x): self.x = x\n"
+        "class IntBox(Box[int]): pass\n"
+        "class Two(Generic[T, K]): pass\n"
+        "def f(): return Box[int](1).x, IntBox(2).x, get_args(IntBox.__orig_bases__[0]), Box.__parameters__[0].__name__, Two[int, str].__args__, Box[T].__parameters__[0] is Box.__parameters__[0]"
+    )
+    assert peer.call(notebook.f) == (1, 2, (int,), "T", (int, str), True)
+    assert type(ident(notebook.Box[int](1))) is notebook.Box
+    assert ident(notebook.Box[int]) == notebook.Box[int]
+
+
+def test_protocols(notebook, peer):
+    notebook.cell(
+        "from typing import Protocol, runtime_checkable\n"
+        "@runtime_checkable\nclass HasLen(Protocol):\n    def size(self) -> int: ...\n"
+        "class Impl:\n    def size(self): return 1\nclass Explicit(HasLen):\n    def size(self): return 2\n"
+        "def f():\n    try: HasLen()\n    except TypeError: refused = True\n    return isinstance(Impl(), HasLen), isinstance(3, HasLen), Explicit().size(), refused"
+    )
+    assert peer.call(notebook.f) == (True, False, 2, True)
+
+
+def test_typed_dicts(notebook, peer):
+    notebook.cell(
+        "from typing import TypedDict\nclass Movie(TypedDict, total=False):\n    name: str\n"
+        "def f(): return Movie(name='x'), Movie.__total__, Movie.__annotations__, Movie.__optional_keys__"
+    )
+    assert peer.call(notebook.f) == ({"name": "x"}, False, {"name": str}, frozenset({"name"}))
+
+
+def test_new_types_and_literals(notebook, peer):
+    notebook.cell(
+        "from typing import NewType, Literal, Optional, ParamSpec, Callable\nUserId = NewType('UserId', int)\nPS = ParamSpec('PS')\n"
+        "def g(x: UserId, y: Optional['int'] = None) -> Literal['a']: return UserId(x)\ndef f(): return g(3), UserId.__supertype__, UserId.__name__, PS.__name__"
+    )
+    assert peer.call(notebook.f) == (3, int, "UserId", "PS")
+
+
+def test_exceptions(notebook, peer):
+    notebook.cell(
+        "class AppError(Exception): pass\n"
+        "class Detailed(AppError):\n    def __init__(self, code, *, where):\n        super().__init__(f'{code} at {where}')\n        self.code = code\n        self.where = where\n"
+        "class Wide(AppError, ValueError): pass\n"
+        "def f(kind):\n    if kind == 0: raise AppError('x')\n    if kind == 1: raise Detailed(3, where='here')\n    e = Wide('w')\n    e.add_note('noted')\n    raise e\n"
+    )
+    with pytest.raises(notebook.AppError, match="x"):
+        peer.call(notebook.f, 0)
+    with pytest.raises(notebook.Detailed, match="3 at here") as caught:
+        peer.call(notebook.f, 1)
+    assert (caught.value.code, caught.value.where) == (3, "here")
+    with pytest.raises(notebook.AppError) as caught:
+        peer.call(notebook.f, 2)
+    assert type(caught.value) is notebook.Wide
+    assert caught.value.__notes__ == ["noted"]
+
+
+def test_nested_and_local_classes(notebook, ident, peer):
+    notebook.cell(
+        "class Outer:\n    class Inner:\n        class Deep: v = 7\ndef make():\n    class Local:\n        def __init__(self): self.k = 1\n        def same(self, o): return type(o) is Local\n    return Local\nL = make()\n"
+        "def f(): return Outer.Inner.Deep.v, Outer.Inner.__qualname__"
+    )
+    assert peer.call(notebook.f) == (7, "Outer.Inner")
+    assert type(ident(notebook.Outer.Inner())) is notebook.Outer.Inner
+    assert type(ident(notebook.L())) is notebook.L
+    assert peer.call(notebook.L().same, notebook.L()) is True
+
+
+def test_metaclasses(notebook, peer):
+    notebook.cell(
+        "calls = []\n"
+        "class Meta(type):\n"
+        "    def __new__(m, name, bases, ns, **kw):\n        calls.append(name)\n        ns['stamp'] = name.lower()\n        return super().__new__(m, name, bases, ns)\n"
+        "    def __init__(cls, name, bases, ns, *, need): super().__init__(name, bases, ns)\n"
+        "    def __call__(cls, *a):\n        made = super().__call__(*a)\n        made.via = 'meta'\n        return made\n"
+        "    def __len__(cls): return 42\n"
+        "    def __setattr__(cls, name, value): raise AttributeError('closed')\n"
+        "class A(metaclass=Meta, need=1): pass\nclass B(A, need=2): pass\n"
+        "def f(): return A().via, len(B), B.stamp, calls, type(B).__name__, isinstance(B(), A)"
+    )
+    assert peer.call(notebook.f) == ("meta", 42, "b", ["A", "B"], "Meta", True)
+
+
+def test_slots(notebook, ident, peer):
+    notebook.cell(
+        "class S:\n    __slots__ = ('a', '__b', '__weakref__')\n    def __init__(self, a):\n        self.a = a\n        self.__b = 2\n    def b(self): return self.__b\n"
+        "class T(S):\n    __slots__ = 'c'\nclass U(S): pass\ndef f():\n    t = T(1)\n    t.c = 3\n    u = U(1)\n    u.any = 4\n    return t.a, t.b(), t.c, hasattr(t, '__dict__'), u.any"
+    )
+    assert peer.call(notebook.f) == (1, 2, 3, False, 4)
+    back = ident(notebook.S(5))
+    assert (back.a, back.b(), type(back)) == (5, 2, notebook.S)
+
+
+def test_properties_and_descriptors(notebook, peer):
+    notebook.cell(
+        "import functools\n"
+        "class D:\n    def __set_name__(self, owner, name):\n        self.name = name\n        self.times = getattr(self, 'times', 0) + 1\n    def __get__(self, obj, kind=None): return (self.name, self.times)\n"
+        "class A:\n    d = D()\n    _x = 1\n    @property\n    def x(self): 'doc'; return self._x\n    @x.setter\n    def x(self, v): self._x = v\n"
+        "    @functools.cached_property\n    def slow(self): return [self._x]\n"
+        "    @functools.lru_cache\n    def cached(self, n): return n + 1\n"
+        "    part = functools.partialmethod(lambda self, a, b: (a, b), 1)\n"
+        "    @functools.singledispatchmethod\n    def show(self, v): return 'any'\n    @show.register\n    def _(self, v: int): return 'int'\n"
+        "def f():\n    a = A()\n    a.x = 5\n    return a.x, A.x.__doc__, a.slow, a.slow is a.slow, a.d, a.cached(1), a.part(2), a.show(1), a.show('')"
+    )
+    assert peer.call(notebook.f) == (5, "doc", [5], True, ("d", 1), 2, (1, 2), "int", "any")
+
+
+def test_class_variables_that_refer_to_the_class(notebook, peer):
+    notebook.cell(
+        "class Node:\n    registry = {}\n    default = None\nNode.registry['Node'] = Node\nNode.default = Node()\nNode.itself = Node\n"
+        "def f(): return Node.registry['Node'] is Node, type(Node.default) is Node, Node.itself is Node"
+    )
+    assert peer.call(notebook.f) == (True, True, True)
+
+
+def test_classes_and_functions_that_refer_to_each_other(notebook, peer):
+    notebook.cell(
+        "class A:\n    def other(self): return B()\n    def via(self): return helper(self)\nclass B:\n    def other(self): return A()\n"
+        "def helper(x): return type(x) is A, isinstance(make(), B)\ndef make(): return A().other()"
+    )
+    assert peer.call(notebook.A().via) == (True, True)
+    assert type(peer.call(notebook.make)) is notebook.B
+
+
+def test_a_base_that_knows_its_subclasses(notebook, peer):
+    notebook.cell(
+        "class Base:\n    plugins = {}\n    hooked = []\n"
+        "    def __init_subclass__(cls, *, name, **kw):\n        super().__init_subclass__(**kw)\n        Base.plugins[name] = cls\n        Base.hooked.append(name)\n"
+        "class One(Base, name='one'): pass\nclass Two(One, name='two'): pass\n"
+        "def f(): return sorted(Base.plugins), Base.plugins['two'] is Two, Base.hooked, Two.__mro__[1] is One"
+    )
+    assert peer.call(notebook.f) == (["one", "two"], True, ["one", "two"], True)
+    notebook.cell("class Three(Base, name='three'): pass")
+    assert peer.call(notebook.f) == (["one", "three", "two"], True, ["one", "two", "three"], True)
+
+
+def test_inheritance_between_cell_classes(notebook, peer):
+    notebook.cell("class A:\n    def who(self): return 'A'")
+    notebook.cell("class B(A):\n    def who(self): return 'B' + super().who()")
+    notebook.cell(
+        "class M: mixed = 1\nclass C(B, M, dict): pass\ndef f(): return C(a=1), C().who(), C.mixed, [k.__name__ for k in C.__mro__]"
+    )
+    back, *rest = peer.call(notebook.f)
+    assert type(back) is notebook.C
+    assert back == {"a": 1}
+    assert rest == ["BA", 1, ["C", "B", "A", "M", "dict", "object"]]
+
+
+def test_bases_changed_in_place(notebook, peer):
+    notebook.cell("class A:\n    v = 1\nclass B:\n    v = 2\nclass C(A): pass\ndef f(): return C.v")
+    assert peer.call(notebook.f) == 1
+    notebook.C.__bases__ = (notebook.B,)
+    assert peer.call(notebook.f) == 2
+
+
+def test_subclasses_of_builtins(notebook, ident):
+    notebook.cell(
+        "class I(int): pass\nclass L(list): pass\nclass D(dict): pass\nclass S(str): pass\nclass T(tuple): pass\nclass Y(bytes): pass\nclass F(float): pass"
+    )
+    for value in (
+        notebook.I(3),
+        notebook.L([1]),
+        notebook.D(a=1),
+        notebook.S("x"),
+        notebook.T((1, 2)),
+        notebook.Y(b"q"),
+        notebook.F(1.5),
+    ):
+        assert type(ident(value)) is type(value)
+        assert ident(value) == value
+
+
+def test_instances_with_getstate_reduce_and_copyreg(notebook, ident):
+    notebook.cell(
+        "class G:\n    def __getstate__(self): return {'k': 1}\n    def __setstate__(self, s): self.got = s\n"
+        "def rebuild(x): return R(x)\nclass R:\n    def __init__(self, x): self.x = x\n    def __reduce__(self): return rebuild, (self.x,)\n"
+        "class N:\n    def __new__(cls, x):\n        self = super().__new__(cls)\n        self.x = x\n        return self\n    def __getnewargs__(self): return (self.x,)\n"
+    )
+    assert ident(notebook.G()).got == {"k": 1}
+    assert ident(notebook.R(4)).x == 4
+    assert ident(notebook.N(5)).x == 5
+
+
+def test_ctypes_structures(notebook, peer):
+    notebook.cell(
+        "import ctypes\nclass P(ctypes.Structure):\n    _fields_ = [('x', ctypes.c_int), ('y', ctypes.c_int)]\ndef f():\n    p = P(1, 2)\n    return p.x + p.y"
+    )
+    assert peer.call(notebook.f) == 3
+
+
+def test_redefinitions_are_not_kept(notebook, codec):
+    notebook.cell("class A:\n    def m(self): return A, __class__")
+    codec.encode(notebook.A())
+    reference = weakref.ref(notebook.A)
+    notebook.cell("class A: pass")
+    gc.collect()
+    assert reference() is None
+
+
+def test_a_class_that_was_dropped_and_comes_again_is_the_same(notebook, codec):
+    receiver = Codec(learned_bytes=20_000)
+    notebook.cell("class A: pass\ndef make(n):\n    def f(): return n\n    return f")
+    held = ship(codec, receiver, notebook.A())
+    for n in range(20):
+        ship(codec, receiver, notebook.make(n))
+    payload = codec.encode(notebook.A())
+    assert not receiver.knows(payload.definitions[0])
+    assert type(ship(codec, receiver, notebook.A())) is type(held)
+
+
+def test_a_failing_load_leaves_nothing_half_made(notebook, codec):
+    receiver = Codec()
+    notebook.cell(
+        "import sys\nclass Picky:\n    def __setstate__(self, s):\n        if sys.flags_for_test: raise OSError('not now')\n        self.ok = True\n    def __getstate__(self): return 1\nclass A:\n    p = Picky()\n    def m(self): return self.p.ok"
+    )
+    payload = codec.encode(notebook.A)
+    for key in payload.definitions:
+        receiver.learn(key, codec.definition(key))
+    sys.flags_for_test = True
+    try:
+        with pytest.raises(OSError, match="not now"):
+            receiver.decode(payload.body)
+        assert receiver.stats().objects == 0
+        sys.flags_for_test = False
+        assert receiver.decode(payload.body)().m() is True
+    finally:
+        del sys.flags_for_test
+
+
+def test_objects_pickled_by_a_name_in_main_are_refused(notebook, codec):
+    from znb.errors import SerializationError
+
+    notebook.cell("class Sentinel:\n    def __reduce__(self): return 'MISSING'\nMISSING = Sentinel()")
+    with pytest.raises(SerializationError, match=r"the name 'MISSING' in the main module") as caught:
+        codec.encode({"a": [notebook.MISSING]})
+    assert caught.value.path == "['a'][0]"
+    assert codec.decode(codec.encode(["__main__", "x", "__main__"]).body) == ["__main__", "x", "__main__"]
+
+
+def test_classes_whose_metaclass_compares_oddly(notebook, codec):
+    receiver = Codec()
+    notebook.cell(
+        "class Meta(type):\n    def __eq__(cls, other): return True\n    def __hash__(cls): return 1\nclass A(metaclass=Meta): pass\nclass B(metaclass=Meta): pass"
+    )
+    a, b = ship(codec, receiver, (notebook.A(), notebook.B()))
+    assert type(a).__name__ == "A"
+    assert type(b).__name__ == "B"
+
+
+def test_plain_pickle_would_send_a_name(notebook, codec):
+    """What the by-name check is for."""
+    notebook.cell("class A: pass")
+    assert b"__main__" in pickle.dumps(notebook.A)
+    assert b"__main__" not in codec.encode(notebook.A).body
