@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from serialize_peer import Peer
+from serialize_peer import Peer, ship
 from znb.errors import SerializationError
 from znb.serialize import Codec, MissingDefinitions
 
@@ -52,12 +52,25 @@ def test_the_store_is_bounded_in_bytes(notebook, codec):
     receiver = Codec(learned_bytes=100_000)
     notebook.cell("def make(n):\n    def f(): return n\n    return f")
     for n in range(100):
-        payload = codec.encode(notebook.make(n))
-        for key in payload.definitions:
-            receiver.learn(key, codec.definition(key))
+        assert ship(codec, receiver, notebook.make(n))() == n
     stats = receiver.stats()
-    assert stats.learned < 30
+    assert 5 < stats.learned < 30
     assert stats.learned_bytes <= 100_000
+
+
+def test_what_nobody_needed_yet_is_bounded_too(notebook, codec):
+    receiver = Codec(learned_bytes=100_000)
+    notebook.cell("def make(n):\n    def f(): return n\n    return f")
+    for n in range(100):
+        payload = codec.encode(notebook.make(n))
+        receiver.learn(payload.definitions[0], codec.definition(payload.definitions[0]))
+    assert 100_000 < receiver.stats().learned_bytes <= 200_000
+
+
+def test_a_message_that_needs_more_than_the_bound_can_be_read(notebook, codec):
+    receiver = Codec(learned_bytes=20_000)
+    notebook.cell("def make(n):\n    def f(): return n\n    return f\nfs = [make(n) for n in range(6)]")
+    assert [f() for f in ship(codec, receiver, notebook.fs)] == list(range(6))
 
 
 def test_a_definition_larger_than_the_bound_is_still_held(notebook, codec):

@@ -285,12 +285,12 @@ def test_nested_data_round_trips(value):
 @hypothesis.given(st.lists(NESTED, min_size=1, max_size=4))
 @hypothesis.settings(max_examples=60, deadline=None, suppress_health_check=list(hypothesis.HealthCheck))
 def test_functions_carry_any_data(values):
-    space = {"__name__": "__main__", "values": values, "first": values[0]}
+    space = {"__name__": "__main__", "values": [values], "first": values}
     exec("def f(): return values, first, values[0] is first\ndef make(c): return lambda: c", space)
     receiver = Codec()
     back, first, is_same = ship(Codec(), receiver, space["f"])()
-    assert back == values
-    assert first == values[0]
+    assert back == [values]
+    assert first == values
     assert is_same
     assert ship(Codec(), receiver, space["make"](values))() == values
 

@@ -144,9 +144,11 @@ class TestIPython:
         flag = tmp_path / "go"
         cell = shell.run(f"!(while [ ! -e {flag} ]; do sleep 0.01; done; echo late) &")
         assert cell.error is None
-        waiting = shell.start("while 'late' not in _shell.stray(): pass")
         flag.touch()
-        assert waiting.wait().error is None or "late" in waiting.text
+        heard = ""
+        while "late" not in heard:  # between cells it is kept, during one it belongs to that
+            cell = shell.run("_shell.stray()")
+            heard += cell.text + cell.value
 
     def test_a_command_has_nothing_to_read(self, shell):
         assert shell.run("!cat; echo end").text == "end\n"
@@ -344,11 +346,11 @@ class TestAsync:
 
 class TestErrors:
     def test_a_traceback_has_the_users_frames_only(self, shell):
-        cell = shell.run("def fails(x):\n    return 1 / x\n\nfails(0)", label="In [77]")
+        cell = shell.run("def fails(x):\n    return 1 / x\n\nfails(0)", label="frames")
         assert cell.error.name == "ZeroDivisionError"
         assert cell.error.frames == [
-            ["<cell In [77]>", 4, "<module>", "fails(0)"],
-            ["<cell In [77]>", 2, "fails", "return 1 / x"],
+            ["<cell frames>", 4, "<module>", "fails(0)"],
+            ["<cell frames>", 2, "fails", "return 1 / x"],
         ]
 
     @pytest.mark.parametrize(

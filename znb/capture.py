@@ -124,7 +124,8 @@ class Capture:
         closed: What ``emit`` raises when its listener has gone; its output then goes to the ring, in silence.
     """
 
-    def __init__(self, *, closed: type[Exception] = GateClosed) -> None:
+    def __init__(self, *, closed: type[Exception] = GateClosed, journal: Callable[[str], object] | None = None) -> None:
+        self._journal = journal
         self._closed_error = closed
         self._stdio = CStdio()
         self._lock = threading.RLock()
@@ -257,6 +258,8 @@ class Capture:
             if segment is None or segment.owner is not owner or self._thread_routes:
                 segment = self._new_segment(owner)
             segment.write(text)
+            if self._journal is not None:
+                self._journal(text)
             self._size = size = self._size + len(text)
             if size >= self._look_at:
                 self._overflow()
@@ -365,6 +368,8 @@ class Capture:
             segment = self._segment = _Segment(owner, self._route)
             self._queue.append(segment)
         segment.write(text)
+        if self._journal is not None:
+            self._journal(text)
         self._size += len(text)
 
     # -- the pump ------------------------------------------------------------------------------------------

@@ -36,6 +36,7 @@ import msgspec
 
 from znb.connection import WorkerSpec
 from znb.control import bootstrap_command, bootstrap_input, read_frame
+from znb.journal import read_journal
 from znb.lifecycle import DeathCertificate
 from znb.postmortem import explain_exit
 
@@ -140,7 +141,8 @@ class Child:
         for _ in range(DRAIN_READS):
             if self.output_fd < 0 or not self.read_output():
                 break
-        dump = os.pread(self._crash_fd, DUMP_BYTES, 0)
+        dump = os.pread(self._crash_fd, DUMP_BYTES, 0).rstrip(b"\0")
+        words = read_journal(self._crash_fd)
         self.close()
         return DeathCertificate(
             name=self.spec.name,
@@ -152,7 +154,7 @@ class Child:
             oom=oom,
             peak_rss_bytes=peak_rss_bytes,
             dump=dump.decode(errors="replace"),
-            tail=self._tail.decode(errors="replace"),
+            tail=words + self._tail.decode(errors="replace"),
             time=time.time(),
             uptime=time.monotonic() - self._started,
             was_ready=self.ready,

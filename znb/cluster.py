@@ -26,12 +26,12 @@ from znb.executor.client import JobClient, Show
 from znb.executor.futures import Future
 from znb.executor.maps import MapResult, start_map
 from znb.executor.submits import Submits
+from znb.jobview import JobViews
 from znb.launchers import Launcher, StartOptions, make_launcher
 from znb.lifecycle import ClusterEvent, DeathCertificate, Snapshot, WorkerStatus
 from znb.link import Link
-from znb.serialize import Codec
-from znb.outputs import Output, Text
 from znb.progress import TqdmProgress, total_of
+from znb.serialize import Codec
 from znb.status import ClusterStatus, WorkerInfo
 from znb.targets import Target, select
 from znb.transport import Reactor
@@ -70,12 +70,13 @@ class Cluster(concurrent.futures.Executor):
         self._changed = threading.Condition()
         self._links: dict[str, Link] = {}
         self._members: dict[str, WorkerStatus] = {}
-        self._certificates: dict[str, DeathCertificate] = {}
+        self._given_up: dict[str, str] = {}
         self._news: dict[str, str] = {}
         self._labels = itertools.count(1)
         self._owner = False
         self._closed = False
         self._pid = os.getpid()
+        self._job_views = JobViews()
         self._jobs = JobClient(reactor, self.codec, kill=self.kill, notify=self.notify, view=self._job_view)
         self._submits = Submits(self._jobs, reactor)
         self.name = ""
@@ -169,9 +170,12 @@ class Cluster(concurrent.futures.Executor):
             self._reactor.stop()
             raise
         self.name = snapshot.cluster
-        self._reactor.call_soon(self._on_members, snapshot.workers)
         atexit.register(self._at_exit)
-        self.wait_links([worker.name for worker in snapshot.workers])
+        try:
+            self._follow(snapshot)
+        except BaseException:
+            self.close()
+            raise
 
     def stop(self) -> None:
         """End every worker and remove what belongs to the cluster. May be called twice."""
@@ -279,7 +283,9 @@ class Cluster(concurrent.futures.Executor):
             ordered=ordered,
             errors=errors,
             timeout=timeout,
-            progress=TqdmProgress(progress if isinstance(progress, str) else "", total_of(iterables)) if progress else None,
+            progress=TqdmProgress(progress if isinstance(progress, str) else "", total_of(iterables))
+            if progress
+            else None,
             retry_on=frozenset(f"{cls.__module__}.{cls.__qualname__}" for cls in types),
             retries=retries,
             job_timeout=job_timeout,
@@ -305,7 +311,7 @@ class Cluster(concurrent.futures.Executor):
 
     def _job_view(self) -> Show:
         """Return what shows the output of jobs that the present cell starts."""
-        return _show_plainly
+        return self._job_views.current()
 
     # -- workers -------------------------------------------------------------------------------------------
 
@@ -328,6 +334,17 @@ class Cluster(concurrent.futures.Executor):
 
     def __len__(self) -> int:
         return len(self.names)
+
+    def __repr__(self) -> str:
+        if self._closed:
+            return f"<Cluster {self.name!r}, closed>"
+        return f"<Cluster {self.name!r} on {self._launcher.where}: {' '.join(self.names) or 'no workers'}>"
+
+    def _repr_mimebundle_(self, **_: Any) -> dict[str, str]:
+        if self._closed:
+            return {"text/plain": repr(self)}
+        status = self.status()
+        return {"text/plain": str(status), "text/html": status.to_html()}
 
     def __getitem__(self, target: Target) -> Workers:
         """Return the workers that ``target`` means: a number, name, slice, or text such as ``"0,2"``."""
@@ -377,16 +394,24 @@ class Cluster(concurrent.futures.Executor):
             NoWorkers: One of them is gone for good.
             ZnbError: The cluster is closed.
         """
-        said = False
-        deadline = time.monotonic() + NOTICE_AFTER
-        with self._changed:
-            while missing := [name for name in names if name not in self._links]:
-                self._check_coming(missing)
-                self._changed.wait(max(0.01, deadline - time.monotonic()))
-                if notify is not None and not said and time.monotonic() >= deadline:
-                    said = True
-                    notify(f"waiting: {', '.join(missing)} not ready yet")
-            return [self._links[name] for name in names]
+        notice_at = time.monotonic() + NOTICE_AFTER
+        said = ""
+        try:
+            while True:
+                with self._changed:
+                    missing = [name for name in names if name not in self._links]
+                    if not missing:
+                        return [self._links[name] for name in names]
+                    self._check_coming(missing)
+                    left = notice_at - time.monotonic()
+                    self._changed.wait(left if left > 0 else NOTICE_AFTER)
+                text = f"waiting: {', '.join(missing)} not ready yet"
+                if notify is not None and text != said and time.monotonic() >= notice_at:
+                    notify(text)
+                    said = text
+        finally:
+            if notify is not None and said:
+                notify("")
 
     def take_news(self, names: Sequence[str]) -> Sequence[str]:
         """Return, once, what happened to these workers that their user has not been told."""
@@ -402,12 +427,8 @@ class Cluster(concurrent.futures.Executor):
                 raise NoWorkers(
                     f"{name} is not a worker of {self.name!r} any more; there are {', '.join(self._members)}"
                 )
-            if member.state == "dead":
-                certificate = self._certificates.get(name)
-                raise NoWorkers(
-                    f"{name} died so often at its start that it is not replaced any more; `%znb cluster restart "
-                    f"{name}` tries again. {certificate or ''}"
-                )
+            if name in self._given_up:
+                raise NoWorkers(self._given_up[name])
 
     def _link_of(self, name: str) -> Link | None:
         with self._changed:
@@ -418,7 +439,7 @@ class Cluster(concurrent.futures.Executor):
 
     def _follow(self, snapshot: Snapshot) -> None:
         """Wait until the links are those of a snapshot."""
-        self._reactor.call_soon(self._on_members, snapshot.workers)
+        self._reactor.wait_call(self._on_members, snapshot.workers)
         self.wait_links([worker.name for worker in snapshot.workers])
 
     # -- the reactor's thread ------------------------------------------------------------------------------
@@ -426,12 +447,26 @@ class Cluster(concurrent.futures.Executor):
     def _on_event(self, event: ClusterEvent) -> None:
         if event.certificate is not None and event.worker is not None:
             self._on_death(event.worker.name, event.certificate)
+        if event.worker is not None:
+            self._on_prospects(event)
         if event.workers is not None:
             self._on_members(event.workers)
         elif event.worker is not None:
             self._on_member(event.worker)
         if event.event in {"lost", "stopping"}:
             self._on_members(())
+
+    def _on_prospects(self, event: ClusterEvent) -> None:
+        """Note whether a worker is still being replaced."""
+        name = event.worker.name if event.worker is not None else ""
+        with self._changed:
+            if event.event == "gave_up":
+                self._given_up[name] = (
+                    f"{name} failed so often at its start that it is not replaced any more: {event.reason} "
+                    f"`%znb cluster restart {name}` tries again"
+                )
+            elif event.event in {"started", "replaced", "ready"}:
+                self._given_up.pop(name, None)
 
     def _on_members(self, members: Sequence[WorkerStatus]) -> None:
         with self._changed:
@@ -465,14 +500,16 @@ class Cluster(concurrent.futures.Executor):
 
     def _on_death(self, name: str, certificate: DeathCertificate) -> None:
         with self._changed:
-            self._certificates[name] = certificate
             link = self._links.get(name)
             if not certificate.intentional:
                 self._news[name] = (
-                    f"{name} (pid {certificate.pid}) {certificate.meaning}; it was replaced, and its variables are gone"
+                    f"{name} (pid {certificate.pid}) {certificate.meaning}. A new process takes its place, "
+                    f"without its variables"
                 )
         if link is not None and link.generation == certificate.generation:
-            lost = WorkerLost(name, str(certificate).partition(" ")[2])
+            lost = WorkerLost(name, f"(pid {certificate.pid}) {certificate.meaning}")
+            for detail in certificate.details():
+                lost.add_note(detail)
             self._end_link(link, lost, charge=not certificate.intentional)
 
     def _end_link(self, link: Link, error: ZnbError, *, charge: bool = False) -> None:
@@ -503,12 +540,3 @@ def kernel_at_exit() -> str:
         return ""
     message = getattr(kernel, "_shutdown_message", None)
     return "restarts" if message and message.get("content", {}).get("restart") else "ends"
-
-
-def _show_plainly(worker: str, label: str, index: int, attempt: int, output: Output) -> None:
-    """Show a job's output on this process's own streams."""
-    if isinstance(output, Text):
-        again = f", attempt {attempt}" if attempt > 1 else ""
-        stream = sys.stderr if output.stream == "stderr" else sys.stdout
-        for line in output.text.splitlines():
-            print(f"{worker} {label}[{index}{again}] │ {line}", file=stream)

@@ -42,6 +42,7 @@ from IPython.core import application, logger, magics, oinspect
 from IPython.core.compilerop import CachingCompiler
 from IPython.core.displayhook import DisplayHook
 from IPython.core.displaypub import DisplayPublisher
+from IPython.core.events import EventManager
 from IPython.core.interactiveshell import InteractiveShell
 from IPython.core.profiledir import ProfileDir
 from IPython.utils.text import LSString, SList
@@ -196,6 +197,22 @@ class WorkerDisplayPublisher(DisplayPublisher):
         self.shell.host.post(Clear(wait))
 
 
+class WorkerEvents(EventManager):
+    """Runs what has been registered for the end of cells; its errors are the cell's, an interrupt ends it."""
+
+    def trigger(self, event: str, *args: Any, **kwargs: Any) -> None:
+        """Call the functions registered for an event."""
+        for function in list(self.callbacks[event]):
+            try:
+                function(*args, **kwargs)
+            except KeyboardInterrupt:
+                self.shell.showtraceback()
+                _drop_figures()
+                return
+            except Exception:  # noqa: BLE001 - the cell's caller gets it
+                self.shell.showtraceback()
+
+
 class _NoProfile(ProfileDir):
     """A profile that does not exist until something (``%store``) really writes to it."""
 
@@ -250,7 +267,7 @@ class WorkerShell(InteractiveShell):
         for reported in self._reported:
             if error is None:
                 error = reported
-            elif reported is not error:
+            elif not _is_same(reported, error):
                 _print_error(reported)
         if error is None:
             return result.result
@@ -265,10 +282,12 @@ class WorkerShell(InteractiveShell):
     def run_cell(self, *args: Any, **kwargs: Any) -> Any:
         """Run a cell; those that a cell runs itself are told apart by ``depth``."""
         self.depth += 1
+        outer = self.displayhook.exec_result
         try:
             result = super().run_cell(*args, **kwargs)
         finally:
             self.depth -= 1
+            self.displayhook.exec_result = outer
         if self.depth and isinstance(result.error_in_exec, KeyboardInterrupt):
             raise result.error_in_exec  # it is the outer cell that was interrupted
         return result
@@ -301,7 +320,7 @@ class WorkerShell(InteractiveShell):
             print("No traceback available to show.", file=sys.stderr)
         elif self.depth <= 1 and not self._reported:
             self._reported.append(error)
-        elif error not in self._reported:
+        elif not any(_is_same(error, reported) for reported in self._reported):
             _print_error(error)
 
     def showsyntaxerror(self, *_: object, **__: object) -> None:
@@ -345,6 +364,13 @@ class WorkerShell(InteractiveShell):
         self.user_ns["_exit_code"] = status
         if status and getattr(self, "system_raise_on_error", False):
             raise subprocess.CalledProcessError(status, cmd)
+
+    def init_events(self) -> None:
+        """Begin with IPython's own callbacks."""
+        super().init_events()
+        events = WorkerEvents(self, self.events.callbacks)
+        events.callbacks = self.events.callbacks
+        self.events = events
 
     # -- what a worker has no use for ----------------------------------------------------------------------
 
@@ -449,6 +475,21 @@ def _is_ours(frame: types.FrameType) -> bool:
 def _print_error(error: BaseException) -> None:
     frames = _user_frames(error.__traceback__)
     sys.stderr.write("".join(traceback.format_exception(type(error), error, frames)))
+
+
+def _is_same(one: BaseException, other: BaseException) -> bool:
+    """Return whether two errors say the same: a figure that cannot be drawn fails twice."""
+    return one is other or (type(one) is type(other) and str(one) == str(other))
+
+
+def _drop_figures() -> None:
+    """Forget the figures that are to be drawn: an interrupt came while they were, and the next cell must not try."""
+    inline = sys.modules.get("matplotlib_inline.backend_inline")
+    pyplot = sys.modules.get("matplotlib.pyplot")
+    if inline is not None and pyplot is not None:
+        inline.show._to_draw = []
+        inline.show._draw_called = False
+        pyplot.close("all")
 
 
 def _no_editor(*_: object, **__: object) -> NoReturn:

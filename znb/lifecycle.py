@@ -13,6 +13,10 @@ import msgspec
 __all__ = ["ClusterEvent", "DeathCertificate", "Snapshot", "WorkerStatus"]
 
 
+#: Lines of output that a death certificate shows.
+LAST_LINES = 10
+
+
 class WorkerStatus(msgspec.Struct, frozen=True, kw_only=True):
     """A worker as its supervisor sees it.
 
@@ -50,7 +54,7 @@ class DeathCertificate(msgspec.Struct, frozen=True, kw_only=True):
         oom: Whether the kernel's out-of-memory killer seems to have done it; ``None`` if that is not known.
         peak_rss_bytes: The most memory it held.
         dump: What ``faulthandler`` wrote: the Python stacks at a fatal signal.
-        tail: The last of what it wrote to its original stdout and stderr, outside cells and jobs.
+        tail: The last of what it wrote, cells and jobs included.
         time: Unix time of its death.
         uptime: Seconds that it lived.
         was_ready: Whether it had got as far as serving.
@@ -74,11 +78,29 @@ class DeathCertificate(msgspec.Struct, frozen=True, kw_only=True):
 
     def __str__(self) -> str:
         """Return everything that is known, over several lines."""
-        parts = [f"{self.name} (pid {self.pid}) {self.meaning}"]
-        parts += [
-            f"{title}:\n{text.rstrip()}" for title, text in (("last output", self.tail), ("stacks", self.dump)) if text
-        ]
-        return "\n".join(parts)
+        return "\n".join([f"{self.name} (pid {self.pid}) {self.meaning}", *self.details()])
+
+    def details(self) -> list[str]:
+        """Return what else a user wants to know: the last lines of output, and where the code was."""
+        details = []
+        if lines := self.tail.rstrip().splitlines()[-LAST_LINES:]:
+            details.append("last output:\n" + "\n".join(f"  {line}" for line in lines))
+        if frames := _user_frames(self.dump):
+            details.append("where it was, innermost first:\n" + "\n".join(frames))
+        return details
+
+
+def _user_frames(dump: str) -> list[str]:
+    """Return the lines of faulthandler's dump that show the user's code, without those of the framework below it."""
+    _, _, current = dump.partition("Current thread")
+    frames = []
+    for line in current.splitlines()[1:]:
+        if not line.startswith("  File "):
+            break
+        if "/znb/" in line.partition(" line ")[0] or "/IPython/" in line:
+            break
+        frames.append(line)
+    return frames
 
 
 class ClusterEvent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -17,8 +17,8 @@ from typing import Any, NamedTuple
 import psutil
 
 from znb import tracebacks, wire
-from znb.lifecycle import WorkerStatus
 from znb.errors import CallTimeout, WorkerLost, ZnbError
+from znb.lifecycle import WorkerStatus
 from znb.rpc import Call, Connection, Lost, Reply
 from znb.serialize import Codec, MissingDefinitions, Payload
 from znb.shipping import forget, pack, unpack
@@ -82,7 +82,7 @@ class ObjectCall:
     def outcome(self, reply: Reply | Lost) -> Outcome:
         """Decode the ending. On the caller's thread: it runs code, and may ask the worker for definitions."""
         if isinstance(reply, Lost):
-            return Failed(reply.error)
+            return Failed(self._lost(reply.error))
         try:
             if reply.name == wire.OK:
                 return Value(self._decode(reply.args[0], reply))
@@ -90,6 +90,18 @@ class ObjectCall:
         except Exception as error:  # noqa: BLE001 - user code runs in unpickling; its error is the outcome
             error.add_note(f"raised here, while the result of {self._method} from {self.link.name} was decoded")
             return Failed(error)
+
+    def _lost(self, error: ZnbError) -> ZnbError:
+        """Return the worker's end as the end of this call: each call has an error of its own, and says what ran."""
+        if not isinstance(error, WorkerLost):
+            return error
+        running = str(self.headers.get("label", self._method))
+        lost = WorkerLost(
+            error.worker, error.reason, running=running, hint="A new process takes its place, without its variables"
+        )
+        for note in getattr(error, "__notes__", ()):
+            lost.add_note(note)
+        return lost
 
     def _decode(self, body: bytes, reply: Reply) -> Any:
         codec = self.link.codec
@@ -106,6 +118,7 @@ class ObjectCall:
         return Failed(self.link.with_definitions(lambda: tracebacks.restore(record, self.link.codec)), record)
 
     def _on_event(self, call: Call, reply: Reply | Lost) -> None:
+        self.call = call  # this thread may be ahead of the one that is still making the call
         if isinstance(reply, Reply) and reply.name == wire.NEED and self._payload is not None:
             forget(self.link.known, reply.args)
             cargo, body, frames = pack(self._payload, self.link.codec, self.link.known)

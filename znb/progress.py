@@ -69,5 +69,10 @@ def _make_bar(title: str, total: int | None) -> Any:
     is_log = tqdm.__module__ != "tqdm.notebook" and not sys.stderr.isatty()
     interval = LOG_INTERVAL if is_log else INTERVAL
     return tqdm(
-        desc=title or None, total=total, unit="job", mininterval=interval, maxinterval=interval, dynamic_ncols=not is_log
+        desc=title or None,
+        total=total,
+        unit="job",
+        mininterval=interval,
+        maxinterval=interval,
+        dynamic_ncols=not is_log,
     )

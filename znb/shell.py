@@ -50,17 +50,24 @@ class Shell:
     Args:
         name: The worker's name, for messages.
         namespace: Variables to begin with.
+        journal: Also takes everything that is written, at once.
 
     Attributes:
         namespace: The cells' variables: those of ``__main__``.
     """
 
-    def __init__(self, name: str, namespace: dict[str, Any] | None = None) -> None:
+    def __init__(
+        self,
+        name: str,
+        namespace: dict[str, Any] | None = None,
+        *,
+        journal: Callable[[str], object] | None = None,
+    ) -> None:
         self.name = name
         self._module = types.ModuleType("__main__")
         self.namespace = self._module.__dict__
         self.namespace.update(namespace or {})
-        self._capture = Capture()
+        self._capture = Capture(journal=journal)
         self._ipython: WorkerShell | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._idling = False

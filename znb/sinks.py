@@ -39,6 +39,7 @@ MESSAGE_BYTES: Final = 1_000
 MESSAGE_CHARS: Final = 65_536
 
 _ANSI: Final = re.compile(r"\x1b\[[0-9;]*m")
+_DIGITS: Final = re.compile(r"\d+")
 _NOTHING: Final = {"text/plain": "", "text/html": ""}
 
 
@@ -171,7 +172,7 @@ class TerminalSink:
         self.color = self._is_terminal
         self._mid_line = False
         self._lines: list[str] = []
-        self._notice = ""
+        self._notice = self._noticed = ""
         self._height = 0
 
     def write(self, stream: Stream, text: str) -> None:
@@ -199,8 +200,9 @@ class TerminalSink:
         self._redraw(list(lines), self._notice)
 
     def notice(self, text: str) -> None:
-        """Show a line about what is being waited for; off a terminal it stays."""
-        if not self._is_terminal and text and text != self._notice:
+        """Show a line about what is being waited for; off a terminal it stays, and is not repeated for its figures."""
+        if not self._is_terminal and text and _DIGITS.sub("", text) != self._noticed:
+            self._noticed = _DIGITS.sub("", text)
             self.write("stderr", text + "\n")
         self._redraw(self._lines, text)
 

@@ -5,6 +5,8 @@ Widgets, the command line and ``%znb cluster status`` take a ``ClusterStatus``; 
 
 from __future__ import annotations
 
+import concurrent.futures
+import html
 import platform
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -12,8 +14,8 @@ from typing import Any
 import msgspec
 import psutil
 
-from znb.lifecycle import WorkerStatus as Member
 from znb.errors import CallTimeout, WorkerLost, ZnbError
+from znb.lifecycle import WorkerStatus as Member
 from znb.link import Link
 
 __all__ = ["ClusterStatus", "WorkerInfo", "WorkerStatus"]
@@ -62,20 +64,38 @@ class ClusterStatus(msgspec.Struct, frozen=True, kw_only=True):
 
     @classmethod
     def take(cls, name: str, where: str, workers: Sequence[WorkerInfo]) -> ClusterStatus:
-        """Ask each worker what it does."""
-        return cls(name=name, where=where, workers=tuple(worker.status() for worker in workers))
+        """Ask all workers at once what they do."""
+        if not workers:
+            return cls(name=name, where=where, workers=())
+        with concurrent.futures.ThreadPoolExecutor(min(32, len(workers))) as pool:
+            return cls(name=name, where=where, workers=tuple(pool.map(WorkerInfo.status, workers)))
 
-    def __str__(self) -> str:
-        """Return a table for people."""
-        rows = [("worker", "state", "pid", "memory", "restarts", "runs")]
+    def rows(self) -> list[tuple[str, ...]]:
+        """Return a table for people: a header, and a row for each worker."""
+        rows: list[tuple[str, ...]] = [("worker", "state", "pid", "memory", "restarts", "runs")]
         rows += [
             (w.name, w.state, str(w.pid), f"{w.memory_bytes / 1e6:.0f} MB", str(w.restarts),
              f"{w.running} ({w.seconds:.0f} s)" if w.running else "")
             for w in self.workers
         ]  # fmt: skip
+        return rows
+
+    def __str__(self) -> str:
+        """Return the table as text."""
+        rows = self.rows()
         widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
         lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
         return "\n".join([f"cluster {self.name!r} on {self.where}, {len(self.workers)} workers", *lines])
+
+    def to_html(self) -> str:
+        """Return the table as HTML; it takes its colours from the notebook."""
+        head, *body = [[html.escape(cell) for cell in row] for row in self.rows()]
+        lines = ["<tr>" + "".join(f'<td style="text-align:left">{cell}</td>' for cell in row) + "</tr>" for row in body]
+        header = "".join(f'<th scope="col" style="text-align:left">{cell}</th>' for cell in head)
+        title = f"cluster {html.escape(self.name)} on {html.escape(self.where)}, {len(self.workers)} workers"
+        return (
+            f"<table><caption>{title}</caption><thead><tr>{header}</tr></thead><tbody>{''.join(lines)}</tbody></table>"
+        )
 
 
 class WorkerInfo:
@@ -123,7 +143,12 @@ class WorkerInfo:
 
     def status(self) -> WorkerStatus:
         """Return what the worker does now; never waits longer than ``ANSWER_TIMEOUT``."""
-        common = {"name": self.name, "pid": self.pid, "host": self.host, "restarts": self.generation - 1}
+        common: dict[str, Any] = {
+            "name": self.name,
+            "pid": self.pid,
+            "host": self.host,
+            "restarts": self.generation - 1,
+        }
         link = self._link_of(self.name)
         if link is None:
             return WorkerStatus(**common, state="lost" if self._member.state == "dead" else "starting")

@@ -127,7 +127,7 @@ class Reactor:
         self._cancelled = 0
         self._failures = 0
         self._order = itertools.count()
-        self._sockets: dict[zmq.Socket[bytes], Readable] = {}
+        self._sockets: dict[zmq.Socket[bytes], tuple[Readable, Callable[[Any], list[Any]]]] = {}
         self._files: dict[zmq.Socket[bytes], list[tuple[Path, os.stat_result]]] = {}
         self._readers: dict[int, Callable[[], object]] = {}
         self._closers: dict[Callable[[], object], None] = {}
@@ -135,6 +135,7 @@ class Reactor:
         self._sleeping = False
         self._running = False
         self._stopped = False
+        self._owner = 0
         self._late = threading.RLock()
         self._pid = os.getpid()
         self._wake_receive, self._wake_send = _socket.socketpair()
@@ -203,7 +204,7 @@ class Reactor:
     @property
     def on_thread(self) -> bool:
         """Whether the caller is on the reactor's thread."""
-        return threading.get_ident() == self._thread.ident
+        return threading.get_ident() == self._owner
 
     @property
     def forked(self) -> bool:
@@ -254,9 +255,18 @@ class Reactor:
         prepare_socket(made, url)
         return made
 
-    def add_socket(self, socket: zmq.Socket[bytes], on_message: Readable) -> None:
-        """Call ``on_message(frames)`` for each message that arrives."""
-        self._sockets[socket] = on_message
+    def add_socket(
+        self, socket: zmq.Socket[bytes], on_message: Readable, *, receive: Callable[[Any], list[Any]] | None = None
+    ) -> None:
+        """Call ``on_message(frames)`` for each message that arrives.
+
+        Args:
+            socket: One of this reactor's sockets.
+            on_message: Takes the frames of a message.
+            receive: Takes a message off the socket without waiting, for those who want some frames as bytes;
+                ``None``: all are ``zmq.Frame``.
+        """
+        self._sockets[socket] = (on_message, receive or _receive)
         self._poller.register(socket, zmq.POLLIN)
 
     def add_monitor(self, socket: zmq.Socket[bytes], events: int, on_event: Callable[[int], object]) -> None:
@@ -346,6 +356,7 @@ class Reactor:
         self._running = False
 
     def _run(self) -> None:
+        self._owner = threading.get_ident()
         try:
             while self._running:
                 self._turn()
@@ -364,8 +375,11 @@ class Reactor:
                 self._running = False
             return
         self._sleeping = False
+        owner = self._owner
         for source, _ in events:
             self._dispatch(source)
+            if self._owner != owner:
+                return
         self._run_timers()
         self._run_ready()
 
@@ -414,15 +428,19 @@ class Reactor:
             elif not self.guard(self._readers[source]):
                 self.remove_reader(source)
             return
+        owner = self._owner
         for _ in range(BATCH):
-            handler = self._sockets.get(source)
-            if handler is None or source.closed:
+            entry = self._sockets.get(source)
+            if entry is None or source.closed:
                 return
+            on_message, receive = entry
             try:
-                frames = source.recv_multipart(zmq.NOBLOCK, copy=False)
+                frames = receive(source)
             except zmq.Again:
                 return
-            self.guard(handler, frames)
+            self.guard(on_message, frames)
+            if self._owner != owner or source.closed or not source.getsockopt(zmq.EVENTS) & zmq.POLLIN:
+                return
 
     def _drain_wakeups(self) -> None:
         try:
@@ -462,6 +480,10 @@ class Reactor:
         with self._late:
             while self._ready:
                 self._run_ready()
+
+
+def _receive(socket: zmq.Socket[bytes]) -> list[Any]:
+    return socket.recv_multipart(zmq.NOBLOCK, copy=False)
 
 
 def prepare_socket(socket: zmq.Socket[bytes], url: str = "") -> None:

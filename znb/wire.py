@@ -20,7 +20,10 @@ response_to    bytes or str                  every later event: the id of its ch
 v              int, 3                        zerorpc version; missing counts as 1
 znb            int                           wire version of a znb peer; zerorpc peers ignore it
 deadline       float, seconds                what is left of the caller's time when it was sent
-cargo          list, see ``shipping``        how ``args`` and the buffers are to be read between znb peers
+cargo          list, see ``shipping``        how to read ``args`` and the buffers, between holders of a cluster's keys
+kw             int, 1                        the last argument is a dict of keyword arguments; znb peers only
+items          int, 1                        the caller reads ``_znb_items``
+error          bytes, see ``tracebacks``     in ERR: the record of the exception
 traceparent    str                           W3C trace context
 ============== ============================ ==================================================================
 
@@ -36,6 +39,7 @@ _zpc_more       [n]             the sender grants n more data events; each side 
 _zpc_hb         [0]             heartbeat; free of credit
 _znb_cancel     [reason]        the caller gave up: stop the work; free of credit; znb peers only
 _znb_need       [keys]          resend the request with these definitions; free of credit; znb peers only
+_znb_items      items           several items of a stream, each for a credit; only if the request has ``items``
 =============== =============== ============================================================================
 """
 
@@ -53,6 +57,7 @@ __all__ = [
     "CANCEL",
     "ERR",
     "HEARTBEAT",
+    "ITEMS",
     "MORE",
     "NEED",
     "OK",
@@ -63,6 +68,7 @@ __all__ = [
     "Event",
     "channel_of",
     "check_reply",
+    "decode_args",
     "decode_event",
     "encode_event",
     "id_of",
@@ -82,6 +88,7 @@ MORE = "_zpc_more"
 HEARTBEAT = "_zpc_hb"
 CANCEL = "_znb_cancel"
 NEED = "_znb_need"
+ITEMS = "_znb_items"
 
 
 class Event(NamedTuple):
@@ -101,10 +108,11 @@ class Event(NamedTuple):
 
 
 #: What a server may send on an open channel, control events aside.
-REPLIES = frozenset({OK, ERR, STREAM, STREAM_DONE, NEED})
+REPLIES = frozenset({OK, ERR, STREAM, STREAM_DONE, NEED, ITEMS})
 
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(tuple[dict[str, Any], str, Any])
+_raw_decoder = msgspec.msgpack.Decoder(tuple[dict[str, Any], str, msgspec.Raw])
 
 
 def encode_event(headers: dict[str, Any], name: str, args: Any) -> bytes:
@@ -117,19 +125,38 @@ def encode_event(headers: dict[str, Any], name: str, args: Any) -> bytes:
     return _encoder.encode((headers, name, args))
 
 
-def decode_event(blob: bytes | memoryview, buffers: list[Any]) -> Event:
+def decode_event(blob: bytes | memoryview, buffers: list[Any], *, raw: bool = False) -> Event:
     """Read a *blob*.
+
+    Args:
+        blob: The bytes.
+        buffers: What came out of band.
+        raw: Whether the arguments are left as ``msgspec.Raw``, to be read by whoever they are for.
 
     Raises:
         ProtocolError: It is not msgpack of the form ``[headers, name, args]``.
     """
     try:
-        headers, name, args = _decoder.decode(blob)
+        headers, name, args = (_raw_decoder if raw else _decoder).decode(blob)
     except RecursionError as error:
         raise ProtocolError("expected msgpack [headers, name, args], got one nested too deeply") from error
     except (msgspec.DecodeError, ValueError, MemoryError) as error:  # ValueError: text that is not UTF-8
         raise ProtocolError(f"expected msgpack [headers, name, args], got {len(blob)} bytes: {error}") from error
     return Event(headers, name, args, buffers)
+
+
+def decode_args(args: Any) -> Any:
+    """Return the arguments of an event that was decoded with ``raw``.
+
+    Raises:
+        ProtocolError: They are not msgpack.
+    """
+    if not isinstance(args, msgspec.Raw):
+        return args
+    try:
+        return msgspec.msgpack.decode(args)
+    except (msgspec.DecodeError, ValueError, RecursionError, MemoryError) as error:
+        raise ProtocolError(f"expected msgpack arguments, got something else: {error}") from error
 
 
 def channel_of(event: Event) -> bytes | str | int | None:

@@ -26,6 +26,7 @@ import faulthandler
 import os
 import platform
 import resource
+import signal
 import sys
 import threading
 import time
@@ -37,6 +38,7 @@ from typing import Any, ClassVar
 from znb import tracebacks
 from znb.connection import WorkerSpec
 from znb.executor.server import JobServer
+from znb.journal import Journal
 from znb.outputs import Output, encode_output
 from znb.rpc import Request, Server
 from znb.runner import Failure, Runner, Success, Task
@@ -50,7 +52,7 @@ __all__ = ["Worker", "main"]
 
 #: Connections whose definitions are remembered; an older one is sent definitions again.
 PEERS_REMEMBERED = 64
-#: First item of a cell's stream: the cell has left the queue and runs.
+#: First item of the stream of a call that had to wait for its turn: it runs now.
 STARTED = b""
 
 
@@ -66,10 +68,10 @@ class Worker:
         self.codec = Codec()
         self.reactor = Reactor()
         self.runner = Runner()
-        self.shell = Shell(spec.name)
+        self.shell = Shell(spec.name, journal=Journal(spec.crash_fd).write)
         self._calls = Server(self.reactor, self._dispatch)
         self._jobs = JobServer(self)
-        self._tasks: dict[tuple[bytes, Any], Task] = {}
+        self._tasks: dict[tuple[bytes, Any], tuple[Task, Request]] = {}
         self._known: dict[bytes, set[bytes]] = {}
         self._host = platform.node()
         self._started = time.monotonic()
@@ -96,6 +98,10 @@ class Worker:
         """Return a context in which what this process writes goes to ``emit``."""
         return self.shell.capture(emit)
 
+    def flush(self) -> None:
+        """Wait until what this process has written has been emitted."""
+        self.shell.flush()
+
     # -- the I/O thread ------------------------------------------------------------------------------------
 
     def _bind(self, bound: threading.Event) -> None:
@@ -105,8 +111,8 @@ class Worker:
         bound.set()
 
     def _orphaned(self) -> None:
-        """End at once: the zygote is gone, so nobody would replace or stop this worker."""
-        os._exit(1)
+        """End at once, with every child: the zygote is gone, so nobody would replace or stop this worker."""
+        os.killpg(0, signal.SIGKILL)
 
     def _dispatch(self, request: Request) -> None:
         handler = self._IMMEDIATE.get(request.method)
@@ -128,14 +134,16 @@ class Worker:
 
         def execute() -> Any:
             buffers = unpack(request.headers.get("cargo"), request.buffers, self.codec)
-            return method(self, request, self.codec.decode(request.args, buffers))
+            arguments = self.codec.decode(request.args, buffers)
+            request.send_item(STARTED)
+            return method(self, request, arguments)
 
         def finish(outcome: Success | Failure) -> None:
             self._tasks.pop(key, None)
             self._answer(request, outcome)
 
         task = Task(execute, finish, owner=request.peer, label=str(request.headers.get("label", request.method)))
-        self._tasks[key] = task
+        self._tasks[key] = (task, request)
         self.runner.submit(task)
 
     def _ping(self, request: Request) -> dict[str, Any] | None:
@@ -155,9 +163,11 @@ class Worker:
             self.runner.interrupt_current()
             return
         for identifier in request.args:
-            task = self._tasks.get((request.peer, identifier))
-            if task is not None:
+            task, call = self._tasks.get((request.peer, identifier), (None, None))
+            if task is not None and call is not None:
                 self.runner.interrupt(task)
+                if not task.started:  # it never will be, and its caller need not wait for its turn
+                    call.fail("Cancelled", "it was interrupted before it began")
 
     def _stats(self, request: Request) -> dict[str, Any]:
         usage = resource.getrusage(resource.RUSAGE_SELF)
@@ -195,7 +205,6 @@ class Worker:
         def emit(output: Output) -> None:
             request.send_item(encode_output(output))
 
-        request.send_item(STARTED)
         return self.shell.run_cell(emit=emit, **options)
 
     def _push(self, _request: Request, variables: dict[str, Any]) -> None:
@@ -219,8 +228,8 @@ class Worker:
         if isinstance(outcome, Success):
             try:
                 shipment = pack(self.codec.encode(outcome.value), self.codec, known)
-            except Exception as error:  # noqa: BLE001 - any failure to encode is the caller's to see
-                outcome = Failure(error)
+            except Exception as failure:  # noqa: BLE001 - any failure to encode is the caller's to see
+                outcome = Failure(failure)
             else:
                 request.reply(shipment.body, shipment.frames, cargo=shipment.cargo)
                 return

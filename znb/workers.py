@@ -7,7 +7,7 @@ chosen worker is done, shows outputs as they come, and can be interrupted.
 from __future__ import annotations
 
 import concurrent.futures
-import sys
+import html
 import threading
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
@@ -26,8 +26,27 @@ __all__ = ["ByWorker", "Workers"]
 class ByWorker(dict[str, Any]):
     """What each of several workers returned, by the worker's name."""
 
-    def _repr_mimebundle_(self, **_: Any) -> dict[str, Any]:
-        return {"text/plain": "\n".join(f"{name}: {value!r}" for name, value in self.items())}
+    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:  # noqa: FBT001 - IPython's signature
+        if cycle:
+            printer.text("{...}")
+            return
+        for position, (name, value) in enumerate(self.items()):
+            if position:
+                printer.break_()
+            text = repr(value)
+            printer.text(f"{name}:{chr(10) if chr(10) in text else ' '}")
+            printer.pretty(value)
+
+    def _repr_html_(self) -> str | None:
+        """Return each worker's value in HTML, if one of them has such a form."""
+        forms = {name: getattr(value, "_repr_html_", lambda: None)() for name, value in self.items()}
+        if not any(forms.values()):
+            return None
+        parts = [
+            f"<div><b>{html.escape(name)}</b></div>{form or f'<pre>{html.escape(repr(self[name]))}</pre>'}"
+            for name, form in forms.items()
+        ]
+        return "".join(parts)
 
 
 class Workers:
@@ -77,10 +96,13 @@ class Workers:
             WorkerLost: A worker died while it ran.
             KeyboardInterrupt: The wait was interrupted, and the cell with it.
         """
-        options = {"source": source, "label": label or self._cluster.next_label(), "first_line": first_line}
+        label = label or self._cluster.next_label()
+        options = {"source": source, "label": label, "first_line": first_line}
         shown = sink or make_sink()
-        view = OutputView(self.names, shown)
-        outcomes = self._ask("cell", options, view=view, timeout=timeout, label=options["label"], notify=shown.notice)
+        for news in self._cluster.take_news(self.names):
+            shown.write("stderr", f"{news}\n")
+        view = OutputView(self.names, shown, scope=self._cluster.name)
+        outcomes = self._ask("cell", options, view=view, timeout=timeout, label=label, sink=shown)
         return self._combine(outcomes)
 
     def run_nowait(self, source: str, **options: Any) -> concurrent.futures.Future[Any]:
@@ -149,13 +171,13 @@ class Workers:
         label: str,
         view: OutputView | None = None,
         timeout: float | None = None,
-        notify: Callable[[str], None] | None = None,
+        sink: Sink | None = None,
     ) -> dict[str, Outcome]:
         payload = self._cluster.codec.encode(obj)
-        links = self._cluster.wait_links(self.names)
-        gather = Gather(view, notify or _print_notice, self._cluster.kill)
-        gather.send(links, method, payload, label=label)
-        outcomes = gather.wait(timeout)
+        announcer = sink or make_sink()
+        links = self._cluster.wait_links(self.names, announcer.notice)
+        gather = Gather(view, announcer, self._cluster.kill)
+        outcomes = gather.ask(links, method, payload, label=label, timeout=timeout)
         return {name: outcomes[name] for name in self.names if name in outcomes}
 
     def _combine(self, outcomes: dict[str, Outcome]) -> Any:
@@ -173,10 +195,6 @@ class Workers:
         """Raise what went wrong, each distinct error once."""
         failures = {name: outcome for name, outcome in outcomes.items() if isinstance(outcome, Failed)}
         if failures:
+            self._cluster.take_news(tuple(failures))  # the errors say it
             raise tracebacks.combine(failures, of=len(self.names))
 
-
-def _print_notice(text: str) -> None:
-    """Say what is being waited for where there is no view to say it in."""
-    if text:
-        print(text, file=sys.stderr)

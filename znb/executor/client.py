@@ -213,9 +213,9 @@ class JobClient:
 
     # -- any thread ----------------------------------------------------------------------------------------
 
-    def open_group(self, group: Group) -> None:
-        """Add a group; its parts may be fed from now on."""
-        self._reactor.call_soon(self._open_group, group)
+    def open_group(self, group: Group, parts: Sequence[Part] = (), *, last: bool = False) -> None:
+        """Add a group with its first jobs; more may be fed from now on, unless these are the ``last``."""
+        self._reactor.call_soon(self._open_group, group, parts, last)
 
     def feed(self, group: Group, parts: Sequence[Part], *, last: bool = False) -> None:
         """Add jobs to a group, in the order of the calls; after ``last`` no more follow."""
@@ -299,7 +299,7 @@ class JobClient:
 
     # -- the reactor's thread: jobs ------------------------------------------------------------------------
 
-    def _open_group(self, group: Group) -> None:
+    def _open_group(self, group: Group, parts: Sequence[Part] = (), last: bool = False) -> None:  # noqa: FBT001, FBT002
         if group.number >= 0:
             return
         if self._closed is not None:
@@ -307,6 +307,7 @@ class JobClient:
             return
         group.number = self._scheduler.add_group(**group.options)
         self._groups[group.number] = group
+        self._feed(group, parts, last)
         self._tick()
 
     def _feed(self, group: Group, parts: Sequence[Part], last: bool) -> None:  # noqa: FBT001 - through call_soon
@@ -366,7 +367,7 @@ class JobClient:
         if self._closed is not None:
             return
         for command in self._scheduler.tick(time.monotonic()):
-            self._carry_out(command)
+            self._reactor.guard(self._carry_out, command)  # one that fails must not take the others along
         deadline = self._scheduler.next_deadline()
         if self._timer is not None:
             self._timer.cancel()
@@ -420,13 +421,13 @@ class JobClient:
 
     def _fail(self, command: Fail) -> None:
         group = self._groups[command.group]
-        last = command.attempts[-1]
         if command.kind == "timeout":
             error: ZnbError = CallTimeout(f"{group.label} (job {command.index})", group.options["job_timeout"])
         else:
+            last = command.attempts[-1]
             error = WorkerLost(last.worker, last.reason, running=f"{group.label} (job {command.index})")
-            for attempt in command.attempts[:-1]:
-                error.add_note(f"attempt before: {attempt.worker} {attempt.reason.splitlines()[0]}")
+        for attempt in command.attempts[:-1] if command.kind == "lost" else command.attempts:
+            error.add_note(f"attempt before: {attempt.worker} {attempt.reason.splitlines()[0]}")
         group.drop(command.index, command.index + 1)
         group.receiver.fail(command.index, error)
 
@@ -503,6 +504,14 @@ class JobClient:
         for start, stop in _runs(message.first, message.count, skip):
             group.drop(start, stop)
         group.receiver.deliver(batch, message.count, skip, peer.link.name, lambda: self._reactor.call_soon(acknowledge))
+
+    # -- the delivery thread -------------------------------------------------------------------------------
+
+    def _show(self, peer: _Peer, group: Group | None, message: frames.Printed) -> None:
+        """Show what a job printed, and let its worker go on printing."""
+        if group is not None:
+            group.show(peer.link.name, group.label, message.index, message.attempt, decode_output(message.output))
+        self._reactor.call_soon(self._grant_print, peer, len(message.output))
 
 
 def _runs(first: int, count: int, without: Collection[int]) -> list[tuple[int, int]]:

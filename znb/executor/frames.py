@@ -74,7 +74,7 @@ CALL_STAR = 1
 CALL_BOTH = 2
 
 
-class _Message(msgspec.Struct, array_like=True, tag=True, frozen=True):
+class _Message(msgspec.Struct, array_like=True, tag=True):
     """A header frame."""
 
 

@@ -21,6 +21,7 @@ from znb.errors import Cancelled, SerializationError, ZnbError
 from znb.executor.client import Group, JobClient, Part
 from znb.executor.frames import CALL_ONE, CALL_STAR
 from znb.executor.futures import NOTICE_AFTER, Batch
+from znb.shipping import payload_bytes
 
 __all__ = ["MapResult", "Progress", "start_map"]
 
@@ -29,6 +30,12 @@ __all__ = ["MapResult", "Progress", "start_map"]
 PART_ITEMS = 2048
 #: Bytes of encoded items at which parts stop growing, so that a chunk does not drag along what it does not need.
 PART_BYTES = 64 << 10
+#: Items pulled before the first result is taken, at most: what keeps a few workers busy for a while.
+AHEAD_ITEMS = 512
+#: Bytes of encoded items at which that ends, for items that are large.
+AHEAD_BYTES = 1 << 20
+#: Seconds for which items are pulled at a time, so that results do not wait for a slow source.
+PULL_TIME = 0.02
 #: Results said to be taken where all of a map is to run and to be held; more than there can be.
 UNBOUNDED = 1 << 60
 #: Seconds after which a thread that waits for a map's end sees that another has taken the last of its results.
@@ -59,7 +66,7 @@ class MapResult(Iterator[Any]):
     def __init__(self, flow: _Flow) -> None:
         self.group = flow.group
         self._results = flow.results()
-        next(self._results)  # pull the first items now, as concurrent.futures does
+        next(self._results)  # begun, so that it is also ended when nobody ever iterates
 
     def __iter__(self) -> Iterator[Any]:
         return self._results
@@ -96,7 +103,7 @@ def start_map(
     ends = any(isinstance(iterable, Sized) for iterable in iterables)
     flow = _Flow(client, items, ends, ordered=ordered, errors=errors, timeout=timeout, progress=progress)
     flow.group = Group(client.codec.encode(function), call, label, flow, show=client.view(), pulled=True, **options)
-    client.open_group(flow.group)
+    client.open_group(flow.group, flow.pull_ahead(), last=flow.exhausted)
     return MapResult(flow)
 
 
@@ -109,9 +116,7 @@ class _Outcomes:
 
     __slots__ = ("acknowledge", "errors", "values")
 
-    def __init__(
-        self, values: list[Any], errors: dict[int, BaseException], acknowledge: Callable[[], None]
-    ) -> None:
+    def __init__(self, values: list[Any], errors: dict[int, BaseException], acknowledge: Callable[[], None]) -> None:
         self.values = values
         self.errors = errors
         self.acknowledge = acknowledge
@@ -147,7 +152,8 @@ class _Flow:
         self._arrivals: queue.SimpleQueue[tuple[Any, ...]] = queue.SimpleQueue()
         self._source_error: BaseException | None = None
         self._part_items = 1
-        self._exhausted = False
+        self._wanted = 0
+        self.exhausted = False
         self._finished = False
         self._aborted: BaseException | None = None
         self._retried = 0
@@ -204,14 +210,14 @@ class _Flow:
         self._client.taken(self.group, UNBOUNDED)
         self._arrivals.put((self._on_drain,))
         while not self._finished:
-            self._wait_arrival(HANDOVER)
+            if not self._take_arrivals():
+                self._wait_arrival(HANDOVER)
 
     # -- the consumer's thread -----------------------------------------------------------------------------
 
     def results(self) -> Generator[Any, None, None]:
-        """Yield ``None`` once when the first items have been pulled, then the results."""
+        """Yield ``None`` once, then the results."""
         try:
-            self._wait_arrival(NOTICE_AFTER)
             yield None
             while (found := self._wait_ready()) is not None:
                 yield from self._yield_outcomes(found)
@@ -258,12 +264,13 @@ class _Flow:
         """Return the outcomes that are to be yielded next, or ``None`` at the end."""
         with self._turn:
             while True:
-                self._take_arrivals()
+                more = self._take_arrivals()
                 found = self._next_ready()
                 if found is not None or self._finished:
                     self._yielding = found
                     return found
-                self._wait_result()
+                if not more:
+                    self._wait_result()
 
     def _next_ready(self) -> _Outcomes | None:
         """Return the outcomes that are to be yielded now, if they are here."""
@@ -274,10 +281,12 @@ class _Flow:
             return found
         return self._ready.pop(next(iter(self._ready))) if self._ready else None
 
-    def _take_arrivals(self) -> None:
+    def _take_arrivals(self) -> bool:
+        """Handle what is here, and pull for a moment; return whether there is more to pull at once."""
         with self._turn:
             while self._wait_arrival(0):
                 pass
+            return self._pull_some()
 
     def _wait_arrival(self, timeout: float | None) -> bool:
         """Handle what arrives next, and wait for it; under ``_turn``, so that things are handled in their order."""
@@ -331,9 +340,9 @@ class _Flow:
 
     def _on_close_feed(self, error: Exception) -> None:
         if isinstance(error, Cancelled):
-            self._source_error, self._exhausted = error, True
-        elif not self._ends and not self._exhausted:
-            self._source_error, self._exhausted = error, True
+            self._source_error, self.exhausted = error, True
+        elif not self._ends and not self.exhausted:
+            self._source_error, self.exhausted = error, True
             self._client.feed(self.group, (), last=True)
 
     def _on_drain(self) -> None:
@@ -344,17 +353,39 @@ class _Flow:
             outcomes.acknowledge = _nothing
 
     def _on_pull(self, count: int) -> None:
-        """Pull and encode up to so many items, and have them run."""
+        self._wanted += count
+
+    def pull_ahead(self) -> list[Part]:
+        """Pull and encode the first items, which workers are to be busy with until the first result is taken."""
+        left = self.group.options.get("buffersize") or AHEAD_ITEMS
+        deadline = time.monotonic() + PULL_TIME
+        size = 0
         parts: list[Part] = []
-        while count > 0 and not self._exhausted:
-            wanted = min(count, self._part_items)
-            items = self._pull_items(wanted)
-            self._exhausted = len(items) < wanted
-            if items:
-                parts.append(self._encode(items))
-                count -= len(items)
-        if parts or self._exhausted:
-            self._client.feed(self.group, parts, last=self._exhausted)
+        while left > 0 and not self.exhausted and size < AHEAD_BYTES and time.monotonic() < deadline:
+            left -= self._pull_part(left, parts)
+            size += payload_bytes(parts[-1].payload) if parts else 0
+        return parts
+
+    def _pull_some(self) -> bool:
+        """Pull and encode what is wanted, and have it run; return whether there is more to pull at once."""
+        if not self._wanted or self.exhausted:
+            return False
+        parts: list[Part] = []
+        deadline = time.monotonic() + PULL_TIME
+        while self._wanted and not self.exhausted and time.monotonic() < deadline:
+            self._wanted -= self._pull_part(self._wanted, parts)
+        self._client.feed(self.group, parts, last=self.exhausted)
+        return bool(self._wanted) and not self.exhausted
+
+    def _pull_part(self, count: int, parts: list[Part]) -> int:
+        """Pull and encode up to ``count`` items as one part; return how many."""
+        began = time.monotonic()
+        wanted = min(count, self._part_items)
+        items = self._pull_items(wanted)
+        self.exhausted = len(items) < wanted
+        if items:
+            parts.append(self._encode(items, began))
+        return len(items)
 
     def _pull_items(self, wanted: int) -> list[Any]:
         items: list[Any] = []
@@ -364,18 +395,18 @@ class _Flow:
             self._source_error = error
         return items
 
-    def _encode(self, items: list[Any]) -> Part:
+    def _encode(self, items: list[Any], began: float) -> Part:
         try:
             payload = self._client.codec.encode(items)
         except SerializationError as error:
-            self._exhausted = True
+            self.exhausted = True
             self._source_error = error
             raise
-        size = len(payload.body)
-        if size < PART_BYTES // 2 and not payload.buffers:
-            self._part_items = min(PART_ITEMS, self._part_items * 2)
-        elif size > PART_BYTES or payload.buffers:
+        size, took = len(payload.body), time.monotonic() - began
+        if size > PART_BYTES or payload.buffers or took > PULL_TIME / 2:
             self._part_items = max(1, self._part_items // 2)
+        elif size < PART_BYTES // 2 and took < PULL_TIME / 4:
+            self._part_items = min(PART_ITEMS, self._part_items * 2)
         return Part(payload, len(items))
 
     def _end(self) -> None:

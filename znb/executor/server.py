@@ -55,6 +55,9 @@ class Host(Protocol):
     def capture(self, emit: Callable[[Output], None]) -> AbstractContextManager[None]:
         """Return a context in which what this process writes goes to ``emit``."""
 
+    def flush(self) -> object:
+        """Wait until what this process has written has been emitted."""
+
 
 class _Group:
     """A function that a client has defined, decoded at its first job."""
@@ -364,6 +367,7 @@ class JobServer:
         self, work: _Work, first: int, values: list[Any], errors: dict[int, BaseException], run_time: float
     ) -> None:
         client = work.client
+        self._host.flush()  # so that what a job printed is shown before its result
         payload = self._encode_values(values, errors, first)
         records = [
             (index, tracebacks.capture(error, self._codec, **self._host.place())) for index, error in errors.items()
@@ -410,7 +414,8 @@ def _run_batch(
     work: _Work, function: Callable[[Any], Any], items: list[Any], errors: dict[int, BaseException]
 ) -> list[Any]:
     """Run a function on the items of claimed jobs; return its values, ``None`` where ``errors`` has an entry."""
-    work.values = values = []
+    values: list[Any] = []
+    work.values = values
     while len(values) < len(items):
         try:
             work.inside = True

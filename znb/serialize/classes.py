@@ -148,14 +148,11 @@ def make(skeleton: Skeleton, *, is_ours: Any) -> type:
     space["__qualname__"] = skeleton.qualname
     if skeleton.module is not None:
         space["__module__"] = skeleton.module.decode()
-    metaclass = skeleton.metaclass or next(type(base) for base in skeleton.bases if type(base) is not type)
     with _QuietSubclassing(skeleton.bases, is_ours):
-        try:
-            cls: type = type.__new__(metaclass, skeleton.name, skeleton.bases, space)
-        except TypeError:
-            if "is not safe" not in str(sys.exception()):
-                raise
-            # A metaclass with a layout of its own, such as that of ctypes.Structure, has to do it itself.
+        if skeleton.metaclass is not None:
+            cls: type = type.__new__(skeleton.metaclass, skeleton.name, skeleton.bases, space)
+        else:  # it lays out its classes itself
+            metaclass = next(type(base) for base in skeleton.bases if type(base) is not type)
             cls = metaclass(skeleton.name, skeleton.bases, space)
     if isinstance(cls, abc.ABCMeta):
         abc._abc_init(cls)  # type: ignore[attr-defined]
@@ -205,12 +202,16 @@ def update(cls: type, attributes: dict[str, Any]) -> None:
     """Set attributes past whatever the metaclass thinks of that."""
     line = attributes.pop("__firstlineno__", None)
     for name, value in attributes.items():
-        try:
-            type.__setattr__(cls, name, value)
-        except TypeError:  # not allowed past a metaclass with a layout of its own
-            setattr(cls, name, value)
+        _set(cls, name, value)
     if line is not None:  # Python 3.13 deletes it when other attributes are set
-        type.__setattr__(cls, "__firstlineno__", line)
+        _set(cls, "__firstlineno__", line)
+
+
+def _set(cls: type, name: str, value: Any) -> None:
+    try:
+        type.__setattr__(cls, name, value)
+    except TypeError:  # not allowed past a metaclass with a layout of its own
+        setattr(cls, name, value)
 
 
 def retire(cls: type, kept: set[str]) -> None:

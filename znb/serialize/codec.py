@@ -13,6 +13,7 @@ import io
 import pickle
 import pickletools
 import threading
+import types
 import weakref
 from dataclasses import dataclass
 from os import urandom
@@ -119,7 +120,7 @@ class Codec:
         self._lock = threading.RLock()
         self._entries: dict[int, Entry] = {}
         self._tokens: dict[bytes, Entry] = {}
-        self._learned = Store(learned_bytes)
+        self._learned = Store(learned_bytes, 2 * learned_bytes)
         self._made = Store(made_bytes)
 
     def encode(self, obj: Any, *, labels: Sequence[str] = ()) -> Payload:
@@ -182,8 +183,7 @@ class Codec:
     def learn(self, key: bytes, frames: Sequence[Frame]) -> None:
         """Take in a definition that a peer shipped; it is loaded when something first needs it."""
         with self._lock:
-            if key not in self._learned:
-                self._learned.add(Definition(key, frames))
+            self._learned.add(self._learned.get(key) or Definition(key, frames))
 
     def knows(self, key: bytes) -> bool:
         """Whether a definition is held here."""
@@ -203,6 +203,8 @@ class Codec:
 
     def attempt(self, obj: Any) -> Payload:
         """Encode; raise whatever the pickler raised if that fails."""
+        if type(obj) is types.FunctionType and (known := self._unchanged_function(obj)) is not None:
+            return known
         chunks = Chunks()
         pickler = _PayloadPickler(chunks, PROTOCOL, buffer_callback=chunks.take)
         pickler.names, pickler.codec, pickler.entries = self.names, self, []
@@ -213,7 +215,28 @@ class Codec:
         if not pickler.entries:
             return Payload(body, buffers)
         with self._lock:
-            return self._with_definitions(body, buffers, pickler.entries)
+            payload = self._with_definitions(body, buffers, pickler.entries)
+            if type(obj) is types.FunctionType:
+                self._remember(pickler.entries[0], payload)
+            return payload
+
+    def _unchanged_function(self, function: types.FunctionType) -> Payload | None:
+        """Return what encoding a function gave before, if it would give the same again."""
+        entry = self._entries.get(id(function))
+        if entry is None or entry.ref() is not function or entry.encoded is None:
+            return None
+        payload, sources = entry.encoded
+        for source, key in sources:
+            if source.key is not key or source.watch is None or not source.watch.unchanged():
+                return None
+        return payload
+
+    def _remember(self, entry: Entry, payload: Payload) -> None:
+        sources = self._refreshed([entry])
+        # A payload holds its definitions, and those that came from peers hold the objects made from them: remembered
+        # here they would keep those alive, and with them perhaps the function itself.
+        if not any(source.foreign for source in sources):
+            entry.encoded = payload, tuple((source, source.key) for source in sources)
 
     def entry(self, obj: Any) -> Entry:
         """Return the entry of a function or class, made if it has none (for the picklers)."""
@@ -244,12 +267,15 @@ class Codec:
                 entries.pop(address, None)
             if (entry := tokens.get(token)) is not None and entry.ref is reference:
                 tokens.pop(token, None)
+            if (entry := made()) is not None:
+                entry.clear()
 
         with self._lock:
             entry = entries.get(address)
             if entry is not None and entry.ref() is obj:
                 return entry
             entry = entries[address] = Entry(weakref.ref(obj, forget), token, foreign=foreign)
+            made = weakref.ref(entry)
             known = tokens.get(token)
             if known is None or known.foreign or known.ref() is None:
                 tokens[token] = entry

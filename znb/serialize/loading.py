@@ -95,6 +95,7 @@ class _Loader:
         """Carry out the steps that fill what was made."""
         while (step := self.read()) is not None:
             self._carry_out(*step)
+        del self._unpickler  # it refers to this loader, and its memo to everything in the definition
 
     def _carry_out(self, kind: int, *rest: Any) -> None:
         if kind == stream.FILL:
@@ -222,6 +223,12 @@ class Session:
         Raises:
             SerializationError: A definition is for another version of Python, or incomplete.
         """
+        try:
+            return self._load(rows)
+        finally:
+            self._classes.clear()  # the loaders refer to this session, and to what they have read
+
+    def _load(self, rows: Sequence[tuple[bytes, Definition | None]]) -> list[Any]:
         functions: list[tuple[bytes, Definition]] = []
         for token, definition in rows:
             if definition is None:

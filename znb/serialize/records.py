@@ -110,9 +110,10 @@ class Entry:
         key: Digest of the last version made or loaded; empty before the first.
         watch: Tells whether that version still describes the object.
         needs: Entries of the classes that the definition refers to.
+        encoded: A function's payload, and the entries and keys that it depends on.
     """
 
-    __slots__ = ("_learned", "_own", "foreign", "key", "needs", "ref", "token", "watch")
+    __slots__ = ("__weakref__", "_learned", "_own", "encoded", "foreign", "key", "needs", "ref", "token", "watch")
 
     def __init__(self, ref: weakref.ref[Any], token: bytes, *, foreign: bool) -> None:
         self.ref = ref
@@ -121,6 +122,7 @@ class Entry:
         self.key = b""
         self.watch: Unchanged | None = None
         self.needs: tuple[Entry, ...] = ()
+        self.encoded: tuple[Payload, tuple[tuple[Entry, bytes], ...]] | None = None
         self._own: Definition | None = None
         self._learned: Callable[[], Definition | None] | None = None
 
@@ -140,6 +142,11 @@ class Entry:
         """Take a version that a peer made; its store decides how long it is held."""
         self._own, self._learned = None, weakref.ref(definition)
         self.key, self.watch, self.needs = definition.key, watch, needs
+
+    def clear(self) -> None:
+        """Let go of everything: the object is gone. Entries refer to each other, and would wait for the collector."""
+        self._own = self._learned = self.watch = self.encoded = None
+        self.needs = ()
 
 
 def join_prefix(rows: list[tuple[bytes, bytes]], pickled: bytes) -> bytes:

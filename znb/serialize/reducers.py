@@ -75,7 +75,8 @@ def _method(_pickler: _Pickler, obj: types.MethodType) -> Reduced:
     if name == "get_ipython" and _is_shell(owner):
         # What cells see as get_ipython: at the other end it is that process's own shell.
         return revive.attribute, ("IPython", "get_ipython")
-    if not name.startswith("__") and getattr(owner, name, None) == obj:
+    found = None if name.startswith("__") else getattr(owner, name, None)
+    if type(found) is types.MethodType and found.__func__ is obj.__func__ and found.__self__ is owner:
         return getattr, (owner, name)
     return types.MethodType, (obj.__func__, owner)
 

@@ -1,8 +1,9 @@
 """Definitions by key, bounded in bytes.
 
 Definitions that were not used for longest are dropped when the bound is passed; a dropped one that somebody still
-holds (a payload under way, the entry of a living function) is found for as long as they hold it. Callers hold the
-codec's lock.
+holds (a payload under way, the entry of a living function) is found for as long as they hold it. Received ones that
+nobody needed yet were shipped for a message that is about to be read: they go last, so that a message which needs more
+than the bound can still be read. Callers hold the codec's lock.
 """
 
 from __future__ import annotations
@@ -22,10 +23,12 @@ class Store:
 
     Args:
         limit_bytes: What the definitions held here may take; the newest is held whatever its size.
+        unread_bytes: What they may take together with those that were not loaded yet.
     """
 
-    def __init__(self, limit_bytes: int) -> None:
+    def __init__(self, limit_bytes: int, unread_bytes: int = 0) -> None:
         self.limit_bytes = limit_bytes
+        self.unread_bytes = unread_bytes
         self.size_bytes = 0
         self._kept: OrderedDict[bytes, Definition] = OrderedDict()
         self._alive: weakref.WeakValueDictionary[bytes, Definition] = weakref.WeakValueDictionary()
@@ -43,8 +46,15 @@ class Store:
         self._alive[definition.key] = definition
         self.size_bytes += definition.size_bytes
         while self.size_bytes > self.limit_bytes and len(self._kept) > 1:
-            _, oldest = self._kept.popitem(last=False)
+            oldest = self._oldest(is_unread_spared=self.size_bytes <= self.unread_bytes)
+            if oldest is None or oldest is definition:
+                break
+            del self._kept[oldest.key]
             self.size_bytes -= oldest.size_bytes
+
+    def _oldest(self, *, is_unread_spared: bool) -> Definition | None:
+        kept = iter(self._kept.values())
+        return next((each for each in kept if each.loaded is not None or not is_unread_spared), None)
 
     def get(self, key: bytes) -> Definition | None:
         """Return a definition, which counts as a use of it; ``None`` if it is not held."""

@@ -259,7 +259,7 @@ def watch_function(function: types.FunctionType, reached: tuple[str, ...], names
     single = len(present) == 1
 
     def read(owner: types.FunctionType) -> list[Any]:
-        values: list[Any] = [owner.__code__]
+        values: list[Any] = [owner.__code__, owner.__name__, owner.__qualname__, owner.__doc__]
         if owner.__defaults__:
             values += owner.__defaults__
         if owner.__kwdefaults__:

@@ -1,0 +1,408 @@
+"""Jobs on real processes: nothing is lost, nothing comes twice, limits hold, and workers come back in working order."""
+
+import contextlib
+import functools
+import itertools
+import os
+import random
+import resource
+import signal
+import threading
+import time
+
+import psutil
+import pytest
+
+import job_functions as jobs
+import znb
+from job_functions import Gate, wait_until
+
+#: Jobs of the kill storm.
+STORM_JOBS = 20_000
+#: Seconds between two kills.
+STORM_PAUSE = 0.05
+
+
+@contextlib.contextmanager
+def started(n=2):
+    cluster = znb.Cluster.start(n, name="jobs")
+    try:
+        yield cluster
+    finally:
+        cluster.close()
+
+
+@pytest.fixture
+def cluster(world):
+    with started() as cluster:
+        yield cluster
+
+
+def lines(path):
+    return path.read_text().split() if path.exists() else []
+
+
+# -- workers that die
+
+
+class Storm:
+    """Kills a random worker's process every now and then, while the ``with`` block runs."""
+
+    def __init__(self, cluster, seed):
+        self.cluster = cluster
+        self.random = random.Random(seed)
+        self.kills = 0
+        self.over = threading.Event()
+        self.thread = threading.Thread(target=self.run)
+
+    def run(self):
+        while not self.over.wait(STORM_PAUSE):
+            worker = self.random.choice(self.cluster.workers)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(worker.pid, signal.SIGKILL)
+                self.kills += 1
+
+    def __enter__(self):
+        self.thread.start()
+        return self
+
+    def __exit__(self, *_):
+        self.over.set()
+        self.thread.join()
+
+
+def work(x):
+    """Take long enough for a storm to hit it: about 0.5 ms."""
+    end = time.perf_counter() + 0.0005
+    while time.perf_counter() < end:
+        pass
+    return x * 2 + 1
+
+
+@pytest.mark.serial
+@pytest.mark.timeout(300)
+def test_a_kill_storm_over_a_map():
+    with started() as cluster, Storm(cluster, 1) as storm:
+        found = list(cluster.map(work, range(STORM_JOBS), retries=1000))
+        assert storm.kills > 10
+        assert found == [x * 2 + 1 for x in range(STORM_JOBS)]
+
+
+@pytest.mark.serial
+@pytest.mark.timeout(300)
+def test_a_kill_storm_over_an_unordered_map():
+    with started() as cluster, Storm(cluster, 2) as storm:
+        found = list(cluster.map(work, range(STORM_JOBS), retries=1000, ordered=False))
+        assert storm.kills > 10
+        assert sorted(found) == [x * 2 + 1 for x in range(STORM_JOBS)]
+
+
+@pytest.mark.serial
+@pytest.mark.timeout(300)
+def test_a_kill_storm_over_futures():
+    """Two retries are not enough for each, so some end as ``WorkerLost``: but each ends, and none otherwise."""
+    with started() as cluster, Storm(cluster, 3) as storm:
+        futures = [cluster.submit(work, x) for x in range(STORM_JOBS // 4)]
+        errors = [future.exception() for future in futures]
+        assert storm.kills > 5
+        assert all(error is None or isinstance(error, znb.WorkerLost) for error in errors)
+        found = [future.result() for future, error in zip(futures, errors, strict=True) if error is None]
+        assert found == [x * 2 + 1 for x, error in enumerate(errors) if error is None]
+        assert len(found) > 0.99 * len(futures)
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSEGV, signal.SIGABRT])
+def test_a_job_that_kills_its_workers(cluster, how):
+    found = list(cluster.map(functools.partial(jobs.die_at, bad={33}, how=how), range(200), errors="return"))
+    lost = found.pop(33)
+    assert found == [x for x in range(200) if x != 33]
+    assert isinstance(lost, znb.WorkerLost)
+    assert how.name in str(lost)
+    assert "die_at" in str(lost) or "partial" in str(lost)
+    assert len(lost.__notes__) == 2, "the attempts before"
+
+
+def test_a_job_that_exits_its_workers(cluster):
+    found = list(cluster.map(functools.partial(jobs.exit_at, bad={7, 150}), range(200), errors="return", chunksize=50))
+    assert [x for x, value in enumerate(found) if isinstance(value, znb.WorkerLost)] == [7, 150]
+    assert "7" in found[7].reason
+    assert [value for x, value in enumerate(found) if x not in {7, 150}] == [x for x in range(200) if x not in {7, 150}]
+
+
+def test_a_future_whose_job_kills_its_workers(cluster):
+    future = cluster.submit(jobs.die_at, 1, {1})
+    with pytest.raises(znb.WorkerLost, match="SIGKILL"):
+        future.result()
+    assert cluster.submit(pow, 2, 3).result() == 8
+
+
+def test_what_was_queued_on_a_dead_worker_runs_elsewhere(tmp_path):
+    path = tmp_path / "runs"
+    with started() as cluster:
+        gates = [Gate(tmp_path, name) for name in ("first", "second")]
+        held = [cluster.submit(gate) for gate in gates]
+        pids = [gate.wait_running() for gate in gates]
+        rest = [cluster.submit(jobs.note, str(path), x) for x in range(20)]
+        os.kill(pids[0], signal.SIGKILL)
+        gates[0].open()
+        assert [future.result() for future in rest] == list(range(20))
+        gates[1].open()
+        assert [future.result() for future in held] == [None, None]
+        assert sorted(lines(path), key=int) == [str(x) for x in range(20)], "each ran once"
+        assert len(gates[0].runs()) == 2
+
+
+def test_retries_count_deaths(cluster, tmp_path):
+    path = tmp_path / "runs"
+    found = list(cluster.map(functools.partial(note_and_die, str(path)), [1], retries=4, errors="return"))
+    assert isinstance(found[0], znb.WorkerLost)
+    assert lines(path) == ["1"] * 5
+
+
+def test_no_retries(cluster, tmp_path):
+    path = tmp_path / "runs"
+    found = list(cluster.map(functools.partial(note_and_die, str(path)), [1, 2], retries=0, errors="return"))
+    assert [type(error) for error in found] == [znb.WorkerLost] * 2
+    assert sorted(lines(path)) == ["1", "2"]
+
+
+def note_and_die(path, x):
+    jobs.note(path, x)
+    return jobs.die_at(x, {x})
+
+
+# -- exceptions and retries
+
+
+def test_exceptions_are_not_retried(cluster, tmp_path):
+    path = tmp_path / "runs"
+    found = list(cluster.map(functools.partial(jobs.fail_first, str(path)), [1], errors="return"))
+    assert isinstance(found[0], OSError)
+    assert lines(path) == ["1"]
+
+
+def test_retry_on(cluster, tmp_path):
+    path = tmp_path / "runs"
+    function = functools.partial(jobs.fail_first, str(path))
+    assert list(cluster.map(function, range(5), retry_on=OSError)) == list(range(5))
+    assert sorted(lines(path)) == sorted([str(x) for x in range(5)] * 2)
+
+
+def test_retry_on_a_base_class_until_the_attempts_are_used_up(cluster, tmp_path):
+    path = tmp_path / "runs"
+    function = functools.partial(jobs.fail_first, str(path), times=10)
+    found = list(cluster.map(function, [1], retry_on=(Exception,), retries=3, errors="return"))
+    assert isinstance(found[0], OSError)
+    assert lines(path) == ["1"] * 4
+
+
+# -- limits
+
+
+def test_job_timeout_stops_that_job_only(cluster):
+    found = list(cluster.map(jobs.sleep, [0.01, 60, 0.02, 0.03], range(4), job_timeout=0.5, errors="return"))
+    assert isinstance(found[1], znb.CallTimeout)
+    assert "0.5 s" in str(found[1])
+    assert found[0:1] + found[2:] == [0, 2, 3]
+    pids = {worker.pid for worker in cluster.workers}
+    assert cluster.submit(jobs.pid).result() in pids, "the interrupt was enough: no process was replaced"
+    assert all(worker.generation == 1 for worker in cluster.workers)
+
+
+def test_a_job_that_ignores_its_interrupt_is_killed(tmp_path):
+    with started(1) as cluster:
+        with pytest.raises(znb.CallTimeout):
+            list(cluster.map(jobs.stubborn, [str(tmp_path)], job_timeout=0.3))
+        old = int((tmp_path / "stubborn").read_text())
+        wait_until(lambda: not psutil.pid_exists(old), "the stubborn worker is killed")
+        assert cluster.submit(pow, 2, 3).result() == 8
+        assert cluster.workers[0].generation == 2
+
+
+def test_cancelled_jobs_stop(tmp_path):
+    with started(1) as cluster:
+        gate = Gate(tmp_path)
+        pid = cluster.submit(jobs.pid).result()
+        future = cluster.submit(gate)
+        gate.wait_running()
+        future.cancel()
+        assert cluster.submit(jobs.pid).result() == pid, "the worker is free again, and the same"
+
+
+def test_interrupts_hit_nothing_else(tmp_path):
+    """Cancel jobs as they run, with others right behind them: those must not notice."""
+    with started(1) as cluster:
+        for turn in range(30):
+            gate = Gate(tmp_path, f"gate{turn}")
+            future = cluster.submit(gate)
+            after = [cluster.submit(jobs.square, x) for x in range(20)]
+            gate.wait_running()
+            future.cancel()
+            assert [f.result() for f in after] == [x * x for x in range(20)]
+
+
+def test_breaking_out_of_a_map_frees_the_workers(tmp_path):
+    gate = Gate(tmp_path)
+    with started() as cluster:
+        pids = {worker.pid for worker in cluster.workers}
+        for result in cluster.map(functools.partial(jobs.gate_if, gate), itertools.chain([0, 0], itertools.repeat(1))):
+            assert result == 0
+            gate.wait_running()
+            break
+        assert cluster.submit(pow, 2, 3).result() == 8
+        assert {worker.pid for worker in cluster.workers} == pids
+        began = len(gate.runs())
+        assert list(cluster.map(jobs.square, range(100))) == [x * x for x in range(100)]
+        assert len(gate.runs()) == began, "nothing of it began after the break"
+
+
+def test_an_interrupted_map_frees_the_workers(tmp_path):
+    gate = Gate(tmp_path)
+    with started() as cluster:
+
+        def interrupt():
+            gate.wait_running()
+            signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+
+        thread = threading.Thread(target=interrupt)
+        thread.start()
+        with pytest.raises(KeyboardInterrupt):
+            list(cluster.map(gate, range(10)))
+        thread.join()
+        assert cluster.submit(pow, 2, 3).result() == 8
+
+
+def test_an_interrupted_wait_for_a_future_cancels_what_this_thread_submitted(tmp_path):
+    gate = Gate(tmp_path)
+    with started() as cluster:
+
+        def interrupt():
+            gate.wait_running()
+            signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+
+        thread = threading.Thread(target=interrupt)
+        thread.start()
+        futures = [cluster.submit(gate) for _ in range(10)]
+        with pytest.raises(KeyboardInterrupt):
+            futures[0].result()
+        thread.join()
+        assert all(future.cancelled() for future in futures)
+        assert cluster.submit(pow, 2, 3).result() == 8
+
+
+# -- memory
+
+
+def test_an_endless_source_in_constant_memory(cluster):
+    results = cluster.map(jobs.square, itertools.count())
+    for expected in range(100_000):
+        assert next(results) == expected**2
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    for expected in range(100_000, 500_000):
+        assert next(results) == expected**2
+    after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    results.cancel()
+    assert after - before < 10_000, "kB; each result costs 30 bytes at the least"
+
+
+def test_large_results_are_held_back(cluster):
+    """A consumer that takes nothing has little piled up for it: 2 workers, 64 MB each, of 4 GB."""
+    before = psutil.Process().memory_info().rss
+    results = cluster.map(jobs.blob, itertools.repeat(8 << 20, 500))
+    assert len(next(results)) == 8 << 20
+    workers = [psutil.Process(worker.pid) for worker in cluster.workers]
+    wait_until(lambda: all(worker.status() != psutil.STATUS_RUNNING for worker in workers), "workers held back")
+    assert psutil.Process().memory_info().rss - before < 400 << 20
+    assert sum(len(item) for item in results) == 499 * (8 << 20)
+
+
+def test_a_slow_source_does_not_hold_back_results(cluster):
+    """Results that are there are yielded before the source is asked for hundreds of slow items."""
+    pulled = []
+
+    def source():
+        for number in itertools.count():
+            pulled.append(number)
+            if number > 600:
+                time.sleep(0.005)
+            yield number
+
+    results = cluster.map(jobs.square, source())
+    seen = []
+    for result in itertools.islice(results, 800):
+        seen.append((result, len(pulled)))
+    results.cancel()
+    assert [result for result, _ in seen] == [x * x for x in range(800)]
+    assert max(count - position for position, (_, count) in enumerate(seen[620:], 620)) < 700
+
+
+# -- several clients and threads
+
+
+def test_several_threads_map_at_once(cluster):
+    found = {}
+
+    def run(number):
+        found[number] = list(cluster.map(functools.partial(pow, number), range(300)))
+
+    threads = [threading.Thread(target=run, args=(number,)) for number in range(2, 8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert found == {n: [n**x for x in range(300)] for n in range(2, 8)}
+
+
+def test_two_clients_share_a_cluster(cluster):
+    with znb.Cluster.connect("jobs") as other:
+        mine, theirs = cluster.map(work, range(2000)), other.map(work, range(2000))
+        pairs = list(zip(mine, theirs, strict=True))
+    assert pairs == [(x * 2 + 1, x * 2 + 1) for x in range(2000)]
+
+
+def test_a_client_that_vanishes_frees_the_workers(cluster, tmp_path):
+    gate = Gate(tmp_path)
+    with znb.Cluster.connect("jobs") as other:
+        futures = [other.submit(gate) for _ in range(10)]
+        gate.wait_running()
+        other.close()
+        assert all(isinstance(future.exception(), znb.ZnbError) for future in futures)
+    assert cluster.submit(pow, 2, 3).result() == 8
+    assert list(cluster.map(jobs.square, range(10))) == [x * x for x in range(10)]
+
+
+def test_a_job_uses_the_cluster_that_runs_it(cluster):
+    assert cluster.submit(jobs.nest, "jobs", 7).result() == 49
+
+
+# -- elastic
+
+
+def test_workers_that_come_are_used_at_once(tmp_path):
+    gate = Gate(tmp_path)
+    with started(1) as cluster:
+        futures = [cluster.submit(gate, x) for x in range(2)]
+        gate.wait_running()
+        cluster.scale(2)
+        wait_until(lambda: len(gate.runs()) == 2)
+        gate.open()
+        assert [future.result() for future in futures] == [0, 1]
+
+
+def test_workers_that_go_lose_nothing(tmp_path):
+    with started(2) as cluster:
+        results = cluster.map(work, range(3000))
+        assert next(results) == 1
+        cluster.scale(1)
+        assert list(results) == [x * 2 + 1 for x in range(1, 3000)]
+
+
+def test_no_workers_is_said(capfd):
+    with started(1) as cluster:
+        cluster.scale(0)
+        future = cluster.submit(pow, 2, 3)
+        with pytest.raises(TimeoutError):
+            future.result(timeout=1.5)
+        assert "no workers" in capfd.readouterr().err
+        cluster.scale(1)
+        assert future.result() == 8

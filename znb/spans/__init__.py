@@ -1,0 +1,42 @@
+"""Spans: what ran, when, on whose behalf. Recorded always, for less than a microsecond each.
+
+=============== ==========================================================================================
+``recorder``     the process's recorder: open spans, the ring of finished ones, what is active on each thread
+``ring``         a bounded ring that any thread writes and several readers follow, each with its own cursor
+``context``      what crosses a boundary: W3C ``traceparent``, threads, futures' callbacks
+``user``         ``span`` and ``traced``, which users write
+``table``        finished spans as columns: how they travel and how a client keeps them
+=============== ==========================================================================================
+
+Invariants: nothing here knows sockets, IPython or the wire; recording never blocks, never raises and holds no
+reference to a user's objects; what is dropped is counted.
+"""
+
+from znb.spans.context import Context, decode_context, encode_context, follow_threads, headers, read_headers, run_in
+from znb.spans.recorder import RECORDER, OpenSpan, Recorder, current
+from znb.spans.ring import Ring
+from znb.spans.table import KINDS, STATUSES, Process, Span, SpanTable, TracePart
+from znb.spans.user import span, traced
+
+__all__ = [
+    "KINDS",
+    "RECORDER",
+    "STATUSES",
+    "Context",
+    "OpenSpan",
+    "Process",
+    "Recorder",
+    "Ring",
+    "Span",
+    "SpanTable",
+    "TracePart",
+    "current",
+    "decode_context",
+    "encode_context",
+    "follow_threads",
+    "headers",
+    "read_headers",
+    "run_in",
+    "span",
+    "traced",
+]

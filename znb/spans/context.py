@@ -1,0 +1,182 @@
+"""What of a span crosses a boundary: process (``traceparent``), thread, or time (callbacks).
+
+============ =========================================================================================
+header        value
+============ =========================================================================================
+traceparent   ``00-<32 hex digits: trace>-<16: span>-01``, W3C Trace Context level 2
+tracestate    ``znb=live`` where the trace is watched: whoever gets it samples while it works for it
+============ =========================================================================================
+
+Invariants: a header that is not well formed is no context, never an error: a stranger's header must not fail a call.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import concurrent.futures.thread
+import functools
+import threading
+from collections.abc import Callable, Mapping
+from threading import get_ident
+from typing import Any, ParamSpec, TypeVar
+
+from znb.spans.recorder import RECORDER, Parent, Recorder, _set, current
+
+__all__ = ["Context", "decode_context", "encode_context", "follow_threads", "headers", "read_headers", "run_in"]
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+#: Characters of a ``traceparent``; later versions may append to it.
+LENGTH = 55
+#: What ``tracestate`` says of a watched trace.
+LIVE = "znb=live"
+
+
+class Context:
+    """A span of another process, as its callee knows it.
+
+    Attributes:
+        trace_id: 128 bits.
+        span_id: 64 bits.
+        live: Whether the trace is watched.
+        used: Whether it has children here.
+    """
+
+    __slots__ = ("live", "span_id", "trace_id", "used")
+
+    def __init__(self, trace_id: int, span_id: int, live: bool = False) -> None:  # noqa: FBT001, FBT002 - a record
+        self.trace_id = trace_id
+        self.span_id = span_id
+        self.live = live
+        self.used = False
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Context) and self._fields() == other._fields()
+
+    def __hash__(self) -> int:
+        return hash(self._fields())
+
+    def __repr__(self) -> str:
+        return f"Context({self.trace_id:032x}, {self.span_id:016x}, live={self.live})"
+
+    def _fields(self) -> tuple[int, int, bool]:
+        return (self.trace_id, self.span_id, self.live)
+
+
+def encode_context(parent: Parent) -> str:
+    """Return a context as one text: ``traceparent``, and ``;live`` behind it where it is watched."""
+    text = f"00-{parent.trace_id:032x}-{parent.span_id:016x}-01"
+    return text + ";live" if parent.live else text
+
+
+def decode_context(text: Any) -> Context | None:
+    """Read what ``encode_context`` made, or a ``traceparent``; ``None`` if it is neither.
+
+    Example:
+        >>> decode_context("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01")
+        Context(0af7651916cd43dd8448eb211c80319c, b7ad6b7169203331, live=False)
+    """
+    if type(text) is not str or len(text) < LENGTH or (len(text) > LENGTH and text[LENGTH] not in "-;"):
+        return None
+    version, first, trace, second, span, third, flags = (
+        text[:2], text[2], text[3:35], text[35], text[36:52], text[52], text[53:55],
+    )  # fmt: skip
+    if version == "ff" or first + second + third != "---" or (version == "00" and text[LENGTH:] not in {"", ";live"}):
+        return None
+    digits = version + trace + span + flags
+    if not digits.isalnum() or not digits.isascii() or digits.lower() != digits:
+        return None
+    try:
+        int(version + flags, 16)
+        context = Context(int(trace, 16), int(span, 16), text.endswith(";live"))
+    except ValueError:
+        return None
+    return context if context.trace_id and context.span_id else None
+
+
+def headers(parent: Parent) -> dict[str, Any]:
+    """Return the headers that carry a context with a call."""
+    text = f"00-{parent.trace_id:032x}-{parent.span_id:016x}-01"
+    return {"traceparent": text, "tracestate": LIVE} if parent.live else {"traceparent": text}
+
+
+def read_headers(received: Mapping[str, Any]) -> Context | None:
+    """Return the context that came with a call; ``None`` if there is none, or none that is well formed."""
+    text = received.get("traceparent")
+    if text is None:
+        return None
+    context = decode_context(text)
+    state = received.get("tracestate")
+    if context is not None and type(state) is str and LIVE in state:
+        context.live = True
+    return context
+
+
+def run_in(parent: Parent | None, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Call a function with ``parent`` as what spans are children of: a callback, or the target of a thread."""
+    outer = current()
+    active, thread = RECORDER.active, get_ident()
+    before = active.get(thread)
+    _set(parent)
+    if parent is not None:
+        active[thread] = parent
+    try:
+        return function(*args, **kwargs)
+    finally:
+        _set(outer)
+        if before is not None:
+            active[thread] = before
+        else:
+            active.pop(thread, None)
+
+
+def bound(function: Callable[P, T]) -> Callable[P, T]:
+    """Return a function that runs in the context of now, whenever it is called; itself if there is none."""
+    parent = current()
+    return function if parent is None else functools.partial(run_in, parent, function)
+
+
+def follow_threads(recorder: Recorder = RECORDER) -> Callable[[], None]:
+    """Have threads, and what is given to thread pools, begin in the context that they were started in.
+
+    For processes that are znb's own (workers, ``znb serve``): it wraps ``threading.Thread.start`` and
+    ``ThreadPoolExecutor.submit``. Calling it again changes nothing more.
+
+    Returns:
+        A function that puts both back.
+    """
+    start, submit = threading.Thread.start, concurrent.futures.ThreadPoolExecutor.submit
+    if hasattr(start, "__wrapped__"):
+        return lambda: None
+    pool_worker = concurrent.futures.thread._worker  # type: ignore[attr-defined]
+
+    @functools.wraps(start)
+    def start_in_context(self: threading.Thread) -> None:
+        parent = current()
+        # A pool's thread serves many; what it is given brings its own context.
+        if parent is not None and getattr(self, "_target", None) is not pool_worker:
+            run = self.run
+
+            def run_once() -> None:
+                del self.run  # type: ignore[method-assign]
+                recorder.threads[get_ident()] = self.name
+                run_in(parent, run)
+
+            self.run = run_once  # type: ignore[method-assign]
+        start(self)
+
+    @functools.wraps(submit)
+    def submit_in_context(
+        self: concurrent.futures.ThreadPoolExecutor, fn: Callable[..., Any], /, *args: Any, **kwargs: Any
+    ) -> concurrent.futures.Future[Any]:
+        return submit(self, bound(fn), *args, **kwargs)
+
+    threading.Thread.start = start_in_context  # type: ignore[method-assign]
+    concurrent.futures.ThreadPoolExecutor.submit = submit_in_context  # type: ignore[method-assign]
+
+    def undo() -> None:
+        threading.Thread.start = start  # type: ignore[method-assign]
+        concurrent.futures.ThreadPoolExecutor.submit = submit  # type: ignore[method-assign]
+
+    return undo

@@ -1,0 +1,106 @@
+"""What spans keep of users' values and exceptions: plain data, cut to size.
+
+Invariants: whatever a ``repr`` or ``str`` does, these return; what they return holds no reference to what they were given
+unless that is a number or a short text.
+"""
+
+from __future__ import annotations
+
+import itertools
+import operator
+import reprlib
+import traceback
+from typing import Any, Final
+
+__all__ = ["ATTRIBUTES_MAX", "clean", "describe_error", "plain", "safe_text", "type_name"]
+
+#: Attributes of one span; later ones are dropped.
+ATTRIBUTES_MAX = 64
+#: Characters of one attribute or event value.
+TEXT_MAX = 1024
+#: Characters of a traceback kept with a span.
+TRACEBACK_MAX = 16_000
+#: Types of values that are kept as they are, text and integers aside.
+PLAIN = frozenset({int, float, bool, type(None)})
+#: Largest magnitude of an integer attribute: what msgpack and OTLP carry.
+INT_MAX = (1 << 63) - 1
+
+
+class _Short(reprlib.Repr):
+    """Reprs of at most some hundred characters."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.maxother = self.maxstring = 200
+        self.maxlevel = 3
+
+
+_SHORT: Final = _Short()
+
+
+def clean(attributes: dict[str, Any]) -> dict[str, Any]:
+    """Return attributes as plain data, cut to size; the same dict if there is nothing to do."""
+    for value in attributes.values():
+        kind = type(value)
+        if kind is str:
+            if len(value) > TEXT_MAX:
+                break
+        elif kind not in PLAIN or (kind is int and not -INT_MAX <= value <= INT_MAX):
+            break
+    else:
+        if len(attributes) <= ATTRIBUTES_MAX:
+            return attributes
+    items = itertools.islice(attributes.items(), ATTRIBUTES_MAX)
+    return {str(key)[:TEXT_MAX]: plain(value) for key, value in items}
+
+
+def plain(value: Any, depth: int = 0) -> Any:
+    """Return a value as a number, a boolean, ``None``, a short text, or a short list of these."""
+    kind = type(value)
+    if kind is str:
+        return value if len(value) <= TEXT_MAX else value[: TEXT_MAX - 1] + "…"
+    if kind is int:
+        return value if -INT_MAX <= value <= INT_MAX else plain(hex(value))
+    if kind in PLAIN:
+        return value
+    if isinstance(value, list | tuple) and depth == 0 and len(value) <= ATTRIBUTES_MAX:
+        return [plain(item, 1) for item in value]
+    try:
+        return _plain_object(value)
+    except Exception as error:  # noqa: BLE001 - a user's class may raise anything; recording does not
+        return f"<{type(value).__name__}: {type(error).__name__} in its repr>"
+
+
+def _plain_object(value: Any) -> Any:
+    if isinstance(value, str):
+        return plain(str.__str__(value))
+    if isinstance(value, float):
+        return float(value)
+    if isinstance(value, int) or hasattr(value, "__index__"):
+        return plain(operator.index(value))
+    shape = getattr(value, "shape", None)
+    if isinstance(shape, tuple):  # an array or a table: its repr would take long
+        return f"<{type(value).__name__} {shape}>"
+    return plain(_SHORT.repr(value))
+
+
+def safe_text(error: BaseException) -> str:
+    """Return ``str(error)``, or what went wrong with it."""
+    try:
+        return str(error)
+    except Exception as failure:  # noqa: BLE001 - as above
+        return f"<{type(failure).__name__} in its str>"
+
+
+def type_name(error: BaseException) -> str:
+    cls = type(error)
+    return cls.__qualname__ if cls.__module__ == "builtins" else f"{cls.__module__}.{cls.__qualname__}"
+
+
+def describe_error(error: BaseException) -> dict[str, Any]:
+    """Return type, message and traceback of an exception, under OpenTelemetry's names."""
+    text = "".join(traceback.format_exception(error))
+    if len(text) > TRACEBACK_MAX:
+        text = f"{text[: TRACEBACK_MAX // 2]}\n…\n{text[-TRACEBACK_MAX // 2 :]}"
+    message = plain(safe_text(error))
+    return {"exception.type": type_name(error), "exception.message": message, "exception.stacktrace": text}

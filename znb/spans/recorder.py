@@ -1,0 +1,368 @@
+"""The recorder of a process: which spans are open, which have ended, and which is active on each thread.
+
+A finished span is a tuple in a ring; the fields stand in ``FIELDS``. Times are ``time.perf_counter_ns()``, which on
+one machine is one clock for all processes (CLOCK_MONOTONIC); whoever reads a trace turns them into Unix time. Ids have the
+sizes of W3C Trace Context: 128 bits for a trace, 64 for a span; a process counts its span ids up from a random start.
+
+Invariants: recording never blocks or raises; attributes are plain data, cut to size, so the ring keeps no user's object
+alive; the ring and the events of a span are bounded and what does not fit is counted. Any thread may record. Sources: W3C
+Trace Context level 2; CPython's ``contextvars``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import contextvars
+import itertools
+import os
+import random
+import sys
+import threading
+from collections.abc import Callable, Mapping
+from threading import get_ident
+from time import perf_counter_ns
+from typing import Any, Final, Protocol, Self
+
+from znb.spans.plain import ATTRIBUTES_MAX, clean, describe_error, plain, safe_text, type_name
+from znb.spans.ring import Ring
+
+__all__ = ["FIELDS", "RECORDER", "OpenSpan", "Parent", "Recorder", "current"]
+
+#: What an entry of the ring holds, in order.
+FIELDS = (
+    "number", "trace_id", "span_id", "parent_id", "name", "kind", "start_ns", "end_ns", "status", "thread", "attributes", "events",
+)  # fmt: skip
+#: Finished spans that a process keeps for readers; about 400 bytes each.
+RING_SIZE = 1 << 15
+#: Events of one span; later ones are counted.
+EVENTS_MAX = 128
+#: Names of threads that are remembered.
+THREADS_MAX = 4096
+
+#: The span, or the caller's context, in which the present code runs.
+_current: Final[contextvars.ContextVar[Parent | None]] = contextvars.ContextVar("znb_span", default=None)
+
+#: The present span or remote context; ``None`` for none.
+current: Final = _current.get
+
+
+class Parent(Protocol):
+    """What a span can be a child of: an open span here, or a ``Context`` that came from elsewhere."""
+
+    trace_id: int
+    span_id: int
+    live: bool
+    used: bool
+
+
+class OpenSpan:
+    """A span that has begun. Use it in ``with``, or ``start`` and ``end`` it, on any thread.
+
+    In ``with`` it is what spans made inside are children of; ``start`` alone changes no context.
+
+    Args:
+        recorder: Where it is recorded.
+        name: What it is called.
+        kind: One of ``table.KINDS``.
+        attributes: Belongs to the span from now on; values are cut to size. ``None`` for none.
+        parent: What it is a child of; ``None`` for what is active where it starts.
+        live: Whether it and what is below it is watched: sampled, each short job recorded. ``None`` to inherit.
+        optional: Whether it is only worth recording if something becomes a child of it.
+
+    Attributes:
+        trace_id: 128 bits; 0 before it starts.
+        span_id: 64 bits; 0 before it starts.
+        start_ns: ``perf_counter_ns`` of its start.
+        status: ``"ok"``, ``"error"`` or ``"cancelled"``; may be set until it ends.
+        used: Whether it has children.
+    """
+
+    __slots__ = (
+        "_outer", "attributes", "events", "kind", "live", "name", "optional", "parent_id", "recorder", "span_id",
+        "start_ns", "status", "thread", "trace_id", "used",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        recorder: Recorder,
+        name: str,
+        kind: str = "span",
+        attributes: dict[str, Any] | None = None,
+        *,
+        parent: Parent | None = None,
+        live: bool | None = None,
+        optional: bool = False,
+    ) -> None:
+        self.recorder = recorder
+        self.name = name
+        self.kind = kind
+        self.attributes = clean(attributes) if attributes else None
+        self._outer = parent
+        self.live = live  # type: ignore[assignment]
+        self.optional = optional
+
+    def start(self) -> Self:
+        """Begin, as a child of the given parent or of what is active here."""
+        recorder = self.recorder
+        parent = self._outer
+        if parent is None:
+            parent = _current()
+        if parent is None:
+            parent = recorder.adopt()
+        if parent is None:
+            self.trace_id = recorder.new_trace_id()
+            self.parent_id = 0
+            if self.live is None:
+                self.live = False
+        else:
+            parent.used = True
+            self.trace_id = parent.trace_id
+            self.parent_id = parent.span_id
+            if self.live is None:
+                self.live = parent.live
+        self.used = False
+        self.events = None
+        self.status = "ok"
+        self.span_id = recorder.new_span_id()
+        self.thread = get_ident()
+        recorder.open[self.span_id] = self
+        if self.live:
+            recorder.watch(self)
+        self.start_ns = perf_counter_ns()
+        return self
+
+    def end(self, error: BaseException | None = None, *, end_ns: int = 0) -> None:
+        """End, with the status that ``error`` gives it. Ends once; later calls do nothing.
+
+        Args:
+            error: What it failed with; ``None`` for nothing.
+            end_ns: When it ended, as ``perf_counter_ns``; 0 for now.
+        """
+        ended = end_ns or perf_counter_ns()
+        recorder = self.recorder
+        if recorder.open.pop(self.span_id, None) is None:
+            return
+        if error is not None:
+            recorder.note_error(self, error)
+        if self.live:
+            recorder.unwatch(self)
+        if self.optional and not self.used and self.status == "ok":
+            return
+        ring = recorder.ring
+        number = ring.take()
+        ring.slots[number & ring.mask] = (
+            number, self.trace_id, self.span_id, self.parent_id, self.name, self.kind, self.start_ns, ended,
+            self.status, self.thread, self.attributes, self.events,
+        )  # fmt: skip
+
+    def __enter__(self) -> Self:
+        outer = _current()
+        self.start()
+        self._outer = outer
+        _set(self)
+        self.recorder.active[self.thread] = self
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _traceback: object) -> None:
+        self.leave()
+        self.end(error)
+
+    def enter(self) -> None:
+        """Make a started span the one that spans are children of, on this thread and in this context."""
+        self._outer = _current()
+        _set(self)
+        self.recorder.active[get_ident()] = self
+
+    def leave(self) -> None:
+        """Undo ``enter``; the span stays open."""
+        outer = self._outer
+        if _current() is self:  # else a generator was left in the middle, and others have taken over
+            _set(outer)
+        active, thread = self.recorder.active, get_ident()
+        if active.get(thread) is self:
+            if outer is None:
+                del active[thread]
+            else:
+                active[thread] = outer
+
+    def set(self, **attributes: Any) -> None:
+        """Add attributes, or change them."""
+        added = clean(attributes)
+        if self.attributes is None:
+            self.attributes = added
+        elif len(self.attributes) + len(added) <= ATTRIBUTES_MAX:
+            self.attributes.update(added)
+
+    def event(self, name: str, /, **attributes: Any) -> None:
+        """Add something that happened, with the present time; beyond a limit they are only counted."""
+        events = self.events
+        if events is None:
+            events = self.events = []
+        if len(events) < EVENTS_MAX:
+            events.append((perf_counter_ns(), name, clean(attributes)))
+        else:
+            self.set(events_dropped=(self.attributes or {}).get("events_dropped", 0) + 1)
+
+    def error(self, error: BaseException) -> None:
+        """Mark as failed with ``error``; to be called before the end."""
+        self.recorder.note_error(self, error)
+
+
+_set = _current.set
+
+
+class Recorder:
+    """Records the spans of one process.
+
+    Args:
+        size: Finished spans kept for readers; a power of two.
+        describe: Returns what is kept of an exception, as attributes of an event. ``None`` for its type, message and
+            traceback as Python prints it.
+
+    Attributes:
+        key: Tells this process from all others, also one forked from it.
+        ring: Finished spans.
+        open: Those that have not ended, by id.
+        active: By thread, what is active there; read by the sampler.
+        live: How many watched spans are open, which the sampler follows.
+        on_live: Called when the first watched span opens.
+        worker: The worker's name; empty in a process that is none.
+        threads: Names of the threads that have recorded, by ident.
+    """
+
+    def __init__(
+        self, size: int = RING_SIZE, describe: Callable[[BaseException], Mapping[str, Any]] | None = None
+    ) -> None:
+        self.size = size
+        self.describe = describe or describe_error
+        self.on_live: Callable[[], object] | None = None
+        self.worker = ""
+        self.reset()
+
+    def reset(self) -> None:
+        """Begin anew, as a process of its own: what was recorded is gone, and ids are other ones."""
+        seed = random.Random(os.urandom(32))  # noqa: S311 - ids have to be different, not secret
+        self.key = os.urandom(8).hex()
+        self.ring = Ring(self.size)
+        self.open: dict[int, OpenSpan] = {}
+        self.active: dict[int, Parent | None] = {}
+        self.live = 0
+        self._live_lock = threading.Lock()
+        self.threads: dict[int, str] = {}
+        self.new_span_id = itertools.count(seed.getrandbits(63) | 1 << 62).__next__
+        self._bits = seed.getrandbits
+        self._otel: Any = None
+
+    def new_trace_id(self) -> int:
+        """Return the id of a new trace."""
+        return self._bits(128) or 1
+
+    def record(
+        self,
+        parent: Parent,
+        name: str,
+        kind: str,
+        start_ns: int,
+        end_ns: int,
+        status: str = "ok",
+        attributes: dict[str, Any] | None = None,
+        events: list[tuple[int, str, dict[str, Any]]] | None = None,
+        *,
+        span_id: int = 0,
+    ) -> None:
+        """Record a span that was never open: the cheapest way, for callers that have both times.
+
+        Args:
+            parent: What it is a child of.
+            name: What it is called.
+            kind: One of ``table.KINDS``.
+            start_ns: ``perf_counter_ns`` of its start.
+            end_ns: And of its end.
+            status: How it ended.
+            attributes: Plain data, not checked here.
+            events: The same, as ``(perf_counter_ns, name, attributes)``.
+            span_id: Its id, if children know it already; 0 for a new one.
+        """
+        parent.used = True
+        ring = self.ring
+        number = ring.take()
+        ring.slots[number & ring.mask] = (
+            number, parent.trace_id, span_id or self.new_span_id(), parent.span_id, name, kind, start_ns, end_ns, status,
+            get_ident(), attributes, events,
+        )  # fmt: skip
+
+    def adopt(self) -> Parent | None:
+        """Return the active span of OpenTelemetry, if the program uses it and is in one: its trace goes on here."""
+        api = sys.modules.get("opentelemetry.trace")
+        if api is None:
+            return None
+        found = api.get_current_span().get_span_context()
+        if not found.is_valid:
+            return None
+        return Adopted(found.trace_id, found.span_id)
+
+    def note_error(self, span: OpenSpan, error: BaseException) -> None:
+        """Mark a span as failed; the traceback is kept with the innermost span of this process that saw it."""
+        cancelled = isinstance(error, KeyboardInterrupt | GeneratorExit) or "CancelledError" in {
+            cls.__name__ for cls in type(error).__mro__
+        }
+        if span.status != "ok":
+            return
+        span.status = "cancelled" if cancelled else "error"
+        if isinstance(error, GeneratorExit):
+            return
+        inner = getattr(error, "_znb_span", 0)
+        if inner and isinstance(inner, int) and inner != span.span_id:
+            known = {"exception.type": type_name(error), "exception.message": plain(safe_text(error))}
+            span.event("exception", **known, **{"exception.span": f"{inner:016x}"})
+            return
+        with contextlib.suppress(Exception):  # some types refuse attributes: each span keeps the traceback then
+            error._znb_span = span.span_id  # type: ignore[attr-defined]
+        try:
+            details = dict(self.describe(error))
+        except Exception as failure:  # noqa: BLE001 - the error that is being recorded matters more
+            details = {"exception.type": type_name(error), "exception.lost": type(failure).__name__}
+        events = span.events = span.events or []
+        events.append((perf_counter_ns(), "exception", details))
+
+    def watch(self, _span: OpenSpan) -> None:
+        """Count a watched span, and wake the sampler at the first."""
+        with self._live_lock:
+            self.live += 1
+            first = self.live == 1
+        if first and self.on_live is not None:
+            self.on_live()
+
+    def unwatch(self, _span: OpenSpan) -> None:
+        """Count a watched span no longer."""
+        with self._live_lock:
+            self.live -= 1
+
+    def thread_name(self, ident: int) -> str:
+        """Return a thread's name, also of one that has ended if it was asked for before."""
+        name = self.threads.get(ident)
+        if name is None:
+            thread = threading._active.get(ident)  # type: ignore[attr-defined]
+            name = thread.name if thread is not None else f"thread {ident}"
+            if len(self.threads) > THREADS_MAX:
+                self.threads.clear()
+            self.threads[ident] = name
+        return name
+
+
+class Adopted:
+    """A parent that is not znb's."""
+
+    __slots__ = ("live", "span_id", "trace_id", "used")
+
+    def __init__(self, trace_id: int, span_id: int) -> None:
+        self.trace_id = trace_id
+        self.span_id = span_id
+        self.live = False
+        self.used = True
+
+
+#: The recorder of this process: like logging's manager, what everything in the process records to. A forked child gets
+#: ids and a ring of its own.
+RECORDER: Final = Recorder()
+os.register_at_fork(after_in_child=RECORDER.reset)
