@@ -373,6 +373,15 @@ class TestErrors:
         assert shell.run("one()").error.frames[-1][3] == "1 / 0  # one"
         assert shell.run("two()").error.frames[-1][3] == "1 / 0  # two"
 
+    def test_lines_are_shown_as_written_also_if_the_cell_ends_in_a_newline(self, shell):
+        cell = shell.start("x = 1\n%nosuchmagic here\n").wait()
+        assert cell.error.frames[-1][3] == "%nosuchmagic here"
+
+    def test_syntax_errors_of_code_that_a_cell_runs_keep_their_own_place(self, shell):
+        cell = shell.run("x = 1\nexec('y = (')", first_line=5)
+        assert cell.error.syntax[:2] == ["<string>", 1]
+        assert cell.error.frames[-1][1] == 6
+
     def test_sources_of_functions_can_be_had(self, shell):
         source = "def documented():\n    # a comment\n    return 1\n"
         shell.run(source + "1", first_line=2)

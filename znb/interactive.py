@@ -23,6 +23,7 @@ import base64
 import codeop
 import collections
 import contextlib
+import itertools
 import json
 import linecache
 import os
@@ -93,37 +94,39 @@ class CellCompiler(CachingCompiler):
         super().__init__()
         self._name = ""
         self._source = ""
+        self._lines: list[str] = []
         self._offset = 0
+        self._active = False
         self._kept: collections.deque[str] = collections.deque()
+        self._numbers = itertools.count(2)
 
     def begin(self, label: str, source: str, first_line: int) -> None:
         """Take the next source that comes for the cell ``label``."""
+        lines = ["\n"] * (first_line - 1) + [line + "\n" for line in source.removesuffix("\n").split("\n")]
         name = f"<cell {label}>"
-        lines = _numbered(source, first_line)
-        count = 2
-        while linecache.getlines(name) not in ([], lines):
-            name = f"<cell {label} #{count}>"
-            count += 1
+        if linecache.getlines(name) not in ([], lines):
+            name = f"<cell {label} #{next(self._numbers)}>"
         leading = len(source) - len(source.lstrip())
         self._offset = first_line - 1 + source.count("\n", 0, leading)  # IPython drops leading empty lines
-        self._name, self._source = name, source
-        self._lines = lines
+        self._name, self._source, self._lines = name, source, lines
+        self._active = True
 
     def end(self) -> None:
         """Give what comes now IPython's own names."""
-        self._name = ""
+        self._active = False
 
     def cache(self, transformed_code: str, number: int = 0, raw_code: str | None = None) -> str:
         """Remember the source under its name, as the user wrote it; return the name."""
-        if not self._name or raw_code != self._source:
+        if not self._active or raw_code != self._source:
             return str(super().cache(transformed_code, number, raw_code))
         name, lines = self._name, self._lines
-        as_written = len(transformed_code.splitlines()) + self._offset == len(lines)
+        as_written = transformed_code.count("\n") + self._offset == len(lines)
         if not as_written and not self._source.lstrip().startswith("%%"):
-            lines = ["\n"] * self._offset + [line + "\n" for line in transformed_code.splitlines()]
+            lines = ["\n"] * self._offset + [line + "\n" for line in transformed_code.split("\n")]
+        if name not in linecache.cache:
+            self._kept.append(name)
         linecache.cache[name] = (sum(map(len, lines)), None, lines, name)
         self._filename_map[name] = number
-        self._kept.append(name)
         if len(self._kept) > CELLS_KEPT:
             oldest = self._kept.popleft()
             linecache.cache.pop(oldest, None)
@@ -132,7 +135,7 @@ class CellCompiler(CachingCompiler):
 
     def ast_parse(self, source: str, filename: str = "<unknown>", symbol: str = "exec") -> Any:
         """Parse, with the cell's line numbers if it is the cell."""
-        if filename != self._name:
+        if not self._active or filename != self._name:
             return super().ast_parse(source, filename, symbol)
         # without the flag that makes "incomplete input" of every bracket that was never closed
         flags = self.flags & ~_ALLOW_INCOMPLETE | ast.PyCF_ONLY_AST
@@ -140,7 +143,7 @@ class CellCompiler(CachingCompiler):
 
     def complete(self, error: SyntaxError) -> None:
         """Fill in what a syntax error does not know of the cell."""
-        if error.filename in {None, "<unknown>", "<string>", "<unknown file>"}:
+        if error.filename in {None, "<unknown>"}:
             error.filename = self._name
             error.lineno = (error.lineno or 1) + self._offset
         if error.text is None and error.lineno and error.filename:
@@ -255,27 +258,31 @@ class WorkerShell(InteractiveShell):
 
     def execute(self, source: str, label: str, first_line: int) -> Any:
         """Run a cell; return its value or raise what it raised."""
-        self._reported.clear()
+        self._reported = shown = []
+        self.displayhook.exec_result = None
         self.depth = 0
         self.compile.begin(label, source, first_line)
         try:
             result = self.run_cell(source, store_history=True)
         finally:
             self.compile.end()
+            self._reported = []
             self._forget()
         error: BaseException | None = result.error_before_exec or result.error_in_exec
-        for reported in self._reported:
+        for reported in shown:
             if error is None:
                 error = reported
             elif not _is_same(reported, error):
                 _print_error(reported)
         if error is None:
             return result.result
-        if isinstance(error, SyntaxError):
-            self.compile.complete(error)
-        elif isinstance(error, subprocess.CalledProcessError) and isinstance(error.__context__, KeyboardInterrupt):
+        if error is result.error_before_exec:
+            if isinstance(error, SyntaxError):
+                self.compile.complete(error)
+            raise error.with_traceback(None)
+        if isinstance(error, subprocess.CalledProcessError) and isinstance(error.__context__, KeyboardInterrupt):
             error = KeyboardInterrupt().with_traceback(error.__traceback__)  # %%bash says it so
-        raise error.with_traceback(None if result.error_before_exec else _user_frames(error.__traceback__))
+        raise error.with_traceback(_user_frames(error.__traceback__))
 
     # -- what IPython calls --------------------------------------------------------------------------------
 
@@ -413,7 +420,10 @@ class WorkerShell(InteractiveShell):
             if task.done():
                 raise
             task.cancel()
-            result = loop.run_until_complete(task)
+            try:
+                result = loop.run_until_complete(task)
+            except asyncio.CancelledError:  # it hit IPython's own code
+                raise interrupt from None
             inner = result.error_in_exec
             result.error_in_exec = interrupt.with_traceback(inner.__traceback__ if inner else None)
             return result
@@ -445,11 +455,6 @@ def _portable_value(value: Any) -> Any:
     except (TypeError, ValueError, OverflowError, RecursionError):  # beyond what JSON and msgpack can hold
         return repr(value)
     return value
-
-
-def _numbered(source: str, first_line: int) -> list[str]:
-    """Return the lines of a cell such that the first one is at ``first_line``."""
-    return ["\n"] * (first_line - 1) + [line + "\n" for line in source.split("\n")]
 
 
 def _user_frames(chain: types.TracebackType | None) -> types.TracebackType | None:

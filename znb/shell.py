@@ -27,8 +27,8 @@ from typing import Any, Final, NoReturn, Self, TypeVar
 from IPython.core.error import StdinNotImplementedError
 
 from znb.capture import Capture, Emit
-from znb.interactive import WorkerShell
-from znb.outputs import Output
+from znb.interactive import WorkerShell, portable
+from znb.outputs import Display, Output
 
 __all__ = ["Shell"]
 
@@ -129,7 +129,7 @@ class Shell:
             self.no_debugger()
         asked = f" (it was asked {str(prompt)!r})" if prompt else ""
         raise StdinNotImplementedError(
-            f"a remote cell has no keyboard: {self.name} cannot read input{asked}. Ask in a local cell, and send "
+            f"a remote cell has no keyboard, so it cannot read input{asked}. Ask in a local cell, and send "
             "the answer with `%znb push NAME`"
         )
 
@@ -141,7 +141,7 @@ class Shell:
     def no_debugger(self) -> NoReturn:
         """Raise the error that says why there is no debugger."""
         raise StdinNotImplementedError(
-            f"a remote cell has no keyboard: no debugger can be used on {self.name}. The traceback shows where an "
+            f"a remote cell has no keyboard, so no debugger can be used in it. The traceback shows where an "
             "error came from; `%znb attach` opens a console inside the worker"
         )
 
@@ -187,6 +187,11 @@ class Shell:
     def post(self, output: Output) -> None:
         """Emit a display or a clear, in order with the text."""
         self._capture.post(output)
+
+    def describe(self, value: Any) -> Display:
+        """Return the forms in which a value can be shown."""
+        data, metadata = self._ipython.display_formatter.format(value)
+        return Display(portable(data), portable(metadata))
 
     def flush(self, timeout: float | None = None) -> bool:
         """Wait until everything written so far has been emitted; return whether it was within ``timeout`` seconds."""

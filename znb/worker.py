@@ -37,9 +37,10 @@ from typing import Any, ClassVar
 
 from znb import tracebacks
 from znb.connection import WorkerSpec
+from znb.errors import SerializationError
 from znb.executor.server import JobServer
 from znb.journal import Journal
-from znb.outputs import Output, encode_output
+from znb.outputs import Output, Text, encode_output
 from znb.rpc import Request, Server
 from znb.runner import Failure, Runner, Success, Task
 from znb.serialize import Codec, MissingDefinitions, Payload
@@ -205,7 +206,13 @@ class Worker:
         def emit(output: Output) -> None:
             request.send_item(encode_output(output))
 
-        return self.shell.run_cell(emit=emit, **options)
+        value = self.shell.run_cell(emit=emit, **options)
+        try:
+            return self.codec.encode(value)
+        except SerializationError as error:
+            emit(self.shell.describe(value))
+            emit(Text("stderr", f"(the value stays on {self.spec.name}: {error})\n"))
+            return self.codec.encode(None)
 
     def _push(self, _request: Request, variables: dict[str, Any]) -> None:
         self.shell.namespace.update(variables)
@@ -227,7 +234,9 @@ class Worker:
             return
         if isinstance(outcome, Success):
             try:
-                shipment = pack(self.codec.encode(outcome.value), self.codec, known)
+                value = outcome.value
+                payload = value if isinstance(value, Payload) else self.codec.encode(value)
+                shipment = pack(payload, self.codec, known)
             except Exception as failure:  # noqa: BLE001 - any failure to encode is the caller's to see
                 outcome = Failure(failure)
             else:

@@ -1,15 +1,14 @@
 """The ROUTER end of calls: requests come in, replies and streams go out under credit.
 
-Invariants: a request ends exactly once, as OK, ERR, STREAM_DONE, or because its caller is gone; after that
-nothing is sent for it. A malformed message costs its sender its own channels and nobody else's. The
-reactor's thread owns the server; a ``Request`` may be answered from any thread.
+Invariants: a malformed message costs its sender its own channels and nobody else's. A caller that is gone is noticed
+within ``SWEEP_INTERVAL``: at once by its connection, and a zerorpc caller that gave up by its silence. The reactor's
+thread owns the server.
 """
 
 from __future__ import annotations
 
 import logging
 import math
-import threading
 import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -18,17 +17,19 @@ import zmq
 
 from znb import wire
 from znb.errors import ProtocolError
-from znb.flow import CreditGate, GateClosed
+from znb.rpc.request import GateClosed, Request
 from znb.transport import Reactor
 
 __all__ = ["GateClosed", "Request", "Server", "ServerStats"]
 
 logger = logging.getLogger("znb.rpc")
 
-#: Seconds between looks whether the callers of open requests are still connected.
-PROBE_INTERVAL = 0.5
-#: Credits a caller has given before its first grant (zerorpc).
-INITIAL_CREDITS = 1
+#: Seconds between looks whether the callers of open requests are still there.
+SWEEP_INTERVAL = 0.5
+#: Seconds between heartbeats to zerorpc callers, on each of their channels (zerorpc's default).
+BEAT_INTERVAL = 5.0
+#: Seconds after which a zerorpc caller that used to beat is taken to have given up (3 intervals, and some air).
+BEAT_TIMEOUT = 16.0
 #: Messages larger than this go to libzmq without a copy; below, copying is cheaper than tracking.
 COPY_THRESHOLD = 65536
 #: Seconds between two warnings about callers that break the protocol, so that they cannot flood the log.
@@ -36,136 +37,6 @@ COMPLAINT_INTERVAL = 1.0
 
 #: Errors of a ROUTER that say that the peer is not connected (any more).
 _GONE = (zmq.EHOSTUNREACH, zmq.EAGAIN)
-
-
-class Request:
-    """One call on the serving side.
-
-    Attributes:
-        method: The method's name.
-        args: The arguments as msgpack carried them.
-        buffers: Out-of-band frames.
-        headers: The event's headers.
-        peer: The caller's routing id; equal for all calls of one connection.
-        deadline: Monotonic time after which nobody waits for the answer; ``None`` for never.
-        received_ns: ``time.time_ns()`` of arrival.
-        on_cancel: Called on the reactor's thread, at most once, when the caller gave up or vanished. To be set before
-            the server's ``dispatch`` returns.
-        closed: Whether it has ended.
-    """
-
-    __slots__ = (
-        "_gate",
-        "_last",
-        "_lock",
-        "_server",
-        "_streaming",
-        "args",
-        "buffers",
-        "closed",
-        "deadline",
-        "headers",
-        "id",
-        "method",
-        "on_cancel",
-        "peer",
-        "received_ns",
-    )
-
-    def __init__(self, server: Server, peer: bytes, event: wire.Event) -> None:
-        self._server = server
-        self._gate = CreditGate(INITIAL_CREDITS)
-        self._lock = threading.Lock()
-        self._streaming = False
-        self._last: list[Any] | None = None
-        self.peer = peer
-        self.id = wire.id_of(event)
-        self.method = event.name
-        self.args = event.args
-        self.buffers = event.buffers
-        self.headers = event.headers
-        self.received_ns = time.time_ns()
-        self.deadline = _deadline(event.headers.get("deadline"))
-        self.on_cancel: Callable[[], object] | None = None
-        self.closed = False
-
-    # -- any thread ----------------------------------------------------------------------------------------
-
-    def reply(self, result: Any, buffers: list[Any] | None = None, **headers: Any) -> None:
-        """End the call with its one result.
-
-        Raises:
-            TypeError: msgpack cannot carry ``result`` or a header; the call is still open.
-        """
-        self._finish(wire.OK, [result], buffers, headers)
-
-    def fail(self, name: str, message: str, trace: str = "", **headers: Any) -> None:
-        """End the call with an error; ``headers`` may carry the exception itself."""
-        buffers = headers.pop("buffers", None)
-        self._finish(wire.ERR, [name, message, trace], buffers, headers)
-
-    def end(self) -> None:
-        """End a stream."""
-        self._finish(wire.STREAM_DONE, None, None, {})
-
-    def send_item(
-        self, item: Any, buffers: list[Any] | None = None, timeout: float | None = None, **headers: Any
-    ) -> bool:
-        """Send one item of a stream, waiting until the caller has room for it.
-
-        Returns:
-            Whether it was sent; ``False`` means that ``timeout`` seconds passed without credit.
-
-        Raises:
-            GateClosed: The caller gave up or vanished.
-            TypeError: msgpack cannot carry ``item`` or a header; the stream is still open.
-        """
-        frames = self._server.frames(self, wire.STREAM, item, buffers, headers)
-        if not self._gate.wait_take(timeout):
-            return False
-        self._streaming = True
-        self._server.send_frames(frames)
-        return True
-
-    def need(self, keys: list[bytes]) -> None:
-        """Ask the caller for definitions; it sends the request again, and this one is forgotten."""
-        self._finish(wire.NEED, keys, None, {})
-
-    def _finish(self, name: str, args: Any, buffers: list[Any] | None, headers: dict[str, Any]) -> None:
-        frames = self._server.frames(self, name, args, buffers, headers)
-        with self._lock:
-            if self.closed:
-                return
-            self.closed = True
-        self._server.finish(self, frames)
-
-    # -- the reactor's thread ------------------------------------------------------------------------------
-
-    def grant(self, count: int) -> None:
-        """Take the caller's credits."""
-        self._gate.grant(count)
-        if self._last is not None:
-            self._server.end(self, self._last)
-
-    def cancel(self) -> None:
-        """Stop: the caller gave up or is gone."""
-        with self._lock:
-            if self.closed:
-                return
-            self.closed = True
-        self._gate.close()
-        if self.on_cancel is not None:
-            self._server.reactor.guard(self.on_cancel)
-
-    def _may_end(self, frames: list[Any]) -> bool:
-        """Whether its end may be sent now; else it is kept until the caller grants the credit that it costs.
-
-        A zerorpc caller counts the end of a stream among the items that it has room for.
-        """
-        if not self._streaming or "znb" in self.headers or self._gate.take_nowait():
-            return True
-        self._last = frames
-        return False
 
 
 class ServerStats(NamedTuple):
@@ -191,25 +62,44 @@ class Server:
         reactor: The I/O thread.
         dispatch: Called on the reactor's thread with each request; must not block. Whoever it hands the
             request to ends it. If it raises, the request fails with what it raised.
+        raw: Whether requests keep their arguments as ``msgspec.Raw``, to be read by whoever runs the call.
+        max_bytes: Bytes of msgpack that one message may have; ``None`` for any number.
     """
 
-    def __init__(self, reactor: Reactor, dispatch: Callable[[Request], object]) -> None:
+    def __init__(
+        self,
+        reactor: Reactor,
+        dispatch: Callable[[Request], object],
+        *,
+        raw: bool = False,
+        max_bytes: int | None = None,
+    ) -> None:
         self.reactor = reactor
         self.url = ""
+        self._raw = raw
+        self._max_bytes = math.inf if max_bytes is None else max_bytes
         self._dispatch = dispatch
         self._ids = wire.message_ids()
         self._open: dict[bytes, dict[Any, Request]] = {}
         self._socket: zmq.Socket[bytes] | None = None
-        self._probing = False
+        self._sweeping = False
         self._complaints = 0
         self._complained = -math.inf
+        self._next_beat = 0.0
 
-    def bind(self, url: str) -> str:
-        """Listen at ``url``; return the address with its port filled in. On the reactor's thread."""
+    def bind(self, url: str, prepare: Callable[[zmq.Socket[bytes]], object] | None = None) -> str:
+        """Listen at ``url``; return the address with its port filled in. On the reactor's thread.
+
+        Args:
+            url: Where to listen.
+            prepare: Sets options of the socket before it is bound, such as keys.
+        """
         self._socket = self.reactor.socket(zmq.ROUTER, url)
         self._socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
+        if prepare is not None:
+            prepare(self._socket)
         self.url = self.reactor.bind(self._socket, url)
-        self.reactor.add_socket(self._socket, self._on_message)
+        self.reactor.add_socket(self._socket, self._on_message, receive=_receive)
         self.reactor.at_stop(self.close)
         return self.url
 
@@ -265,11 +155,11 @@ class Server:
         Both at once: after a NEED the same id may come again at any time.
         """
         try:
-            if not request._may_end(frames):
+            if not request.may_end(frames):
                 return
         except GateClosed:  # the caller has gone meanwhile
             return
-        request._gate.close()
+        request.close_gate()
         self._forget(request)
         self._send_nowait(frames)
 
@@ -291,14 +181,20 @@ class Server:
                 raise
             self._drop_peer(frames[0])
 
-    def _on_message(self, frames: list[zmq.Frame]) -> None:
-        peer = frames[0].bytes
+    def _on_message(self, frames: list[Any]) -> None:
+        peer = frames[0]
         start = 2 if len(frames) > 1 and len(frames[1]) == 0 else 1
         if len(frames) <= start:
             self._complain(ProtocolError("expected a blob after the empty frame, got none"))
             return
+        blob = frames[start]
+        if not isinstance(blob, bytes):
+            blob = blob.buffer
         try:
-            event = wire.decode_event(frames[start].buffer, list(frames[start + 1 :]))
+            event = wire.decode_event(blob, frames[start + 1 :], raw=self._raw)
+            if len(blob) > self._max_bytes:
+                self._refuse(peer, event, _too_large(len(blob), self._max_bytes))
+                return
         except ProtocolError as error:
             self._complain(error)
             for request in list(self._open.get(peer, {}).values()):
@@ -319,11 +215,13 @@ class Server:
         if request is None:
             return  # it has ended; what crossed with its end is of no use
         if event.name == wire.MORE:
-            request.grant(_count(event.args))
+            request.grant(_count(wire.decode_args(event.args)))
         elif event.name == wire.CANCEL:
             self._forget(request)
             request.cancel()
-        elif event.name != wire.HEARTBEAT:
+        elif event.name == wire.HEARTBEAT:
+            request.heard = time.monotonic()
+        else:
             raise ProtocolError(f"expected a control event on an open channel, got {event.name!r:.50}")
 
     def _on_request(self, peer: bytes, event: wire.Event) -> None:
@@ -332,26 +230,39 @@ class Server:
         if request.id in requests:
             raise ProtocolError("a message_id was used twice")
         requests[request.id] = request
-        if not self._probing:
-            self._probing = True
-            self.reactor.call_later(PROBE_INTERVAL, self._probe)
+        if not self._sweeping:
+            self._sweeping = True
+            self.reactor.call_later(SWEEP_INTERVAL, self._sweep)
         try:
             self._dispatch(request)
         except Exception as error:
             logger.exception("a request could not be dispatched: %r", request.method)
             request.fail(type(error).__name__, str(error))
 
-    def _probe(self) -> None:
-        """Send a heartbeat to each caller that waits: it fails at once where the caller has gone."""
-        self._probing = False
+    def _sweep(self) -> None:
+        """Find out which callers have gone.
+
+        A heartbeat to each that waits fails at once where the connection has gone. zerorpc callers get one on each of
+        their channels, as often as they expect them, and are given up when they have stopped to answer.
+        """
+        self._sweeping = False
         if self._socket is None:
             return
+        now = time.monotonic()
+        beat = now >= self._next_beat
+        if beat:
+            self._next_beat = now + BEAT_INTERVAL
         for requests in list(self._open.values()):
-            request = next(iter(requests.values()))
-            self._send_nowait(self.frames(request, wire.HEARTBEAT, [0], None, {}))
+            for number, request in enumerate(list(requests.values())):
+                if number == 0 or (beat and not request.from_znb):
+                    self._send_nowait(self.frames(request, wire.HEARTBEAT, [0], None, {}))
+                given_up = request.heard is not None and now - request.heard > BEAT_TIMEOUT
+                if given_up or (request.deadline is not None and now > request.deadline):
+                    self._forget(request)
+                    request.cancel()
         if self._open:
-            self._probing = True
-            self.reactor.call_later(PROBE_INTERVAL, self._probe)
+            self._sweeping = True
+            self.reactor.call_later(SWEEP_INTERVAL, self._sweep)
 
     def _drop_peer(self, peer: bytes) -> None:
         for request in self._open.pop(peer, {}).values():
@@ -394,13 +305,19 @@ def _count(args: Any) -> int:
     raise ProtocolError(f"expected [n] as a grant of credits, got {args!r:.50}")
 
 
-def _deadline(left: Any) -> float | None:
-    """Return the monotonic time at which ``left`` seconds have passed."""
-    if left is None:
-        return None
-    if isinstance(left, int | float) and not math.isnan(left):
-        return time.monotonic() + left
-    raise ProtocolError(f"expected seconds as deadline, got {left!r:.50}")
+def _too_large(size: int, limit: float) -> ProtocolError:
+    return ProtocolError(
+        f"expected at most {limit / 1e6:g} MB of msgpack in a message, got {size / 1e6:.1f} MB; arrays and bytes travel "
+        f"beside it without a limit, and the service's max_bytes raises this one"
+    )
+
+
+def _receive(socket: zmq.Socket[bytes]) -> list[Any]:
+    """Take a message: identity, empty frame and blob as bytes, which are small; buffers as frames, without a copy."""
+    frames: list[Any] = [socket.recv(zmq.NOBLOCK)]
+    while socket.getsockopt(zmq.RCVMORE):
+        frames.append(socket.recv(zmq.NOBLOCK) if len(frames) < 3 else socket.recv(zmq.NOBLOCK, copy=False))
+    return frames
 
 
 def _size(frame: Any) -> int:

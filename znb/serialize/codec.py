@@ -215,9 +215,10 @@ class Codec:
         if not pickler.entries:
             return Payload(body, buffers)
         with self._lock:
-            payload = self._with_definitions(body, buffers, pickler.entries)
+            ordered = self._refreshed(pickler.entries)
+            payload = _with_definitions(body, buffers, pickler.entries, ordered)
             if type(obj) is types.FunctionType:
-                self._remember(pickler.entries[0], payload)
+                _remember(pickler.entries[0], payload, ordered)
             return payload
 
     def _unchanged_function(self, function: types.FunctionType) -> Payload | None:
@@ -230,13 +231,6 @@ class Codec:
             if source.key is not key or source.watch is None or not source.watch.unchanged():
                 return None
         return payload
-
-    def _remember(self, entry: Entry, payload: Payload) -> None:
-        sources = self._refreshed([entry])
-        # A payload holds its definitions, and those that came from peers hold the objects made from them: remembered
-        # here they would keep those alive, and with them perhaps the function itself.
-        if not any(source.foreign for source in sources):
-            entry.encoded = payload, tuple((source, source.key) for source in sources)
 
     def entry(self, obj: Any) -> Entry:
         """Return the entry of a function or class, made if it has none (for the picklers)."""
@@ -280,15 +274,6 @@ class Codec:
             if known is None or known.foreign or known.ref() is None:
                 tokens[token] = entry
             return entry
-
-    def _with_definitions(self, body: bytes, buffers: tuple[memoryview | bytes, ...], direct: list[Entry]) -> Payload:
-        ordered = self._refreshed(direct)
-        first = {id(entry) for entry in direct}
-        rows = [(entry.token, entry.key) for entry in direct]
-        rows += [(entry.token, entry.key) for entry in ordered if id(entry) not in first]
-        held = tuple(definition for entry in ordered if (definition := entry.definition) is not None)
-        keys = tuple(dict.fromkeys(entry.key for entry in ordered))
-        return Payload(join_prefix(rows, body), buffers, keys, held)
 
     def _refreshed(self, entries: list[Entry]) -> list[Entry]:
         """Return these entries and all they need, transitively, brought up to date, needs first."""
@@ -351,6 +336,26 @@ class Codec:
             return True
         self._learned.drop(definition.key)
         return False
+
+
+def _with_definitions(
+    body: bytes, buffers: tuple[memoryview | bytes, ...], direct: list[Entry], ordered: list[Entry]
+) -> Payload:
+    """Return the payload of a body that refers directly to some entries, and through them to all of the others."""
+    first = {id(entry) for entry in direct}
+    rows = [(entry.token, entry.key) for entry in direct]
+    rows += [(entry.token, entry.key) for entry in ordered if id(entry) not in first]
+    held = tuple(definition for entry in ordered if (definition := entry.definition) is not None)
+    keys = tuple(dict.fromkeys(entry.key for entry in ordered))
+    return Payload(join_prefix(rows, body), buffers, keys, held)
+
+
+def _remember(entry: Entry, payload: Payload, ordered: list[Entry]) -> None:
+    """Keep a function's payload for as long as nothing changes."""
+    # A payload holds its definitions, and those that came from peers hold the objects made from them: remembered
+    # here they would keep those alive, and with them perhaps the function itself.
+    if not any(source.foreign for source in ordered):
+        entry.encoded = payload, tuple((source, source.key) for source in ordered)
 
 
 def _writable(buffer: Frame) -> Frame:

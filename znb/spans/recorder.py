@@ -106,7 +106,7 @@ class OpenSpan:
         recorder = self.recorder
         parent = self._outer
         if parent is None:
-            parent = _current()
+            parent = current()
         if parent is None:
             parent = recorder.adopt()
         if parent is None:
@@ -156,7 +156,7 @@ class OpenSpan:
         )  # fmt: skip
 
     def __enter__(self) -> Self:
-        outer = _current()
+        outer = current()
         self.start()
         self._outer = outer
         _set(self)
@@ -169,14 +169,14 @@ class OpenSpan:
 
     def enter(self) -> None:
         """Make a started span the one that spans are children of, on this thread and in this context."""
-        self._outer = _current()
+        self._outer = current()
         _set(self)
         self.recorder.active[get_ident()] = self
 
     def leave(self) -> None:
         """Undo ``enter``; the span stays open."""
         outer = self._outer
-        if _current() is self:  # else a generator was left in the middle, and others have taken over
+        if current() is self:  # else a generator was left in the middle, and others have taken over
             _set(outer)
         active, thread = self.recorder.active, get_ident()
         if active.get(thread) is self:
