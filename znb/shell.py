@@ -141,7 +141,7 @@ class Shell:
     def no_debugger(self) -> NoReturn:
         """Raise the error that says why there is no debugger."""
         raise StdinNotImplementedError(
-            f"a remote cell has no keyboard, so no debugger can be used in it. The traceback shows where an "
+            "a remote cell has no keyboard, so no debugger can be used in it. The traceback shows where an "
             "error came from; `%znb attach` opens a console inside the worker"
         )
 

@@ -211,7 +211,7 @@ class Worker:
             return self.codec.encode(value)
         except SerializationError as error:
             emit(self.shell.describe(value))
-            emit(Text("stderr", f"(the value stays on {self.spec.name}: {error})\n"))
+            emit(Text("stderr", f"(the value stays there: {error})\n"))
             return self.codec.encode(None)
 
     def _push(self, _request: Request, variables: dict[str, Any]) -> None:

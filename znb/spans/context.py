@@ -15,10 +15,11 @@ from __future__ import annotations
 import concurrent.futures
 import concurrent.futures.thread
 import functools
+import re
 import threading
 from collections.abc import Callable, Mapping
 from threading import get_ident
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, Final, ParamSpec, TypeVar
 
 from znb.spans.recorder import RECORDER, Parent, Recorder, _set, current
 
@@ -27,8 +28,8 @@ __all__ = ["Context", "decode_context", "encode_context", "follow_threads", "hea
 P = ParamSpec("P")
 T = TypeVar("T")
 
-#: Characters of a ``traceparent``; later versions may append to it.
-LENGTH = 55
+#: Version, trace, span; and what a later version appends. Version ``ff`` is forbidden.
+_match: Final = re.compile(r"(?!ff)([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-[0-9a-f]{2}(.*)", re.DOTALL).fullmatch
 #: What ``tracestate`` says of a watched trace.
 LIVE = "znb=live"
 
@@ -77,21 +78,13 @@ def decode_context(text: Any) -> Context | None:
         >>> decode_context("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01")
         Context(0af7651916cd43dd8448eb211c80319c, b7ad6b7169203331, live=False)
     """
-    if type(text) is not str or len(text) < LENGTH or (len(text) > LENGTH and text[LENGTH] not in "-;"):
+    match = _match(text) if type(text) is str else None
+    if match is None:
         return None
-    version, first, trace, second, span, third, flags = (
-        text[:2], text[2], text[3:35], text[35], text[36:52], text[52], text[53:55],
-    )  # fmt: skip
-    if version == "ff" or first + second + third != "---" or (version == "00" and text[LENGTH:] not in {"", ";live"}):
+    version, trace, span, rest = match.groups()
+    if rest and rest != ";live" and (version == "00" or rest[0] != "-"):
         return None
-    digits = version + trace + span + flags
-    if not digits.isalnum() or not digits.isascii() or digits.lower() != digits:
-        return None
-    try:
-        int(version + flags, 16)
-        context = Context(int(trace, 16), int(span, 16), text.endswith(";live"))
-    except ValueError:
-        return None
+    context = Context(int(trace, 16), int(span, 16), rest == ";live")
     return context if context.trace_id and context.span_id else None
 
 
@@ -116,19 +109,19 @@ def read_headers(received: Mapping[str, Any]) -> Context | None:
 def run_in(parent: Parent | None, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
     """Call a function with ``parent`` as what spans are children of: a callback, or the target of a thread."""
     outer = current()
-    active, thread = RECORDER.active, get_ident()
-    before = active.get(thread)
+    inherited, thread = RECORDER.inherited, get_ident()
+    before = inherited.get(thread)
     _set(parent)
     if parent is not None:
-        active[thread] = parent
+        inherited[thread] = parent
     try:
         return function(*args, **kwargs)
     finally:
         _set(outer)
         if before is not None:
-            active[thread] = before
+            inherited[thread] = before
         else:
-            active.pop(thread, None)
+            inherited.pop(thread, None)
 
 
 def bound(function: Callable[P, T]) -> Callable[P, T]:

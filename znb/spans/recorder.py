@@ -78,7 +78,7 @@ class OpenSpan:
     """
 
     __slots__ = (
-        "_outer", "attributes", "events", "kind", "live", "name", "optional", "parent_id", "recorder", "span_id",
+        "_outer", "attributes", "entered", "events", "kind", "live", "name", "optional", "parent_id", "recorder", "span_id",
         "start_ns", "status", "thread", "trace_id", "used",
     )  # fmt: skip
 
@@ -88,48 +88,45 @@ class OpenSpan:
         name: str,
         kind: str = "span",
         attributes: dict[str, Any] | None = None,
-        *,
         parent: Parent | None = None,
-        live: bool | None = None,
-        optional: bool = False,
+        live: bool | None = None,  # noqa: FBT001 - keyword arguments cost a tenth of what a span may
+        optional: bool = False,  # noqa: FBT001, FBT002 - as above
     ) -> None:
         self.recorder = recorder
         self.name = name
         self.kind = kind
         self.attributes = clean(attributes) if attributes else None
-        self._outer = parent
-        self.live = live  # type: ignore[assignment]
+        self.events: list[tuple[int, str, dict[str, Any]]] | None = None
+        self.status = "ok"
+        self.live: bool = live  # type: ignore[assignment]
         self.optional = optional
+        self.used = self.entered = False
+        self._outer = parent
 
     def start(self) -> Self:
         """Begin, as a child of the given parent or of what is active here."""
+        self._start(self._outer or current())
+        return self
+
+    def _start(self, parent: Parent | None) -> None:
         recorder = self.recorder
-        parent = self._outer
-        if parent is None:
-            parent = current()
         if parent is None:
             parent = recorder.adopt()
         if parent is None:
             self.trace_id = recorder.new_trace_id()
             self.parent_id = 0
-            if self.live is None:
-                self.live = False
         else:
             parent.used = True
             self.trace_id = parent.trace_id
             self.parent_id = parent.span_id
-            if self.live is None:
-                self.live = parent.live
-        self.used = False
-        self.events = None
-        self.status = "ok"
-        self.span_id = recorder.new_span_id()
+        self.span_id = span_id = recorder.new_span_id()
         self.thread = get_ident()
-        recorder.open[self.span_id] = self
+        recorder.open[span_id] = self
+        if self.live is None:
+            self.live = parent is not None and parent.live
         if self.live:
-            recorder.watch(self)
+            recorder.watch()
         self.start_ns = perf_counter_ns()
-        return self
 
     def end(self, error: BaseException | None = None, *, end_ns: int = 0) -> None:
         """End, with the status that ``error`` gives it. Ends once; later calls do nothing.
@@ -138,52 +135,50 @@ class OpenSpan:
             error: What it failed with; ``None`` for nothing.
             end_ns: When it ended, as ``perf_counter_ns``; 0 for now.
         """
-        ended = end_ns or perf_counter_ns()
+        end_ns = end_ns or perf_counter_ns()
         recorder = self.recorder
         if recorder.open.pop(self.span_id, None) is None:
             return
         if error is not None:
             recorder.note_error(self, error)
         if self.live:
-            recorder.unwatch(self)
+            recorder.unwatch()
         if self.optional and not self.used and self.status == "ok":
             return
-        ring = recorder.ring
-        number = ring.take()
-        ring.slots[number & ring.mask] = (
-            number, self.trace_id, self.span_id, self.parent_id, self.name, self.kind, self.start_ns, ended,
+        number = recorder.take()
+        recorder.slots[number & recorder.mask] = (
+            number, self.trace_id, self.span_id, self.parent_id, self.name, self.kind, self.start_ns, end_ns,
             self.status, self.thread, self.attributes, self.events,
         )  # fmt: skip
 
     def __enter__(self) -> Self:
         outer = current()
-        self.start()
+        self._start(self._outer or outer)
         self._outer = outer
+        self.entered = True
         _set(self)
-        self.recorder.active[self.thread] = self
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _traceback: object) -> None:
-        self.leave()
+        if current() is self:  # else a generator was left in the middle, and others have taken over
+            _set(self._outer)
         self.end(error)
 
     def enter(self) -> None:
         """Make a started span the one that spans are children of, on this thread and in this context."""
         self._outer = current()
         _set(self)
-        self.recorder.active[get_ident()] = self
+        self.thread = get_ident()
+        self.entered = True
+        opened = self.recorder.open
+        if opened.pop(self.span_id, None) is not None:  # the latest entered on a thread is to be the last
+            opened[self.span_id] = self
 
     def leave(self) -> None:
         """Undo ``enter``; the span stays open."""
-        outer = self._outer
-        if current() is self:  # else a generator was left in the middle, and others have taken over
-            _set(outer)
-        active, thread = self.recorder.active, get_ident()
-        if active.get(thread) is self:
-            if outer is None:
-                del active[thread]
-            else:
-                active[thread] = outer
+        if current() is self:
+            _set(self._outer)
+        self.entered = False
 
     def set(self, **attributes: Any) -> None:
         """Add attributes, or change them."""
@@ -222,8 +217,9 @@ class Recorder:
     Attributes:
         key: Tells this process from all others, also one forked from it.
         ring: Finished spans.
-        open: Those that have not ended, by id.
-        active: By thread, what is active there; read by the sampler.
+        open: Those that have not ended, by id; of those entered on one thread, the innermost is the last.
+        inherited: By thread, the context that it was started in or runs a callback in.
+        take, slots, mask: The ring's own, at hand.
         live: How many watched spans are open, which the sampler follows.
         on_live: Called when the first watched span opens.
         worker: The worker's name; empty in a process that is none.
@@ -243,9 +239,10 @@ class Recorder:
         """Begin anew, as a process of its own: what was recorded is gone, and ids are other ones."""
         seed = random.Random(os.urandom(32))  # noqa: S311 - ids have to be different, not secret
         self.key = os.urandom(8).hex()
-        self.ring = Ring(self.size)
+        self.ring = ring = Ring(self.size)
+        self.take, self.slots, self.mask = ring.take, ring.slots, ring.mask
         self.open: dict[int, OpenSpan] = {}
-        self.active: dict[int, Parent | None] = {}
+        self.inherited: dict[int, Parent] = {}
         self.live = 0
         self._live_lock = threading.Lock()
         self.threads: dict[int, str] = {}
@@ -284,9 +281,8 @@ class Recorder:
             span_id: Its id, if children know it already; 0 for a new one.
         """
         parent.used = True
-        ring = self.ring
-        number = ring.take()
-        ring.slots[number & ring.mask] = (
+        number = self.take()
+        self.slots[number & self.mask] = (
             number, parent.trace_id, span_id or self.new_span_id(), parent.span_id, name, kind, start_ns, end_ns, status,
             get_ident(), attributes, events,
         )  # fmt: skip
@@ -325,7 +321,7 @@ class Recorder:
         events = span.events = span.events or []
         events.append((perf_counter_ns(), "exception", details))
 
-    def watch(self, _span: OpenSpan) -> None:
+    def watch(self) -> None:
         """Count a watched span, and wake the sampler at the first."""
         with self._live_lock:
             self.live += 1
@@ -333,7 +329,7 @@ class Recorder:
         if first and self.on_live is not None:
             self.on_live()
 
-    def unwatch(self, _span: OpenSpan) -> None:
+    def unwatch(self) -> None:
         """Count a watched span no longer."""
         with self._live_lock:
             self.live -= 1
