@@ -276,6 +276,7 @@ class Model:
 
     def check(self) -> None:
         self.check_groups()
+        self.check_turns()
         self.check_workers()
 
     def check_groups(self) -> None:
@@ -287,7 +288,9 @@ class Model:
             alive = [index for jobs in places.values() for index in jobs]
             assert len(alive) == len(set(alive)), "a job is in two places"
             assert ended.isdisjoint(alive), "a job that ended is still to run"
-            assert ended | set(alive) == set(range(group.fed)), f"a job is lost: {set(range(group.fed)) - ended - set(alive)}"
+            assert ended | set(alive) == set(range(group.fed)), (
+                f"a job is lost: {set(range(group.fed)) - ended - set(alive)}"
+            )
             row = stats[group.number]
             assert group.queued == len(places["queued"])
             assert row.queued == len(places["queued"]) + len(places["held"])
@@ -303,6 +306,14 @@ class Model:
         assert {group.number for group in self.groups()} | self.finished | {
             c.group for c in self.scheduler._placement.out if isinstance(c, Finished)
         } == set(self.options)
+
+    def check_turns(self) -> None:
+        turns = self.scheduler._placement.turns
+        lined_up = [group.number for _, _, group in turns._heap]
+        parked = {number for waiting in turns._parked.values() for number in waiting}
+        assert len(lined_up) == len(set(lined_up)), "a group is in line twice"
+        assert parked.isdisjoint(lined_up)
+        assert {group.number for group in self.groups() if group.ready} <= parked.union(lined_up)
 
     def check_workers(self) -> None:
         placement = self.scheduler._placement

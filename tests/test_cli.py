@@ -84,6 +84,7 @@ def test_options_of_a_start():
         ("cluster start --name", "--name: expected one argument"),
         ("push", "missing: NAME"),
         ("push 1a", "NAME: expected a variable's name, got '1a'"),
+        ("push ,", "NAME: expected a variable's name, got ','"),
         ("push class", "NAME: expected a variable's name, got 'class'"),
     ],
 )
@@ -204,7 +205,9 @@ def test_a_table_of_clusters_tells_ages_and_reasons():
 
 
 def call(*words: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-m", "znb", *words], capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run(
+        [sys.executable, "-m", "znb", *words], capture_output=True, text=True, timeout=60, check=False
+    )
 
 
 def done(*words: str) -> str:

@@ -407,6 +407,47 @@ def test_ctypes_structures(notebook, peer):
     assert peer.call(notebook.f) == 3
 
 
+def test_metaclasses_that_lay_out_classes_themselves_are_refused_at_once(notebook, codec, monkeypatch):
+    from znb.errors import SerializationError
+    from znb.serialize import classes
+
+    monkeypatch.setattr(classes, "is_struct", lambda _cls: False)  # as for any other such metaclass
+    notebook.cell("import msgspec\nclass S(msgspec.Struct):\n    x: int\ndef f(): return S(1)")
+    with pytest.raises(
+        SerializationError, match="its metaclass StructMeta lays out classes in a way of its own"
+    ) as caught:
+        codec.encode(notebook.f)
+    assert caught.value.path == "global 'S' of function f"
+
+
+def test_a_definition_that_was_not_named_is_an_error(notebook, codec):
+    from znb.errors import SerializationError
+    from znb.serialize.records import join_prefix, split_prefix
+
+    notebook.cell("class A: pass\ndef f(): return A")
+    payload = codec.encode(notebook.f)
+    receiver = Codec()
+    for key in payload.definitions:
+        receiver.learn(key, codec.definition(key))
+    rows, start = split_prefix(payload.body)
+    with pytest.raises(SerializationError, match="was not named by the message that needs it"):
+        receiver.decode(join_prefix(rows[:1], payload.body[start:]))
+
+
+def test_msgspec_structs(notebook, ident, peer):
+    notebook.cell(
+        "import msgspec\nclass Base(msgspec.Struct, frozen=True, tag='s', rename='camel'):\n    x_y: int\n    y: str = 'd'\n    z: list = []\n"
+        "    def both(self): return self.x_y, self.y\n"
+        "class Sub(Base, kw_only=True):\n    w: float = 1.5\n    v: int\n"
+        "class Node(msgspec.Struct):\n    next: 'Node | None' = None\n"
+        "def f():\n    s = Sub(1, v=2)\n"
+        '    return s, s.both(), msgspec.json.encode(s), msgspec.json.decode(b\'{"type":"s","xY":5}\', type=Base).x_y, Base(1) == Base(1), Node(Node()).next'
+    )
+    assert peer.call(notebook.f)[:5] == notebook.f()[:5]
+    assert type(peer.call(notebook.f)[5]) is notebook.Node
+    assert ident(notebook.Sub(1, v=2)) == notebook.Sub(1, v=2)
+
+
 def test_redefinitions_are_not_kept(notebook, codec):
     notebook.cell("class A:\n    def m(self): return A, __class__")
     codec.encode(notebook.A())

@@ -366,15 +366,25 @@ def test_a_lock_in_a_class(notebook, codec):
 @pytest.mark.parametrize(
     ("make", "text"),
     [
-        (lambda: (x for x in "a"), "generator"),
-        (lambda: threading.Thread(target=len), "thread"),
-        (sys._getframe, "frame"),
-        (threading.RLock, "lock"),
-        (lambda: io.TextIOWrapper(io.BytesIO()), "file"),
+        (lambda: (x for x in "a"), "it is running, and cannot be moved"),
+        (lambda: threading.Thread(target=len), "a thread belongs to one process"),
+        (sys._getframe, "a stack frame belongs to one process"),
+        (threading.RLock, "a lock works within one process only"),
+        (lambda: io.TextIOWrapper(io.BytesIO()), "an open file belongs to one process"),
     ],
 )
 def test_things_of_one_process(codec, make, text):
-    assert text in str(refusal(codec, [make()]))
+    error = refusal(codec, {"a": [make()]})
+    assert text in str(error)
+    assert error.path == "['a'][0]"
+
+
+def test_the_shell_is_refused_as_what_it_is(codec):
+    from IPython.core.interactiveshell import InteractiveShell
+
+    shell = InteractiveShell.__new__(InteractiveShell)
+    vars(shell)["lock"] = threading.Lock()  # a live one has many things that cannot travel
+    assert "Call get_ipython() where the code runs" in str(refusal(codec, [shell]))
 
 
 def test_sockets_and_files(codec, tmp_path):
@@ -398,6 +408,17 @@ def test_an_object_whose_reduce_raises(notebook, codec):
     assert error.path == "[0]"
     assert "my own reason" in str(error)
     assert isinstance(error.__cause__, ValueError)
+
+
+def test_values_of_library_types_do_not_slow_a_function_down(notebook, codec):
+    notebook.cell(
+        "import datetime, decimal, pathlib, re, uuid\nimport numpy as np\n"
+        "values = (np.float64(1.5), datetime.date(2024, 1, 1), decimal.Decimal(1), pathlib.Path('a'), re.compile('a'), uuid.uuid4())\n"
+        "def f(): return values"
+    )
+    assert codec.encode(notebook.f) is codec.encode(notebook.f)
+    notebook.cell("values = values[1:]")
+    assert len(ship(codec, Codec(), notebook.f)()) == 5
 
 
 def test_unknown_builtin_types_are_refused(codec):

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 from znb.connection import ClusterEntry, clean_dead, find_cluster, list_clusters
-from znb.errors import NoWorkers, WorkerLost, ZnbError
+from znb.errors import NoWorkers, ServiceUnavailable, WorkerLost, ZnbError
 from znb.executor.client import JobClient, Show
 from znb.executor.futures import Future
 from znb.executor.maps import MapResult, start_map
@@ -31,6 +31,7 @@ from znb.launchers import Launcher, StartOptions, make_launcher
 from znb.lifecycle import ClusterEvent, DeathCertificate, Snapshot, WorkerStatus
 from znb.link import Link
 from znb.progress import TqdmProgress, total_of
+from znb.rundir import FILE_NAME
 from znb.serialize import Codec
 from znb.status import ClusterStatus, WorkerInfo
 from znb.targets import Target, select
@@ -126,11 +127,15 @@ class Cluster(concurrent.futures.Executor):
         return cluster
 
     @classmethod
-    def connect(cls, which: str | os.PathLike[str] | None = None) -> Self:
+    def connect(cls, which: str | os.PathLike[str] | None = None, *, observe: bool = False) -> Self:
         """Attach to a running cluster.
+
+        If nobody else is attached to it (its notebook was restarted, say), it is this process's from now on: it ends
+        with it, unless it was started with ``keep``.
 
         Args:
             which: Its name, or the path of its connection file; ``None`` for the newest.
+            observe: Whether it stays nobody's: for a look from outside.
 
         Raises:
             ServiceUnavailable: It does not run.
@@ -138,7 +143,8 @@ class Cluster(concurrent.futures.Executor):
         """
         file = find_cluster(os.fspath(which) if which is not None else None)
         cluster = cls._make(file.launcher)
-        cluster._begin(lambda: cluster._launcher.connect(file))
+        snapshot = cluster._begin(lambda: cluster._launcher.connect(file))
+        cluster._owner = not (observe or snapshot.keep) and snapshot.clients == 1
         return cluster
 
     @staticmethod
@@ -162,7 +168,7 @@ class Cluster(concurrent.futures.Executor):
         holder.append(weakref.ref(cluster))
         return cluster
 
-    def _begin(self, launch: Callable[[], Snapshot]) -> None:
+    def _begin(self, launch: Callable[[], Snapshot]) -> Snapshot:
         self._reactor.start()
         try:
             snapshot = launch()
@@ -176,6 +182,7 @@ class Cluster(concurrent.futures.Executor):
         except BaseException:
             self.close()
             raise
+        return snapshot
 
     def stop(self) -> None:
         """End every worker and remove what belongs to the cluster. May be called twice."""
@@ -314,6 +321,13 @@ class Cluster(concurrent.futures.Executor):
         return self._job_views.current()
 
     # -- workers -------------------------------------------------------------------------------------------
+
+    @property
+    def connection_file(self) -> Path:
+        """Path of the file with which others attach to the cluster; it is for its owner's eyes alone."""
+        if self._launcher.file is None:
+            raise ServiceUnavailable(self.name, "this cluster has ended, and its connection file with it")
+        return Path(self._launcher.file.cluster_dir, FILE_NAME)
 
     @property
     def closed(self) -> bool:

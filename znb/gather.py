@@ -4,7 +4,7 @@
 nothing happens, turns an interrupt here into an interrupt there, and returns every worker's outcome.
 
 Invariants: nothing waits in silence for more than ``NOTICE_AFTER`` seconds unless the user's own code runs; an
-interrupt returns within ``INTERRUPT_PATIENCE`` seconds, and wherever it hits, no worker goes on with the request unknown
+interrupt returns within ``INTERRUPT_PATIENCE`` seconds, and wherever it hits, no worker goes on with a request unknown
 to its link; outputs are granted only after they have been shown, so a slow display holds the workers back, and those of
 a request that was given up are granted without. The asking thread owns a ``Gather``, but for ``_calls``, which is the
 I/O thread's: everything is sent, interrupted and given up there, in this order, and none of it can be cut in half.

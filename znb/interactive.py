@@ -33,7 +33,7 @@ import sys
 import tempfile
 import traceback
 import types
-from collections.abc import Coroutine, Iterator
+from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any, Final, NoReturn, Protocol
 
@@ -239,6 +239,7 @@ class WorkerShell(InteractiveShell):
     host: Host
     compile: CellCompiler
     history_manager: Any
+    display_formatter: Any
     depth = 0
 
     def __init__(self, **options: Any) -> None:
@@ -258,7 +259,8 @@ class WorkerShell(InteractiveShell):
 
     def execute(self, source: str, label: str, first_line: int) -> Any:
         """Run a cell; return its value or raise what it raised."""
-        self._reported = shown = []
+        shown: list[BaseException] = []
+        self._reported = shown
         self.displayhook.exec_result = None
         self.depth = 0
         self.compile.begin(label, source, first_line)
@@ -459,18 +461,15 @@ def _portable_value(value: Any) -> Any:
 
 def _user_frames(chain: types.TracebackType | None) -> types.TracebackType | None:
     """Return a traceback without the frames of IPython and of this module."""
-    kept = [entry for entry in _entries(chain) if not _is_ours(entry.tb_frame)]
-    following: types.TracebackType | None = None
-    for entry in reversed(kept):
-        entry.tb_next = following
-        following = entry
-    return following
-
-
-def _entries(chain: types.TracebackType | None) -> Iterator[types.TracebackType]:
+    kept = []
     while chain is not None:
-        yield chain
+        if not _is_ours(chain.tb_frame):
+            kept.append(chain)
         chain = chain.tb_next
+    for entry, following in itertools.pairwise([*kept, None]):
+        if entry is not None:
+            entry.tb_next = following
+    return kept[0] if kept else None
 
 
 def _is_ours(frame: types.FrameType) -> bool:

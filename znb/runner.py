@@ -9,6 +9,7 @@ thread owns the queues; ``submit``, ``interrupt`` and ``snapshot`` are for any t
 from __future__ import annotations
 
 import collections
+import itertools
 import queue
 import signal
 import threading
@@ -17,6 +18,9 @@ from collections.abc import Callable, Hashable
 from typing import Any, NamedTuple
 
 __all__ = ["Failure", "Runner", "Running", "Success", "Task"]
+
+#: Seconds between two looks whether an interrupt has been noticed; the last one is repeated.
+INSIST_AFTER = (0.01, 0.03, 0.1, 0.3)
 
 
 class Success(NamedTuple):
@@ -88,6 +92,9 @@ class Runner:
         self._current: Task | None = None
         self._stopping = False
         self._thread = threading.main_thread()
+        self._turn_of: Hashable = None
+        #: Told on the main thread whose turn begins; ``None`` before it waits for work.
+        self.on_turn: Callable[[Hashable], object] | None = None
 
     # -- any thread ----------------------------------------------------------------------------------------
 
@@ -99,7 +106,23 @@ class Runner:
         """Raise ``KeyboardInterrupt`` in a running task; a queued one ends with it before it starts."""
         task.interrupting = True
         if self._current is task:
-            signal.pthread_kill(self._thread.ident or 0, signal.SIGINT)
+            self._signal()
+            threading.Thread(target=self._insist, args=(task,), name="znb-interrupt", daemon=True).start()
+
+    def _signal(self) -> None:
+        signal.pthread_kill(self._thread.ident or 0, signal.SIGINT)
+
+    def _insist(self, task: Task) -> None:
+        """Send the signal again until its handler has run.
+
+        The interpreter may take note of a signal while the main thread waits for its lock, and then go on into a
+        system call without looking: ``time.sleep(600)`` would sleep on. Another signal ends the call.
+        """
+        for pause in itertools.chain(INSIST_AFTER, itertools.repeat(INSIST_AFTER[-1])):
+            time.sleep(pause)
+            if not task.interrupting or self._current is not task:
+                return
+            self._signal()
 
     def interrupt_current(self) -> None:
         """Raise ``KeyboardInterrupt`` in whatever runs."""
@@ -150,9 +173,11 @@ class Runner:
                 break
             self._sort_in(arrived)
         if not self._turns:
+            self._note_turn(None)
             self._sort_in(self._inbox.get() if idle is None else idle(self._wait))
             return None
         owner = self._turns.popleft()
+        self._note_turn(owner)
         tasks = self._waiting[owner]
         task = tasks.popleft()
         if tasks:
@@ -160,6 +185,12 @@ class Runner:
         else:
             del self._waiting[owner]
         return task
+
+    def _note_turn(self, owner: Hashable) -> None:
+        if owner != self._turn_of:
+            self._turn_of = owner
+            if self.on_turn is not None:
+                self.on_turn(owner)
 
     def _wait(self, timeout: float | None) -> Task | None:
         try:

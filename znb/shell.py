@@ -165,14 +165,13 @@ class Shell:
             BaseException: What the cell raised, ``SystemExit``, ``SyntaxError`` and ``KeyboardInterrupt`` included;
                 its traceback goes from this function's frame directly to those of the user.
         """
-        if self._ipython is None:
-            raise RuntimeError("the shell has not been started: call start() first")
+        ipython = self._started()
         pid = os.getpid()
         error: BaseException | None = None
         try:
             with self._capture.route(emit):
                 asyncio.set_event_loop(self.loop)
-                return self._ipython.execute(source, label, first_line)
+                return ipython.execute(source, label, first_line)
         except BaseException as raised:
             error = raised
             raise
@@ -190,7 +189,7 @@ class Shell:
 
     def describe(self, value: Any) -> Display:
         """Return the forms in which a value can be shown."""
-        data, metadata = self._ipython.display_formatter.format(value)
+        data, metadata = self._started().display_formatter.format(value)
         return Display(portable(data), portable(metadata))
 
     def flush(self, timeout: float | None = None) -> bool:
@@ -204,6 +203,11 @@ class Shell:
     def stray(self) -> str:
         """Return the last 64 kB of what was written while nothing ran."""
         return self._capture.stray()
+
+    def _started(self) -> WorkerShell:
+        if self._ipython is None:
+            raise RuntimeError("the shell has not been started: call start() first")
+        return self._ipython
 
     def _end_child(self, error: BaseException | None) -> NoReturn:
         status = 0

@@ -22,7 +22,7 @@ import uuid
 from collections.abc import Callable, Sequence
 from typing import Any, Final, Literal, Protocol, TextIO
 
-__all__ = ["NotebookSink", "Pace", "Sink", "Stream", "TerminalSink", "make_sink"]
+__all__ = ["NotebookCell", "NotebookSink", "Pace", "Sink", "Stream", "TerminalSink", "make_sink"]
 
 Stream = Literal["stdout", "stderr"]
 
@@ -90,19 +90,41 @@ class Pace:
             self._sleep(max(messages, size) - now)
 
 
+class NotebookCell:
+    """The cell that runs while this is made, as a place to show things in later.
+
+    Text finds its cell by context variables. Displays do not in ipykernel 6, so they are sent by hand.
+    """
+
+    def __init__(self, publisher: Any) -> None:
+        self._publisher = publisher
+        self._parent = dict(publisher.parent_header)
+        self._context = contextvars.copy_context()
+
+    def write(self, stream: Stream, text: str) -> None:
+        """Show text."""
+        self._context.run(_write, stream, text)
+
+    def send(self, kind: str, content: dict[str, Any]) -> None:
+        """Send a message to the cell's output."""
+        session = self._publisher.session
+        message = session.msg(kind, content, parent=self._parent)
+        session.send(self._publisher.pub_socket, message, ident=self._publisher.topic)
+
+
 class NotebookSink:
     """Shows outputs in the cell that runs, through IPython.
 
     Args:
         pace: ``None`` where nothing is dropped.
-        context: Where given, what is shown belongs to the cell that ran when the context was copied.
+        cell: Where given, what is shown belongs to this cell whatever runs meanwhile; a thread may do it then.
     """
 
     color = True
 
-    def __init__(self, pace: Pace | None, context: contextvars.Context | None = None) -> None:
+    def __init__(self, pace: Pace | None, cell: NotebookCell | None = None) -> None:
         self._pace = pace
-        self._context = context
+        self._cell = cell
         self._area = f"znb-{uuid.uuid4().hex}"
         self._drawn: str | None = None
         self._lines: Sequence[str] = ()
@@ -115,19 +137,30 @@ class NotebookSink:
             if self._pace is not None:
                 encoded = json.dumps(piece, ensure_ascii=False).encode("utf-8", "surrogatepass")
                 self._pace.wait(len(encoded) + MESSAGE_BYTES)
-            self._run(_write, stream, piece)
+            if self._cell is None:
+                _write(stream, piece)
+            else:
+                self._cell.write(stream, piece)
 
     def display(self, data: dict[str, Any], metadata: dict[str, Any], display_id: str | None, *, update: bool) -> None:
         """Show a MIME bundle, or replace one."""
         if self._pace is not None:
             self._pace.wait()
-        self._run(_publish, data, metadata, display_id, update)
+        transient = {} if display_id is None else {"display_id": display_id}
+        if self._cell is None:
+            _publish(data, metadata, transient, update=update)
+        else:
+            content = {"data": data, "metadata": metadata, "transient": transient}
+            self._cell.send("update_display_data" if update else "display_data", content)
 
     def clear(self, *, wait: bool) -> None:
         """Remove what was shown, at once or when the next thing is."""
         if self._pace is not None:
             self._pace.wait()
-        self._run(_clear_output, wait)
+        if self._cell is None:
+            _clear_output(wait=wait)
+        else:
+            self._cell.send("clear_output", {"wait": wait})
         self._drawn = None
 
     def live(self, lines: Sequence[str]) -> None:
@@ -146,12 +179,6 @@ class NotebookSink:
             data = {"text/plain": text} if text else dict(_NOTHING)
             self.display(data, {}, self._area, update=self._drawn is not None)
             self._drawn = text
-
-    def _run(self, function: Callable[..., None], *args: Any) -> None:
-        if self._context is None:
-            function(*args)
-        else:
-            self._context.run(function, *args)
 
 
 class TerminalSink:
@@ -244,13 +271,12 @@ def make_sink(*, detached: bool = False) -> NotebookSink | TerminalSink:
     shell = ipython.get_ipython() if ipython is not None else None
     if shell is None or type(shell).__name__ == "TerminalInteractiveShell":
         return TerminalSink()
-    context = contextvars.copy_context() if detached else None
     if getattr(shell, "kernel", None) is None:  # a worker's own shell: its outputs travel under flow control
-        return NotebookSink(None, context)
+        return NotebookSink(None)
     pace = getattr(shell, "_znb_pace", None)
     if pace is None:  # all cells of a kernel share what its server allows
         pace = shell._znb_pace = Pace()
-    return NotebookSink(pace, context)
+    return NotebookSink(pace, NotebookCell(shell.display_pub) if detached else None)
 
 
 def _write(stream: Stream, text: str) -> None:
@@ -259,15 +285,14 @@ def _write(stream: Stream, text: str) -> None:
     target.flush()  # ipykernel would wait 0.2 s for more
 
 
-def _publish(data: dict[str, Any], metadata: dict[str, Any], display_id: str | None, update: bool) -> None:  # noqa: FBT001 - called by name of position only here
+def _publish(data: dict[str, Any], metadata: dict[str, Any], transient: dict[str, Any], *, update: bool) -> None:
     from IPython.display import publish_display_data  # noqa: PLC0415 - it is loaded, or this is not called
 
-    transient = {} if display_id is None else {"display_id": display_id}
     publish: Callable[..., None] = publish_display_data
     publish(data=data, metadata=metadata, transient=transient, update=update)
 
 
-def _clear_output(wait: bool) -> None:  # noqa: FBT001 - as above
+def _clear_output(*, wait: bool) -> None:
     from IPython.display import clear_output  # noqa: PLC0415 - as above
 
     clear: Callable[..., None] = clear_output

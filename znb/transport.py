@@ -31,7 +31,7 @@ import zmq
 
 from znb.errors import ZnbError
 
-__all__ = ["Reactor", "ReactorStats", "Timer", "is_local", "prepare_socket"]
+__all__ = ["Reactor", "ReactorStats", "Timer", "is_local", "prepare_socket", "receive_small", "send_message"]
 
 logger = logging.getLogger("znb.transport")
 T = TypeVar("T")
@@ -52,6 +52,8 @@ HEARTBEAT_TIMEOUT_MS = 5000
 LONGEST_POLL = 3600.0
 #: Cancelled timers that may wait in the heap for their time, before it is rebuilt without them.
 CANCELLED_MAX = 64
+#: Bytes from which a frame goes to libzmq without a copy; below, copying is cheaper than tracking.
+COPY_BYTES = 65536
 #: Bytes read at once from the wake-up socket.
 WAKE_BYTES = 4096
 
@@ -439,7 +441,7 @@ class Reactor:
             except zmq.Again:
                 return
             self.guard(on_message, frames)
-            if self._owner != owner or source.closed or not source.getsockopt(zmq.EVENTS) & zmq.POLLIN:
+            if self._owner != owner or source.closed or not source.getsockopt(_EVENTS) & _POLLIN:
                 return
 
     def _drain_wakeups(self) -> None:
@@ -484,6 +486,34 @@ class Reactor:
 
 def _receive(socket: zmq.Socket[bytes]) -> list[Any]:
     return socket.recv_multipart(zmq.NOBLOCK, copy=False)
+
+
+def send_message(socket: zmq.Socket[bytes], frames: list[Any]) -> None:
+    """Send a message; large frames without a copy, which for small ones costs more than it saves.
+
+    As ``send_multipart``, without its checks and its arithmetic on enums, which take 7 µs together.
+    """
+    for frame in frames[:-1]:
+        _send(socket, frame, _MORE, copy=(frame.nbytes if type(frame) is memoryview else len(frame)) < COPY_BYTES)
+    frame = frames[-1]
+    _send(socket, frame, 0, copy=(frame.nbytes if type(frame) is memoryview else len(frame)) < COPY_BYTES)
+
+
+def receive_small(socket: zmq.Socket[bytes], flags: int = int(zmq.NOBLOCK)) -> list[Any]:
+    """Take a message off a socket whose first frames are small: those as bytes, from the fourth on ``zmq.Frame``."""
+    frame: Any = socket.recv(flags, copy=False)
+    frames: list[Any] = [frame.bytes]
+    while frame.more:
+        frame = socket.recv(flags, copy=False)
+        frames.append(frame.bytes if len(frames) < 3 else frame)
+    return frames
+
+
+#: Socket.send of pyzmq's C extension, without the wrapper.
+_send = zmq.backend.Socket.send
+_MORE = int(zmq.SNDMORE)
+_EVENTS = int(zmq.EVENTS)
+_POLLIN = int(zmq.POLLIN)
 
 
 def prepare_socket(socket: zmq.Socket[bytes], url: str = "") -> None:

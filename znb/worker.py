@@ -206,6 +206,7 @@ class Worker:
         def emit(output: Output) -> None:
             request.send_item(encode_output(output))
 
+        self.shell.namespace.update(options.pop("variables"))
         value = self.shell.run_cell(emit=emit, **options)
         try:
             return self.codec.encode(value)
@@ -220,7 +221,7 @@ class Worker:
     def _pull(self, _request: Request, names: list[str]) -> dict[str, Any]:
         missing = [name for name in names if name not in self.shell.namespace]
         if missing:
-            raise NameError(f"not defined on {self.spec.name}: {', '.join(missing)}")
+            raise NameError(f"not defined there: {', '.join(missing)}")
         return {name: self.shell.namespace[name] for name in names}
 
     def _apply(self, _request: Request, call: tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]) -> Any:

@@ -26,17 +26,6 @@ __all__ = ["ByWorker", "Workers"]
 class ByWorker(dict[str, Any]):
     """What each of several workers returned, by the worker's name."""
 
-    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:  # noqa: FBT001 - IPython's signature
-        if cycle:
-            printer.text("{...}")
-            return
-        for position, (name, value) in enumerate(self.items()):
-            if position:
-                printer.break_()
-            text = repr(value)
-            printer.text(f"{name}:{chr(10) if chr(10) in text else ' '}")
-            printer.pretty(value)
-
     def _repr_html_(self) -> str | None:
         """Return each worker's value in HTML, if one of them has such a form."""
         forms = {name: getattr(value, "_repr_html_", lambda: None)() for name, value in self.items()}
@@ -74,6 +63,7 @@ class Workers:
         label: str = "",
         first_line: int = 1,
         sink: Sink | None = None,
+        push: Mapping[str, Any] | None = None,
     ) -> Any:
         """Run source code as a cell.
 
@@ -86,6 +76,7 @@ class Workers:
             label: What the cell is called in tracebacks and in ``status``; empty for a numbered one.
             first_line: Number of its first line in tracebacks.
             sink: Where to show the outputs; ``None`` for this process's own.
+            push: Variables to set before the cell begins.
 
         Returns:
             The value of the last expression; from several workers a dict by name, or ``None`` if all are ``None``.
@@ -97,7 +88,7 @@ class Workers:
             KeyboardInterrupt: The wait was interrupted, and the cell with it.
         """
         label = label or self._cluster.next_label()
-        options = {"source": source, "label": label, "first_line": first_line}
+        options = {"source": source, "label": label, "first_line": first_line, "variables": dict(push or {})}
         shown = sink or make_sink()
         for news in self._cluster.take_news(self.names):
             shown.write("stderr", f"{news}\n")
@@ -146,7 +137,7 @@ class Workers:
         values = self._outcomes("pull", list(names))
         flat = {worker: found[names[0]] if len(names) == 1 else tuple(found[n] for n in names)
                 for worker, found in values.items()}  # fmt: skip
-        return self._fold(flat)
+        return flat[self.names[0]] if len(self.names) == 1 else ByWorker(flat)
 
     def call(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """Call a function on each worker.
@@ -197,4 +188,3 @@ class Workers:
         if failures:
             self._cluster.take_news(tuple(failures))  # the errors say it
             raise tracebacks.combine(failures, of=len(self.names))
-

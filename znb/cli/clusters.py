@@ -10,7 +10,7 @@ import time
 import msgspec
 
 from znb.cli.commands import Command, Parser, WrongUsage
-from znb.cli.tables import cluster_table
+from znb.cli.tables import cluster_table, count_workers
 from znb.cli.values import add_place_options
 from znb.cluster import Cluster
 from znb.connection import list_clusters
@@ -28,11 +28,10 @@ def _start(args: argparse.Namespace) -> None:
         args.n, on=args.on, name=args.name, keep=True, env=dict(args.env), cwd=args.cwd, python=args.python
     )
     try:
-        name, count = cluster.name, len(cluster)
-        reused = cluster.reused
+        name, count, reused = cluster.name, len(cluster), cluster.reused
     finally:
         cluster.close()
-    workers = f"{count} worker{'s' * (count != 1)}"
+    workers = count_workers(count)
     print(f"{name} was running already, with {workers}." if reused else f"Started {name} with {workers}.")
     print(f"From a notebook:  %znb cluster connect {name}")
     print(f'From Python:      znb.Cluster.connect("{name}")')
@@ -44,7 +43,7 @@ def _list(_args: argparse.Namespace) -> None:
 
 
 def _status(args: argparse.Namespace) -> None:
-    with contextlib.closing(Cluster.connect(args.which)) as cluster:
+    with contextlib.closing(Cluster.connect(args.which, observe=True)) as cluster:
         if args.watch:
             with contextlib.suppress(KeyboardInterrupt):
                 _watch(cluster, as_json=args.json)
@@ -72,7 +71,7 @@ def _stop(args: argparse.Namespace) -> None:
         raise WrongUsage(f"which one? There run {', '.join(running)}", "znb stop [NAME|--all]")
     names = [args.name] if args.name else running
     for name in names:
-        Cluster.connect(name).stop()
+        Cluster.connect(name, observe=True).stop()
         print(f"Stopped {name}.")
     if not names:
         print("No cluster was running.")

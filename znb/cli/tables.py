@@ -1,4 +1,4 @@
-"""Tables of plain text for people."""
+"""Tables and counts of plain text for people. Pure, but for the clock."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from znb.connection import ClusterEntry
 
-__all__ = ["cluster_table"]
+__all__ = ["cluster_table", "count_workers"]
 
 #: Seconds of each unit that an age is told in, largest first.
 UNITS = ((86400, "d"), (3600, "h"), (60, "min"), (1, "s"))
@@ -41,6 +41,11 @@ def cluster_table(entries: Sequence[ClusterEntry], *, now: float | None = None) 
     ]
     notes = [f"{e.name}: {e.reason}{'; cleaned up' * (e.state == 'dead')}" for e in entries if e.state != "alive"]
     return "\n".join([*_columns(rows), *notes])
+
+
+def count_workers(count: int) -> str:
+    """Return a number of workers with its noun."""
+    return f"{count} worker{'s' * (count != 1)}"
 
 
 def _columns(rows: Sequence[Sequence[str]]) -> list[str]:

@@ -99,7 +99,8 @@ def variable(text: str) -> str:
 
 def variables(text: str) -> tuple[str, ...]:
     """Return names of variables, separated by commas."""
-    return tuple(variable(part.strip()) for part in text.split(",") if part.strip())
+    names = tuple(variable(part.strip()) for part in text.split(",") if part.strip())
+    return names or (variable(text),)
 
 
 def add_target_option(parser: Parser) -> None:

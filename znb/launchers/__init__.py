@@ -87,10 +87,12 @@ class Launcher(Protocol):
     Attributes:
         where: The place, as the user may write it, such as ``"local"``.
         reused: Whether ``start`` found a cluster of the name running, and attached to it.
+        file: The content of its connection file; ``None`` before it is started, and when it has ended.
     """
 
     where: str
     reused: bool
+    file: ClusterFile | None
 
     def start(self, n: int, options: StartOptions) -> Snapshot:
         """Start a cluster of ``n`` workers, or attach to the one of that name which runs.

@@ -34,13 +34,9 @@ def _pulled(workers: Workers, names: tuple[str, ...]) -> dict[str, Any]:
     found = workers.pull(*names)
     if len(workers) == 1:
         return dict(zip(names, found if len(names) > 1 else [found], strict=True))
-    by_name = {}
-    for index, name in enumerate(names):
-        if found is None:
-            by_name[name] = dict.fromkeys(workers.names)
-        else:
-            by_name[name] = {w: values[index] if len(names) > 1 else values for w, values in found.items()}
-    return by_name
+    if len(names) == 1:
+        return {names[0]: found}
+    return {name: {worker: values[index] for worker, values in found.items()} for index, name in enumerate(names)}
 
 
 def _remote(session: Session, args: argparse.Namespace) -> Any:
@@ -48,9 +44,12 @@ def _remote(session: Session, args: argparse.Namespace) -> Any:
     source = args.cell
     if not source.strip():
         return None
-    if args.push:
-        workers.push(session.values(args.push))
-    options = {"label": session.cell_label(), "first_line": FIRST_LINE, "timeout": args.timeout}
+    options = {
+        "label": session.cell_label(),
+        "first_line": FIRST_LINE,
+        "timeout": args.timeout,
+        "push": session.values(args.push) if args.push else {},
+    }
     if args.bg:
         future = _in_background(session, workers, source, options, args.pull)
         if args.out is None:

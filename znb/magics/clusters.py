@@ -7,7 +7,7 @@ import argparse
 from IPython.display import display
 
 from znb.cli.commands import Command, Parser, WrongUsage
-from znb.cli.tables import cluster_table
+from znb.cli.tables import cluster_table, count_workers
 from znb.cli.values import add_place_options, not_negative
 from znb.cluster import DEFAULT_NAME, Cluster
 from znb.connection import find_cluster, list_clusters
@@ -38,7 +38,7 @@ def _start(session: Session, args: argparse.Namespace) -> None:
 
 def _running_already(cluster: Cluster, wanted: int | None) -> str:
     count = len(cluster)
-    text = f"The cluster {cluster.name!r} is running already, with {workers(count)}: this is it."
+    text = f"The cluster {cluster.name!r} is running already, with {count_workers(count)}: this is it."
     if wanted is not None and wanted != count:
         text += f" `%znb cluster scale {wanted}` changes their number."
     return text
@@ -69,7 +69,7 @@ def _scale(session: Session, args: argparse.Namespace) -> None:
     cluster = session.cluster()
     before = len(cluster)
     cluster.scale(args.n)
-    print(f"The cluster {cluster.name!r} has {workers(len(cluster))} now; it had {before}.")
+    print(f"The cluster {cluster.name!r} has {count_workers(len(cluster))} now; it had {before}.")
 
 
 def _restart(session: Session, args: argparse.Namespace) -> None:
@@ -91,11 +91,6 @@ def _stop(session: Session, args: argparse.Namespace) -> None:
         print(f"Stopped the cluster {name!r}.")
     if not names:
         print("No cluster was running.")
-
-
-def workers(count: int) -> str:
-    """Return ``count`` with its noun."""
-    return f"{count} worker{'s' * (count != 1)}"
 
 
 def _start_arguments(parser: Parser) -> None:

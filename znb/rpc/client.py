@@ -18,14 +18,12 @@ import zmq
 from znb import wire
 from znb.errors import Cancelled, ProtocolError, ServiceUnavailable, ZnbError
 from znb.flow import CreditWindow
-from znb.transport import Reactor
+from znb.transport import Reactor, send_message
 
 __all__ = ["Call", "Connection", "ConnectionStats", "Lost", "Reply"]
 
 #: Items of a stream that may be under way at once (zerorpc's figure).
 STREAM_WINDOW = 100
-#: Messages larger than this go to libzmq without a copy; below, copying is cheaper than tracking.
-COPY_THRESHOLD = 65536
 
 
 class Reply(NamedTuple):
@@ -193,7 +191,7 @@ class Connection:
         if self._socket is None or call.id not in self._calls:
             return
         headers = {"message_id": next(self._ids), "response_to": call.id, "znb": wire.WIRE_VERSION}
-        self._socket.send_multipart([b"", wire.encode_event(headers, name, args)])
+        send_message(self._socket, [b"", wire.encode_event(headers, name, args)])
 
     def cancel(self, call: Call, reason: str) -> None:
         """Have the server stop a call, and end it."""
@@ -224,8 +222,7 @@ class Connection:
             call.deliver(Lost(self._closed or never))
             return
         self._calls[call.id] = call
-        large = any(_size(frame) > COPY_THRESHOLD for frame in frames)
-        self._socket.send_multipart(frames, copy=not large)
+        send_message(self._socket, frames)
 
     def _on_message(self, frames: list[zmq.Frame]) -> None:
         start = 1 if len(frames) > 1 and len(frames[0]) == 0 else 0
@@ -252,7 +249,3 @@ class Connection:
             wire.check_reply(event)
             del self._calls[call.id]
         call.deliver(reply)
-
-
-def _size(frame: Any) -> int:
-    return frame.nbytes if isinstance(frame, memoryview) else len(frame)

@@ -18,7 +18,7 @@ import zmq
 from znb import wire
 from znb.errors import ProtocolError
 from znb.rpc.request import GateClosed, Request
-from znb.transport import Reactor
+from znb.transport import Reactor, receive_small, send_message
 
 __all__ = ["GateClosed", "Request", "Server", "ServerStats"]
 
@@ -30,8 +30,6 @@ SWEEP_INTERVAL = 0.5
 BEAT_INTERVAL = 5.0
 #: Seconds after which a zerorpc caller that used to beat is taken to have given up (3 intervals, and some air).
 BEAT_TIMEOUT = 16.0
-#: Messages larger than this go to libzmq without a copy; below, copying is cheaper than tracking.
-COPY_THRESHOLD = 65536
 #: Seconds between two warnings about callers that break the protocol, so that they cannot flood the log.
 COMPLAINT_INTERVAL = 1.0
 
@@ -99,7 +97,7 @@ class Server:
         if prepare is not None:
             prepare(self._socket)
         self.url = self.reactor.bind(self._socket, url)
-        self.reactor.add_socket(self._socket, self._on_message, receive=_receive)
+        self.reactor.add_socket(self._socket, self._on_message, receive=receive_small)
         self.reactor.at_stop(self.close)
         return self.url
 
@@ -173,9 +171,8 @@ class Server:
     def _send_nowait(self, frames: list[Any]) -> None:
         if self._socket is None:
             return
-        large = any(_size(frame) > COPY_THRESHOLD for frame in frames)
         try:
-            self._socket.send_multipart(frames, copy=not large)
+            send_message(self._socket, frames)
         except zmq.ZMQError as error:
             if error.errno not in _GONE:
                 raise
@@ -188,19 +185,16 @@ class Server:
             self._complain(ProtocolError("expected a blob after the empty frame, got none"))
             return
         blob = frames[start]
-        if not isinstance(blob, bytes):
-            blob = blob.buffer
         try:
             event = wire.decode_event(blob, frames[start + 1 :], raw=self._raw)
-            if len(blob) > self._max_bytes:
-                self._refuse(peer, event, _too_large(len(blob), self._max_bytes))
-                return
         except ProtocolError as error:
             self._complain(error)
             for request in list(self._open.get(peer, {}).values()):
                 self._break(request, error)
             return
         try:
+            if len(blob) > self._max_bytes:
+                raise _too_large(len(blob), self._max_bytes)
             channel = wire.channel_of(event)
             if channel is None:
                 self._on_request(peer, event)
@@ -307,18 +301,6 @@ def _count(args: Any) -> int:
 
 def _too_large(size: int, limit: float) -> ProtocolError:
     return ProtocolError(
-        f"expected at most {limit / 1e6:g} MB of msgpack in a message, got {size / 1e6:.1f} MB; arrays and bytes travel "
-        f"beside it without a limit, and the service's max_bytes raises this one"
+        f"expected at most {limit / 1e6:g} MB of msgpack in a message, got {size / 1e6:.1f} MB; arrays and bytes "
+        f"travel beside it without a limit, and the service's max_bytes raises this one"
     )
-
-
-def _receive(socket: zmq.Socket[bytes]) -> list[Any]:
-    """Take a message: identity, empty frame and blob as bytes, which are small; buffers as frames, without a copy."""
-    frames: list[Any] = [socket.recv(zmq.NOBLOCK)]
-    while socket.getsockopt(zmq.RCVMORE):
-        frames.append(socket.recv(zmq.NOBLOCK) if len(frames) < 3 else socket.recv(zmq.NOBLOCK, copy=False))
-    return frames
-
-
-def _size(frame: Any) -> int:
-    return frame.nbytes if isinstance(frame, memoryview) else len(frame)

@@ -25,7 +25,8 @@ __all__ = ["BUSY", "IDLE", "MORE", "ONE", "SHUT", "Chunk", "Fleet", "Marks", "Wo
 IDLE = 0
 #: One chunk outstanding: the next one hides the round trip.
 ONE = 1
-#: Two or more, but so little work in them that the worker may run dry during a round trip.
+#: Two or more, but so little work in them that the worker may run dry during a round trip: it may be given more
+#: of a group with a chunk size of its own.
 MORE = 2
 #: Runs somebody else's cell and holds nothing of ours: one chunk may wait there.
 BUSY = 3

@@ -83,9 +83,9 @@ class Placement:
                 self._commit(chunk, worker, now)
         while (group := turns.head()) is not None:
             found = pick(group.targets)
-            # A third chunk goes out only if it is a full one: else it is better to let a larger one form
-            # during the round trip than to send many small ones.
-            if found is not None and (found.level != MORE or group.queued >= group.cap):
+            # More than two chunks only of a size that the caller chose: one that is measured grows while two
+            # are under way, and many small ones would only be in the way of the larger.
+            if found is not None and (found.level != MORE or (group.chunksize and group.queued >= group.cap)):
                 self._assign(group, found, now)
             elif group.targets is not None:
                 turns.park()

@@ -25,7 +25,8 @@ __all__ = ["Stealer"]
 
 #: Seconds of work that must wait at a worker before some is moved: a few round trips.
 WORTH = 0.001
-#: Seconds without an outcome after which a worker counts as stuck in a long job, whatever was expected.
+#: Seconds without an outcome, beyond what the running chunk was expected to take, after which a worker counts as
+#: stuck in a long job.
 SILENCE = 0.005
 #: Seconds until the next look after one that found too little.
 PAUSE = 0.002
@@ -86,6 +87,9 @@ class Stealer:
             if start < chunk.stop:
                 chunk.stealing = True
                 asked += 1
+                if _is_stuck(worker, now):
+                    # What comes back is cut by measured run time, so let that know: the next may be as long.
+                    worker.queue[0].group.measured(1, now - worker.heard)
                 out.append(Revoke(worker.number, chunk.number, start, chunk.stop))
         self.pending += asked
         if asked < idle:
@@ -106,14 +110,19 @@ def _stealable(worker: Worker, fleet: Fleet) -> Chunk | None:
     return None
 
 
+def _is_stuck(worker: Worker, now: float) -> bool:
+    """Tell whether the running job takes far longer than was expected of its chunk."""
+    return not worker.suspended and not worker.busy and now - worker.heard >= SILENCE + worker.queue[0].cost
+
+
 def _first_to_take(worker: Worker, chunk: Chunk, now: float) -> int:
     """Return the first job to ask for; ``chunk.stop`` if it is not worth while yet."""
     if worker.busy or worker.suspended:
         return chunk.next
-    silent = now - worker.heard >= SILENCE
+    stuck = _is_stuck(worker, now)
     if chunk is not worker.queue[0]:
-        return chunk.next if silent or worker.backlog >= WORTH else chunk.stop
-    if silent:
+        return chunk.next if stuck or worker.backlog >= WORTH else chunk.stop
+    if stuck:
         running, index = worker.running()
         return (index if running is chunk else chunk.next) + 1
     left = chunk.stop - chunk.next

@@ -16,6 +16,7 @@ process, so that ``isinstance`` holds on both sides and across separate calls.
     watch.py      has anything that a definition was made of changed since
     writing.py    function or class -> definition
     classes.py    what of a class travels, and how it is made again
+    structs.py    the same for msgspec.Struct
     stream.py     names that a definition's pickle uses for its loader
     loading.py    definitions -> functions and classes
     store.py      definitions by key, bounded in bytes

@@ -10,11 +10,15 @@ from __future__ import annotations
 
 import abc
 import enum
+import pickle
 import sys
 import types
 from typing import Any, NamedTuple
 
+import msgspec
+
 from znb.serialize import stream
+from znb.serialize.structs import describe_struct, is_made_by_type, is_struct, struct_space
 
 __all__ = ["Skeleton", "Steps", "describe", "make", "make_members", "retire", "update"]
 
@@ -39,6 +43,7 @@ class Skeleton(NamedTuple):
     module: bytes | None
     bases: tuple[type, ...]
     early: dict[str, Any]
+    struct: dict[str, Any] | None
 
 
 class Steps(NamedTuple):
@@ -58,14 +63,16 @@ def describe(cls: type, is_usable: Any) -> tuple[tuple[Any, ...], Steps]:
     attributes = dict(vars(cls))
     module = attributes.get("__module__")
     early = {name: attributes[name] for name in _EARLY if name in attributes}
-    skeleton = Skeleton(
-        _metaclass(cls),
-        cls.__name__,
-        cls.__qualname__,
-        module.encode() if isinstance(module, str) else None,
-        cls.__bases__,
-        early,
-    )
+    struct = None
+    metaclass = _metaclass(cls)
+    if is_struct(cls):
+        struct = describe_struct(cls)
+        early.pop("__slots__", None)
+    elif metaclass is not None and not is_made_by_type(metaclass):
+        message = f"its metaclass {metaclass.__qualname__} lays out classes in a way of its own"
+        raise pickle.PicklingError(message)
+    encoded = module.encode() if isinstance(module, str) else None
+    skeleton = Skeleton(metaclass, cls.__name__, cls.__qualname__, encoded, cls.__bases__, early, struct)
     ready: dict[str, Any] = {}
     later: list[tuple[Any, ...]] = []
     for name, value in attributes.items():
@@ -149,8 +156,12 @@ def make(skeleton: Skeleton, *, is_ours: Any) -> type:
     if skeleton.module is not None:
         space["__module__"] = skeleton.module.decode()
     with _QuietSubclassing(skeleton.bases, is_ours):
-        if skeleton.metaclass is not None:
-            cls: type = type.__new__(skeleton.metaclass, skeleton.name, skeleton.bases, space)
+        if skeleton.struct is not None:
+            fields, options = struct_space(skeleton.struct)
+            maker: Any = type(msgspec.Struct)
+            cls: type = maker(skeleton.name, skeleton.bases, space | fields, **options)
+        elif skeleton.metaclass is not None:
+            cls = type.__new__(skeleton.metaclass, skeleton.name, skeleton.bases, space)
         else:  # it lays out its classes itself
             metaclass = next(type(base) for base in skeleton.bases if type(base) is not type)
             cls = metaclass(skeleton.name, skeleton.bases, space)

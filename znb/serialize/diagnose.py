@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from znb.errors import SerializationError
 from znb.serialize.classes import describe
+from znb.serialize.names import MAIN_MODULES
 from znb.serialize.watch import cell_contents
 
 if TYPE_CHECKING:
@@ -35,22 +36,26 @@ _HEAP_TYPE = 1 << 9
 #: Most characters of a key that are shown in a path.
 _KEY_WIDTH = 40
 
-#: What to say instead of "cannot pickle '...' object", by type name.
+_LOCK = ("a lock works within one process only", "Make it inside the function, or leave it out in __getstate__")
+_RUNNING = ("it is running, and cannot be moved", "Send the function that makes it, or its results")
+_FILE = ("an open file belongs to one process", "Send its path and open it inside the function")
+_CONNECTION = ("a connection belongs to one process", "Connect inside the function")
+_STACK = ("a stack frame belongs to one process", "Send what is needed from it")
+
+#: Reason and hint for objects that never travel, by the name of their type or of one of its bases.
 _REASONS = {
-    "lock": ("a lock works within one process only", "Make it inside the function, or leave it out in __getstate__"),
-    "RLock": ("a lock works within one process only", "Make it inside the function, or leave it out in __getstate__"),
-    "socket": ("a connection belongs to one process", "Connect inside the function"),
-    "generator": ("a running generator cannot be moved", "Send the generator function, or list(...) of it"),
-    "async_generator": ("a running generator cannot be moved", "Send the generator function"),
-    "coroutine": ("a running coroutine cannot be moved", "Send the coroutine function and its arguments"),
-    "frame": ("a stack frame belongs to one process", "Send what is needed from it"),
-    "traceback": ("a traceback belongs to one process", "Send traceback.format_exception(...) of it"),
-    "TextIOWrapper": ("an open file belongs to one process", "Send its path and open it inside the function"),
-    "BufferedReader": ("an open file belongs to one process", "Send its path and open it inside the function"),
-    "BufferedWriter": ("an open file belongs to one process", "Send its path and open it inside the function"),
-    "BufferedRandom": ("an open file belongs to one process", "Send its path and open it inside the function"),
-    "FileIO": ("an open file belongs to one process", "Send its path and open it inside the function"),
+    "lock": _LOCK,
+    "RLock": _LOCK,
+    "generator": _RUNNING,
+    "async_generator": _RUNNING,
+    "coroutine": _RUNNING,
+    "_IOBase": _FILE,
+    "socket": _CONNECTION,
+    "Connection": _CONNECTION,
+    "frame": _STACK,
+    "traceback": _STACK,
     "Thread": ("a thread belongs to one process", "Start it inside the function"),
+    "InteractiveShell": ("the IPython shell belongs to one process", "Call get_ipython() where the code runs"),
 }
 
 
@@ -98,6 +103,8 @@ class _Search:
         path = ""
         for _ in range(_DEPTH):
             self._seen.add(id(obj))
+            if _known_reason(obj) is not None:
+                break
             parts = _labelled(obj, labels) if labels else _parts(obj, self._codec)
             labels = ()
             found = self._failing(parts)
@@ -248,10 +255,18 @@ def _title(obj: Any) -> str:
     return f"{'an' if name[0].lower() in 'aeiou' else 'a'} {name} object"
 
 
-def _reason(culprit: Any, error: Exception) -> tuple[str, str]:
-    for kind in type(culprit).__mro__:
-        if kind.__name__ in _REASONS:
+def _known_reason(obj: Any) -> tuple[str, str] | None:
+    """Return what is known of a type whose objects never travel."""
+    for kind in type(obj).__mro__:
+        if kind.__name__ in _REASONS and kind.__module__ not in MAIN_MODULES:
             return _REASONS[kind.__name__]
+    return None
+
+
+def _reason(culprit: Any, error: Exception) -> tuple[str, str]:
+    known = _known_reason(culprit)
+    if known is not None:
+        return known
     if isinstance(error, SerializationError):
         return str(error.fields.get("reason", error)), ""
     text = str(error) or type(error).__name__

@@ -56,6 +56,24 @@ _PLAIN_TYPES: frozenset[type] = frozenset(
     }
 )
 
+#: The same for types that are not worth an import: module and name.
+_PLAIN_NAMES = frozenset(
+    {
+        *(("datetime", name) for name in ("date", "datetime", "time", "timedelta", "timezone")),
+        *(("numpy", name) for name in ("bool", "bool_", "float32", "float64", "int32", "int64", "str_")),
+        *(
+            (module, name)
+            for module in ("pathlib", "pathlib._local")  # the latter since Python 3.13
+            for name in ("PosixPath", "PurePosixPath", "PureWindowsPath", "WindowsPath")
+        ),
+        ("decimal", "Decimal"),
+        ("fractions", "Fraction"),
+        ("re", "Pattern"),
+        ("uuid", "UUID"),
+        ("zoneinfo", "ZoneInfo"),
+    }
+)
+
 #: Longest container whose items are compared one by one; larger ones are pickled again instead, at the same cost.
 _SHALLOW_ITEMS = 256
 
@@ -237,6 +255,8 @@ def is_plain(value: Any, names: Importables) -> bool:
         return len(value) <= _SHALLOW_ITEMS and all(is_plain(item, names) for item in value)
     if kind is types.BuiltinFunctionType:
         return value.__self__ is None or isinstance(value.__self__, types.ModuleType | type)
+    if (kind.__module__, kind.__qualname__) in _PLAIN_NAMES:
+        return names.reaches(kind)
     if issubclass(kind, types.ModuleType):
         return names.module(value)
     if kind is types.FunctionType or kind in VARIABLES or issubclass(kind, type):

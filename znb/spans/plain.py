@@ -20,8 +20,8 @@ ATTRIBUTES_MAX = 64
 TEXT_MAX = 1024
 #: Characters of a traceback kept with a span.
 TRACEBACK_MAX = 16_000
-#: Types of values that are kept as they are, text and integers aside.
-PLAIN = frozenset({int, float, bool, type(None)})
+#: Types of values that are kept as they are, beside text and integers.
+PLAIN = frozenset({float, bool, type(None)})
 #: Largest magnitude of an integer attribute: what msgpack and OTLP carry.
 INT_MAX = (1 << 63) - 1
 
@@ -45,7 +45,10 @@ def clean(attributes: dict[str, Any]) -> dict[str, Any]:
         if kind is str:
             if len(value) > TEXT_MAX:
                 break
-        elif kind not in PLAIN or (kind is int and not -INT_MAX <= value <= INT_MAX):
+        elif kind is int:
+            if not -INT_MAX <= value <= INT_MAX:
+                break
+        elif kind not in PLAIN:
             break
     else:
         if len(attributes) <= ATTRIBUTES_MAX:

@@ -1,0 +1,242 @@
+"""Threads that take turns at a service's socket, so that a quick call needs no hop between threads.
+
+The thread that receives a request may run it at once. While it does, another thread stands by and looks once every
+``TICK``: if the same call still runs, it takes the socket over, and the first thread, when it is done, hands its reply
+to the new owner and stands by in its turn. So a call never holds up the others for longer than about two ticks, and
+a quick one costs no wake-up. (Go's scheduler takes processors back from slow system calls in this way.)
+
+Measured, pinned to one core: raw echo 53 µs, run at once 55 µs, handed to a pool thread and back 73 µs.
+
+Invariants: one thread at a time owns the socket (``_owner``), and gives it up only between two of its uses; the lock
+``_handover`` decides who. A thread that runs user code is *lent*: for that time ``on_thread`` is false on it. Source:
+the leader/followers pattern (Schmidt et al., 2000).
+"""
+
+from __future__ import annotations
+
+import collections
+import queue
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from znb.transport import STOP_TIMEOUT, Reactor
+
+__all__ = ["Crew", "Pool"]
+
+#: Seconds between looks whether the call that the owner runs has ended.
+TICK = 0.001
+#: Looks without a new call after which the thread that stands by sleeps until there is one.
+TICKS_TO_SLEEP = 30
+
+
+class Crew(Reactor):
+    """A reactor whose thread may run other people's code for a while.
+
+    Args:
+        name: What its threads are called.
+    """
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self._name = name
+        self._lent = False
+        self._turns = 0
+        self._handover = threading.Lock()
+        self._bell: queue.SimpleQueue[None] = queue.SimpleQueue()
+        self._asleep = False
+        self._reserve = False
+        self._ended = threading.Event()
+
+    @property
+    def on_thread(self) -> bool:
+        """Whether the caller is on the thread that owns the socket now, and does not run other people's code."""
+        return threading.get_ident() == self._owner and not self._lent
+
+    def stop(self) -> None:
+        """End the threads that run no user code, and close every socket. May be called twice."""
+        if self.forked or self._stopped:
+            return
+        if not self._thread.is_alive() and not self._owner:
+            self._finish()
+            return
+        self.call_soon(self._halt)
+        if threading.get_ident() != self._owner:
+            self._ended.wait(STOP_TIMEOUT)
+
+    def run_at_once(self, fn: Callable[[], object]) -> None:
+        """Run ``fn()`` on this thread, which owns the socket; it may not be the owner any more when it returns.
+
+        ``fn`` must not raise.
+        """
+        if not self._reserve:
+            self._reserve = True
+            threading.Thread(target=self._stand_by, name=f"{self._name}-reserve", daemon=True).start()
+        self._turns += 1
+        self._lent = True
+        if self._asleep:
+            self._asleep = False
+            self._bell.put(None)
+        fn()
+        with self._handover:
+            if self._owner == threading.get_ident():
+                self._lent = False
+
+    def _run(self) -> None:
+        self._owner = threading.get_ident()
+        self._own()
+
+    def _own(self) -> None:
+        """Own the socket until the end, or until another thread has taken over."""
+        me = threading.get_ident()
+        try:
+            while self._running and self._owner == me:
+                self._turn()
+        finally:
+            if self._owner == me:
+                self._finish()
+                self._bell.put(None)
+                self._ended.set()
+        with self._handover:
+            stand_by = self._owner != me and not self._reserve
+            self._reserve = self._reserve or stand_by
+        if stand_by:
+            self._stand_by()
+
+    def _stand_by(self) -> None:
+        """Take the socket over when its owner runs one call for too long."""
+        seen = -1
+        quiet = 0
+        while not self._stopped:
+            if quiet > TICKS_TO_SLEEP:
+                self._asleep = True
+                if not self._lent and not self._stopped:  # else it has not seen that we sleep
+                    self._bell.get()
+                self._asleep = False
+                quiet = 0
+            try:
+                self._bell.get(timeout=TICK)
+            except queue.Empty:
+                if self._take_over(seen):
+                    self._own()
+                    return
+            turns = self._turns
+            quiet = quiet + 1 if turns == seen and not self._lent else 0
+            seen = turns
+
+    def _take_over(self, seen: int) -> bool:
+        with self._handover:
+            if self._stopped or not self._lent or self._turns != seen:
+                return False
+            self._owner = threading.get_ident()
+            self._lent = False
+            self._reserve = False
+            return True
+
+
+class Pool:
+    """Runs calls on at most ``size`` threads, and makes the rest wait in order.
+
+    The thread of a ``Crew`` may take one of the places, and then counts as one of the threads.
+
+    Args:
+        size: Calls that run at the same time.
+        name: What the threads are called.
+    """
+
+    def __init__(self, size: int, name: str) -> None:
+        self.size = size
+        self._name = name
+        self._lock = threading.Lock()
+        self._free = size
+        self._waiting: collections.deque[Callable[[], object]] = collections.deque()
+        self._inbox: queue.SimpleQueue[Callable[[], object] | None] = queue.SimpleQueue()
+        self._idle = 0
+        self._threads = 0
+        self._closed = False
+
+    @property
+    def waiting(self) -> int:
+        """Calls that wait for a place."""
+        return len(self._waiting)
+
+    @property
+    def running(self) -> int:
+        """Calls that run."""
+        return self.size - self._free
+
+    def take_place(self) -> bool:
+        """Take a place for a call that the asking thread runs; ``give_back`` returns it."""
+        with self._lock:
+            if self._free < 1 or self._waiting:
+                return False
+            self._free -= 1
+            return True
+
+    def give_back(self) -> None:
+        """Return a place; the call that waits longest gets it."""
+        following = self._following()
+        if following is not None:
+            self._start(following)
+
+    def hand_over(self, run: Callable[[], object]) -> None:
+        """Run a call on a thread of the pool, at the place that the asking thread has taken."""
+        self._start(run)
+
+    def submit(self, run: Callable[[], object]) -> None:
+        """Run a call as soon as there is a place; ``run`` must not raise."""
+        with self._lock:
+            if self._free < 1:
+                self._waiting.append(run)
+                return
+            self._free -= 1
+        self._start(run)
+
+    def remove(self, run: Callable[[], object]) -> bool:
+        """Take back a call that waits; return whether it did."""
+        with self._lock:
+            try:
+                self._waiting.remove(run)
+            except ValueError:
+                return False
+            return True
+
+    def close(self) -> None:
+        """End the threads when they are done. May be called twice."""
+        with self._lock:
+            self._closed = True
+            self._waiting.clear()
+            threads = self._threads
+        for _ in range(threads):
+            self._inbox.put(None)
+
+    def _start(self, run: Callable[[], object]) -> None:
+        with self._lock:
+            make = self._idle == 0 and not self._closed
+            if make:
+                self._threads += 1
+            else:
+                self._idle -= 1
+        self._inbox.put(run)
+        if make:
+            threading.Thread(target=self._work, name=f"{self._name}-{self._threads}", daemon=True).start()
+
+    def _work(self) -> None:
+        while True:
+            run: Callable[[], Any] | None = self._inbox.get()
+            while run is not None:
+                run()
+                run = self._following()
+            with self._lock:
+                if self._closed:
+                    self._threads -= 1
+                    return
+                self._idle += 1
+
+    def _following(self) -> Callable[[], object] | None:
+        """Pass this place on to the call that waits longest; free it if there is none."""
+        with self._lock:
+            if self._waiting:
+                return self._waiting.popleft()
+            self._free += 1
+            return None

@@ -1,0 +1,204 @@
+"""Services of this user by name: one small file each, in the runtime directory.
+
+::
+
+    <runtime>/add.4711.service     0600; a ServiceFile
+    <runtime>/add.4711.calls       its socket
+
+A service with several replicas has a file for each; they have the same ``group``. Of two services of one name that know
+nothing of each other the newer one is found.
+
+Invariants: a file that others could have written is not believed; what is alive is decided by connecting to it, not by
+what a file says; a leftover of a dead process is removed by whoever finds it. No state, no threads.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import secrets
+import socket
+import stat
+import time
+from pathlib import Path
+
+import msgspec
+
+from znb.errors import ServiceUnavailable, ZnbError
+from znb.rundir import runtime_dir
+
+__all__ = ["ServiceFile", "check_service_name", "default_url", "find_service", "list_services", "publish", "withdraw"]
+
+#: Layout of the file; others are not read.
+FILE_FORMAT = 1
+#: Suffix of the files.
+SUFFIX = ".service"
+#: Bytes of a file; a real one has some hundred.
+MAX_BYTES = 100_000
+#: Bytes that a socket's path may have. unix(7) allows 107 on Linux, and 103 on macOS.
+PATH_MAX_BYTES = 100
+#: Names that are safe in a path and on a command line.
+NAME_PATTERN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,39}")
+#: Seconds for a local connection; only a machine that has stopped breathing takes longer.
+PROBE_TIMEOUT = 1.0
+
+
+class ServiceFile(msgspec.Struct, frozen=True, kw_only=True):
+    """What is known of a running service.
+
+    Attributes:
+        format: Layout of this record.
+        name: What callers say.
+        url: Where it listens.
+        group: Equal for the replicas of one service.
+        pid: Its process.
+        host: Name of its machine.
+        created: Unix time of the start.
+        doc: First line of what it says about itself.
+        methods: Names of its methods when it was started.
+    """
+
+    format: int
+    name: str
+    url: str
+    group: str
+    pid: int
+    host: str
+    created: float
+    doc: str = ""
+    methods: list[str] = []
+
+
+def check_service_name(name: str) -> str:
+    """Return a service's name if it is one.
+
+    Raises:
+        ZnbError: It is empty, too long, or has characters that do not belong in a name.
+    """
+    if NAME_PATTERN.fullmatch(name):
+        return name
+    raise ZnbError(
+        f"{name!r} cannot name a service: expected 1 to 40 letters, digits, '_', '-' or '.', not starting with '-' or "
+        f"'.'; give one with name="
+    )
+
+
+def default_url(name: str) -> str:
+    """Return the address at which a service of this name listens unless it is told another.
+
+    Raises:
+        ZnbError: The runtime directory is too deep for a socket.
+    """
+    path = runtime_dir() / f"{name}.{os.getpid()}.{secrets.token_hex(2)}.calls"
+    if len(os.fsencode(path)) > PATH_MAX_BYTES:
+        raise ZnbError(
+            f"{path} is too long for a socket ({PATH_MAX_BYTES} bytes); set ZNB_RUNTIME_DIR to a shorter path"
+        )
+    return f"ipc://{path}"
+
+
+def publish(name: str, url: str, *, group: str, doc: str, methods: list[str]) -> Path:
+    """Write the file of a service of this process, and return its path; replaces one of the same name and process."""
+    path = runtime_dir() / f"{name}.{os.getpid()}{SUFFIX}"
+    content = ServiceFile(
+        format=FILE_FORMAT,
+        name=name,
+        url=url,
+        group=group,
+        pid=os.getpid(),
+        host=os.uname().nodename,
+        created=time.time(),
+        doc=doc,
+        methods=methods,
+    )
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
+        with os.fdopen(descriptor, "wb") as stream:
+            stream.write(msgspec.json.encode(content))
+        temporary.rename(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    return path
+
+
+def withdraw(path: Path) -> None:
+    """Remove the file of a service. May be called twice."""
+    path.unlink(missing_ok=True)
+
+
+def list_services() -> list[ServiceFile]:
+    """Return the services of this user that are alive, oldest first; removes the files of dead ones."""
+    found = []
+    for path in runtime_dir().glob(f"*{SUFFIX}"):
+        entry = _read(path)
+        if entry is None or entry.host != os.uname().nodename:
+            continue
+        if _is_alive(entry):
+            found.append(entry)
+        else:
+            _remove(path, entry)
+    return sorted(found, key=lambda entry: (entry.created, entry.pid))
+
+
+def find_service(name: str) -> list[ServiceFile]:
+    """Return the replicas of the newest service of this name.
+
+    Raises:
+        ServiceUnavailable: There is none; names those there are.
+    """
+    entries = list_services()
+    named = [entry for entry in entries if entry.name == name]
+    if not named:
+        others = ", ".join(sorted({entry.name for entry in entries})) or "none"
+        raise ServiceUnavailable(name, "there is no service of this name", hint=f"running: {others}")
+    group = named[-1].group
+    return [entry for entry in named if entry.group == group]
+
+
+def _read(path: Path) -> ServiceFile | None:
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except OSError:  # it has just been removed, or is not ours to read
+        return None
+    with os.fdopen(descriptor, "rb") as stream:
+        found = os.fstat(descriptor)
+        if found.st_uid != os.getuid() or stat.S_IMODE(found.st_mode) & 0o077:
+            return None
+        try:
+            entry = msgspec.json.decode(stream.read(MAX_BYTES), type=ServiceFile)
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            return None
+    return entry if entry.format == FILE_FORMAT else None
+
+
+def _is_alive(entry: ServiceFile) -> bool:
+    scheme, _, rest = entry.url.partition("://")
+    if scheme == "ipc":
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+            probe.settimeout(PROBE_TIMEOUT)
+            try:
+                probe.connect(rest)
+            except BlockingIOError:
+                return True  # its queue of connections is full: busy is not dead
+            except OSError:
+                return False
+        return True
+    try:
+        os.kill(entry.pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _remove(path: Path, entry: ServiceFile) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        path.unlink()
+    if entry.url.startswith("ipc://"):
+        leftover = Path(entry.url.removeprefix("ipc://"))
+        if leftover.parent == path.parent:
+            leftover.unlink(missing_ok=True)

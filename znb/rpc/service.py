@@ -1,0 +1,312 @@
+"""A service: an object's methods at an address, run on a bounded pool of threads and one event loop.
+
+Which thread runs a call:
+
+=========================== ============================================================================
+method                       runs on
+=========================== ============================================================================
+usually quick (AT_ONCE)      the thread that received it, if a place is free (see ``znb.rpc.crew``)
+any other                    a thread of the pool
+coroutine, async generator   the event loop
+introspection, ping          the thread that received it, always
+=========================== ============================================================================
+
+A call for which there is no thread waits; beyond ``queue`` waiting calls it waits for ``HOLD`` seconds at most and is
+then told, and beyond twice as many it is told at once: nothing grows without bound.
+
+Invariants: calls in flight keep the methods that they began with when the service is replaced; the services own
+methods (``_zerorpc_…``, ``_znb_…``) answer while all threads are busy. The crew's owner runs ``_dispatch``.
+"""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import logging
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple, Self
+
+import msgspec
+import zmq
+
+from znb.errors import ServiceUnavailable, ZnbError
+from znb.rpc import describe, failures, registry, security
+from znb.rpc.crew import Crew, Pool
+from znb.rpc.eventloop import EventLoop
+from znb.rpc.hooks import Hook, Hooks, process_hooks
+from znb.rpc.request import Request
+from znb.rpc.server import Server, ServerStats
+from znb.rpc.work import Entry, Work, pack_value
+
+__all__ = ["Service", "ServiceStats"]
+
+#: Average seconds up to which a method runs on the thread that received the call; a hop costs about 20 µs.
+AT_ONCE = 0.0005
+#: Seconds that a call beyond a full queue is held back before it is told.
+HOLD = 2.0
+#: Threads that run calls, unless told otherwise.
+THREADS = 8
+#: Calls that may wait for a thread, unless told otherwise.
+QUEUE = 1000
+#: Bytes of msgpack in one message, unless told otherwise.
+MAX_BYTES = 64_000_000
+
+
+class ServiceStats(NamedTuple):
+    """A snapshot of a service.
+
+    Attributes:
+        server: Its callers and open calls.
+        running: Calls that run on threads.
+        waiting: Calls that wait for a thread.
+        coroutines: Calls that run on the event loop.
+        refused: Calls that were told that it is busy.
+        calls: Calls that each method has ended, by name.
+    """
+
+    server: ServerStats
+    running: int
+    waiting: int
+    coroutines: int
+    refused: int
+    calls: dict[str, int]
+
+
+class Service:
+    """An object's methods, callable from other processes.
+
+    ``start`` makes it so and ``close`` ends it; it is a context manager as well.
+
+    Args:
+        obj: A function, class, instance, module or dict.
+        name: What callers say.
+        bind: Where to listen; ``None`` for a socket in the runtime directory.
+        threads: Calls that may run at the same time; 1 serialises them.
+        queue: Calls that may wait for a thread.
+        max_bytes: Bytes of msgpack in one message, arrays and large bytes not counted.
+        hooks: See ``znb.rpc.hooks``.
+        keys: Whoever has the public one may call, from other machines too; ``None`` for no keys.
+        insecure: Whether it may be reached from other machines without keys.
+        group: Equal for replicas of one service; ``None`` if it is the only one.
+    """
+
+    log = logging.getLogger("znb.rpc")
+
+    def __init__(
+        self,
+        obj: Any,
+        *,
+        name: str,
+        bind: str | None = None,
+        threads: int = THREADS,
+        queue: int = QUEUE,
+        max_bytes: int = MAX_BYTES,
+        hooks: Iterable[Hook] = (),
+        keys: security.Keys | None = None,
+        insecure: bool = False,
+        group: str | None = None,
+    ) -> None:
+        self.name = registry.check_service_name(name)
+        self.hooks = Hooks(hooks, process_hooks)
+        self.url = ""
+        self._bind = bind
+        self._queue = queue
+        self._keys = keys
+        self._insecure = insecure
+        self._group = group or security.new_group()
+        self._refused = 0
+        self._closed = False
+        self._file: Any = None
+        self.crew = Crew(f"znb-{name}")
+        self.pool = Pool(threads, f"znb-{name}")
+        self.loop = EventLoop(f"znb-{name}-loop")
+        self.server = Server(self.crew, self._dispatch, raw=True, max_bytes=max_bytes)
+        self._entries: dict[str, Entry] = {}
+        self._doc = ""
+        self._description: dict[str, Any] = {}
+        self.replace(obj)
+
+    # -- any thread ----------------------------------------------------------------------------------------
+
+    @property
+    def address(self) -> str:
+        """What callers on any machine need: the URL, and the public key if there is one."""
+        return self.url + (f"#{self._keys.public.hex()}" if self._keys is not None else "")
+
+    @property
+    def methods(self) -> dict[str, describe.Method]:
+        """What it offers."""
+        return {name: entry.method for name, entry in self._entries.items()}
+
+    def __repr__(self) -> str:
+        return f"<Service {self.name!r} at {self.address or 'no address yet'}: {', '.join(self._entries)}>"
+
+    def __enter__(self) -> Self:
+        if not self.url:
+            self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def start(self) -> Service:
+        """Listen, and be found by name.
+
+        Raises:
+            AuthError: Other machines could reach it, and nothing protects it.
+            ZnbError: The address cannot be bound.
+        """
+        url = self._bind or registry.default_url(self.name)
+        security.check_bind(url, self._keys, insecure=self._insecure)
+        self.crew.start()
+        try:
+            prepare = security.server_options(self._keys)
+            self.url = self.crew.wait_call(self.server.bind, url, prepare)
+            self._publish()
+        except zmq.ZMQError as error:
+            self.close()
+            raise ZnbError(f"{self.name} cannot listen at {url}: {error}") from error
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def replace(self, obj: Any) -> None:
+        """Offer another object from now on; calls in flight end with the one they began with.
+
+        Raises:
+            ZnbError: It has no public methods.
+        """
+        methods = describe.methods_of(obj, self.name)
+        known = self._entries
+        self._entries = {
+            key: known[key] if key in known and known[key].method.function is method.function else Entry(method)
+            for key, method in methods.items()
+        }
+        self._doc = (inspect.getdoc(obj) or "") if not isinstance(obj, dict) else ""
+        self._description = describe.describe(self.name, self._doc, methods)
+        if self.url:
+            self._publish()
+
+    def close(self) -> None:
+        """Stop listening, stop what runs and end the threads. May be called twice."""
+        if self._closed:
+            return
+        self._closed = True
+        if self._file is not None:
+            registry.withdraw(self._file)
+        self.crew.stop()
+        self.loop.close()
+        self.pool.close()
+
+    def stats(self) -> ServiceStats:
+        """Return what it does."""
+        calls = {name: entry.calls for name, entry in self._entries.items()}
+        pool = self.pool
+        return ServiceStats(self.server.stats(), pool.running, pool.waiting, self.loop.running, self._refused, calls)
+
+    def _publish(self) -> None:
+        line = self._doc.partition("\n")[0]
+        self._file = registry.publish(
+            self.name, self.address, group=self._group, doc=line, methods=sorted(self._entries)
+        )
+
+    # -- the crew's owner ----------------------------------------------------------------------------------
+
+    def _dispatch(self, request: Request) -> None:
+        entry = self._entries.get(request.method)
+        if entry is None:
+            self._answer_itself(request)
+            return
+        work = Work(self, request, entry)
+        request.on_cancel = work.cancel
+        kind = entry.method.kind
+        if kind in {"coroutine", "async stream"}:
+            if self.loop.running >= 2 * self._queue:
+                self._refuse(work)
+            else:
+                self.loop.submit(work.run_async())
+        elif kind == "call" and entry.seconds < AT_ONCE and self.pool.take_place():
+            self._run_at_once(work)
+        else:
+            self._queue_up(work)
+
+    def _run_at_once(self, work: Work) -> None:
+        answer: list[Callable[[], object] | None] = []
+        self.crew.run_at_once(lambda: answer.append(work.make()))
+        if answer[0] is not None:
+            answer[0]()
+        if work.streams:
+            self.pool.hand_over(work.stream)
+        else:
+            self.pool.give_back()
+
+    def _queue_up(self, work: Work) -> None:
+        waiting = self.pool.waiting
+        if waiting >= 2 * self._queue:
+            self._refuse(work)
+            return
+        self.pool.submit(work.run)
+        if waiting >= self._queue:
+            self.crew.call_later(HOLD, self._refuse_if_waiting, work)
+
+    def _refuse_if_waiting(self, work: Work) -> None:
+        if self.pool.remove(work.run):
+            self._refuse(work)
+
+    def _refuse(self, work: Work) -> None:
+        self._refused += 1
+        busy = ServiceUnavailable(
+            self.name,
+            f"it is busy: {self.pool.running} calls run and {self.pool.waiting} wait",
+            hint="try again later, or start it with more threads",
+        )
+        failures.fail(work.request, busy, service=self.name)
+
+    def _answer_itself(self, request: Request) -> None:
+        answer = _OWN.get(request.method)
+        try:
+            if answer is None:
+                raise NameError(self._unknown(request.method))
+            args = msgspec.msgpack.decode(request.args) if isinstance(request.args, msgspec.Raw) else request.args
+            first = args[0] if isinstance(args, list) and args else None
+            result = answer(self, first)
+            request.reply(msgspec.Raw(pack_value(result, [] if request.from_znb else None, where="result")))
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is the caller's to hear
+            failures.fail(request, error, service=self.name)
+
+    def _unknown(self, method: str) -> str:
+        near = difflib.get_close_matches(method, self._entries, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"it has {', '.join(sorted(self._entries))}"
+        return f"{self.name} has no method {method!r}; {hint}"
+
+    def _entry(self, method: Any) -> Entry:
+        try:
+            return self._entries[method]
+        except (KeyError, TypeError):
+            raise NameError(self._unknown(str(method))) from None
+
+    def _source(self, method: Any) -> str | None:
+        try:
+            return inspect.getsource(inspect.unwrap(self._entry(method).method.function))
+        except (OSError, TypeError):  # written in C, or typed into a console
+            return None
+
+    def _numbers(self) -> dict[str, Any]:
+        stats = self.stats()
+        return {**stats._asdict(), "server": stats.server._asdict()}
+
+
+#: What every service answers itself, at once, also while all threads are busy.
+_OWN: dict[str, Callable[[Service, Any], Any]] = {
+    "_zerorpc_ping": lambda service, _: ["pong", service.name],
+    "_zerorpc_name": lambda service, _: service.name,
+    "_zerorpc_list": lambda service, _: sorted(service._entries),
+    "_zerorpc_help": lambda service, method: service._entry(method).method.doc,
+    "_zerorpc_args": lambda service, method: describe.zerorpc_args(service._entry(method).method),
+    "_zerorpc_inspect": lambda service, _: describe.zerorpc_inspect(service.name, service.methods),
+    "_znb_inspect": lambda service, _: service._description,
+    "_znb_source": Service._source,
+    "_znb_stats": lambda service, _: service._numbers(),
+    "_znb_ping": lambda _service, _: None,
+}

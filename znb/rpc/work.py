@@ -1,0 +1,337 @@
+"""One call of a service, from its arguments to its answer: on a thread, on the event loop, or stopped on the way.
+
+=============== =======================================================================================
+result           answer
+=============== =======================================================================================
+a value          OK
+an iterator      a stream, item by item as the caller has room; the iterator is closed when it is over
+a coroutine      what it returns, on the service's event loop
+an async iterator  a stream, on the event loop
+an exception     ERR, whatever it is: ``SystemExit`` and its like end the call, not the server
+=============== =======================================================================================
+
+A call that is stopped (cancelled, timed out, its caller gone) gets ``CallStopped`` raised where it is: at its next
+bytecode in a thread, at its ``await`` on the loop. Code that waits in C for long hears it when it returns.
+
+Invariants: a call is answered at most once; ``CallStopped`` is raised in the code of the call that it is meant for
+or not at all. The thread that runs the call owns it; ``cancel`` comes from the server's reactor.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ctypes
+import inspect
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from znb.errors import ProtocolError, SerializationError
+from znb.rpc import failures, values
+from znb.rpc.hooks import CallInfo, _current, run_after, run_before, run_lost
+from znb.rpc.request import GateClosed, Request
+
+if TYPE_CHECKING:
+    from znb.rpc.describe import Method
+    from znb.rpc.service import Service
+
+__all__ = ["CallStopped", "Entry", "Work", "pack_value", "read_arguments"]
+
+#: Weight of a method's latest run time in its average.
+LATEST_WEIGHT = 0.2
+
+_encode = msgspec.msgpack.Encoder().encode
+
+
+class CallStopped(BaseException):
+    """Nobody waits for this call any more. No ``Exception``, so that ``except Exception`` does not keep it going."""
+
+
+class Entry:
+    """A method of a service, and how long it takes.
+
+    Attributes:
+        method: What runs.
+        seconds: Average run time; infinite until it has run.
+        calls: Calls that have ended.
+    """
+
+    __slots__ = ("calls", "method", "seconds")
+
+    def __init__(self, method: Method) -> None:
+        self.method = method
+        self.seconds = float("inf")
+        self.calls = 0
+
+    def took(self, seconds: float) -> None:
+        """Note the run time of a call."""
+        self.calls += 1
+        known = self.seconds < float("inf")
+        self.seconds = self.seconds + LATEST_WEIGHT * (seconds - self.seconds) if known else seconds
+
+
+class Work:
+    """One call under way.
+
+    Args:
+        service: Whose method it is.
+        request: What was asked.
+        entry: The method.
+    """
+
+    __slots__ = (
+        "_info",
+        "_injected",
+        "_iterator",
+        "_lock",
+        "_task",
+        "_thread",
+        "cancelled",
+        "entry",
+        "request",
+        "service",
+    )
+
+    def __init__(self, service: Service, request: Request, entry: Entry) -> None:
+        self.service = service
+        self.request = request
+        self.entry = entry
+        self.cancelled = False
+        self._iterator: Iterator[Any] | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._lock = threading.Lock()
+        self._thread = 0
+        self._injected = False
+        headers = request.headers
+        self._info = CallInfo(service.name, request.method, headers, request.deadline, request.peer)
+
+    # -- on a thread ---------------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        """Make the call and answer it; a stream is sent to its end. On a thread of the pool."""
+        answer = self.make()
+        if answer is not None:
+            answer()
+        if self._iterator is not None:
+            self.stream()
+
+    def make(self) -> Callable[[], object] | None:
+        """Make the call, and return what sends the answer; ``None`` if there is none, or it is ``stream``'s to give."""
+        hooks = self.service.hooks.all
+        error: BaseException | None = None
+        token = _current.set(self._info)
+        try:
+            args, kwargs = read_arguments(self.request)
+            self._enter()
+            try:
+                if hooks:
+                    run_before(hooks, "serving", self._info)
+                started = time.perf_counter()
+                result = self.entry.method.function(*args, **kwargs)
+                self.entry.took(time.perf_counter() - started)
+                del args, kwargs
+            finally:
+                self._leave()
+            if not hasattr(result, "__next__") and not hasattr(result, "__anext__") and not inspect.isawaitable(result):
+                return self._answer(result)
+            if hasattr(result, "__next__"):
+                self._iterator = result
+            else:
+                self.service.loop.submit(self.run_async(result))
+            return None  # noqa: TRY300 - what is above may raise as well
+        except BaseException as caught:  # noqa: BLE001 - whatever it is, it is the outcome
+            self._leave()
+            error = caught
+            return self._failure(caught)
+        finally:
+            _current.reset(token)
+            if hooks and self._iterator is None:
+                run_after(hooks, "serving", self._info, error)
+
+    @property
+    def streams(self) -> bool:
+        """Whether the call was made, and returned a stream that is still to be sent."""
+        return self._iterator is not None
+
+    def stream(self) -> None:
+        """Send the items of the result, and the end."""
+        assert self._iterator is not None  # noqa: S101 - the caller has looked at ``streams``
+        iterator, self._iterator = self._iterator, None
+        error: BaseException | None = None
+        token = _current.set(self._info)
+        try:
+            try:
+                self._enter()
+                for item in iterator:
+                    buffers: list[Any] = []
+                    data = pack_value(item, buffers if self.request.from_znb else None, where="item")
+                    self.request.put_item(data, buffers)
+            finally:
+                self._leave()
+            self.request.end()
+        except GateClosed:
+            error = CallStopped("the caller has gone")
+        except BaseException as caught:  # noqa: BLE001 - as above
+            self._leave()
+            error = caught
+            answer = self._failure(caught)
+            if answer is not None:
+                answer()
+        finally:
+            self._close(iterator)
+            _current.reset(token)
+            if hooks := self.service.hooks.all:
+                run_after(hooks, "serving", self._info, error)
+
+    def _close(self, iterator: Any) -> None:
+        close = getattr(iterator, "close", None)
+        if close is not None and inspect.isgenerator(iterator):
+            try:
+                close()
+            except BaseException:  # it is over; what its cleaning up raises has nobody to go to
+                self.service.log.exception("closing the stream of %s failed", self.request.method)
+
+    # -- on the event loop ---------------------------------------------------------------------------------
+
+    async def run_async(self, result: Any = None) -> None:
+        """Make the call, if ``result`` is not what it returned already, and answer it."""
+        self._task = asyncio.current_task()
+        hooks = self.service.hooks.all
+        made_here = result is None
+        error: BaseException | None = None
+        _current.set(self._info)
+        try:
+            if self.cancelled:
+                return
+            if made_here:
+                if hooks:
+                    run_before(hooks, "serving", self._info)
+                args, kwargs = read_arguments(self.request)
+                result = self.entry.method.function(*args, **kwargs)
+            if hasattr(result, "__anext__"):
+                await self._stream_async(result)
+                self.request.end()
+            else:
+                answer = self._answer(await result)
+                answer()
+        except (GateClosed, asyncio.CancelledError) as caught:
+            error = caught
+            if not self.cancelled and not self.request.closed:
+                failures.fail(self.request, caught, service=self.service.name)
+        except BaseException as caught:  # noqa: BLE001 - as above
+            error = caught
+            failed = self._failure(caught)
+            if failed is not None:
+                failed()
+        finally:
+            self._task = None
+            if hooks and made_here:
+                run_after(hooks, "serving", self._info, error)
+
+    async def _stream_async(self, items: AsyncIterator[Any]) -> None:
+        loop = asyncio.get_running_loop()
+        room = asyncio.Event()
+        self.request.on_grant = lambda: loop.call_soon_threadsafe(room.set)
+        try:
+            async for item in items:
+                buffers: list[Any] = []
+                data = pack_value(item, buffers if self.request.from_znb else None, where="item")
+                while True:
+                    room.clear()
+                    if self.request.put_item_nowait(data, buffers):
+                        break
+                    await room.wait()
+        finally:
+            if hasattr(items, "aclose"):
+                await items.aclose()
+
+    # -- the answer ----------------------------------------------------------------------------------------
+
+    def _answer(self, result: Any) -> Callable[[], object]:
+        buffers: list[Any] = []
+        packed = pack_value(result, buffers if self.request.from_znb else None, where="result")
+        return lambda: self.request.reply(msgspec.Raw(packed), buffers)
+
+    def _failure(self, error: BaseException) -> Callable[[], object] | None:
+        if isinstance(error, CallStopped) and (self.cancelled or self.request.closed):
+            return None
+        return lambda: failures.fail(self.request, error, service=self.service.name)
+
+    # -- being stopped -------------------------------------------------------------------------------------
+
+    def cancel(self) -> None:
+        """Stop: nobody waits for the answer. On the server's reactor."""
+        self.cancelled = True
+        if hooks := self.service.hooks.all:
+            run_lost(hooks, self._info, CallStopped("the caller has gone"))
+        task = self._task
+        if task is not None:
+            with contextlib.suppress(RuntimeError):  # the loop has ended, and the task with it
+                task.get_loop().call_soon_threadsafe(task.cancel)
+            return
+        if self.service.pool.remove(self.run):
+            return
+        with self._lock:
+            if self._thread:
+                self._injected = True
+                _raise_in(self._thread, CallStopped)
+
+    def _enter(self) -> None:
+        """From here on the call may be stopped on this thread."""
+        with self._lock:
+            if self.cancelled:
+                raise CallStopped
+            self._thread = threading.get_ident()
+
+    def _leave(self) -> None:
+        """From here on it may not; what was on its way is taken back. May be called twice."""
+        with self._lock:
+            if not self._thread:
+                return
+            self._thread = 0
+            if self._injected:
+                _raise_in(threading.get_ident(), None)
+
+
+def _raise_in(thread: int, error: type[BaseException] | None) -> None:
+    """Raise an exception in a thread at its next bytecode; ``None`` takes back one that is not raised yet."""
+    what = ctypes.py_object(error) if error is not None else None
+    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), what)
+
+
+def read_arguments(request: Request) -> tuple[list[Any], dict[str, Any]]:
+    """Return the positional and keyword arguments of a request.
+
+    Raises:
+        ProtocolError: They are not what they should be.
+    """
+    args = values.decode(request.args, request.buffers) if isinstance(request.args, msgspec.Raw) else request.args
+    if not isinstance(args, list):
+        args = [] if args is None else [args]  # some zerorpc clients send one argument bare
+    if "kw" not in request.headers:
+        return args, {}
+    kwargs = args.pop() if args else None
+    if not isinstance(kwargs, dict) or not all(isinstance(key, str) for key in kwargs):
+        raise ProtocolError(f"expected keyword arguments as a dict, got {kwargs!r:.50}")
+    return args, kwargs
+
+
+def pack_value(value: Any, buffers: list[Any] | None, *, where: str) -> bytes:
+    """Return the msgpack bytes of a plain value.
+
+    Raises:
+        SerializationError: It is not plain.
+    """
+    try:
+        return _encode(values.encode(value, buffers, where=where))
+    except (OverflowError, UnicodeEncodeError):
+        if buffers is not None:
+            buffers.clear()
+    try:
+        return _encode(values.encode(value, buffers, where=where, careful=True))
+    except RecursionError:
+        raise SerializationError(where, "it is nested too deeply") from None
