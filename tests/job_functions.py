@@ -1,4 +1,4 @@
-"""What the tests of jobs have workers run; workers import this module."""
+"""What the tests of jobs have workers run; workers import this module, so it imports little."""
 
 import os
 import signal
@@ -138,6 +138,25 @@ def stubborn(folder):
                 time.sleep(LOOK)
         except KeyboardInterrupt:
             continue
+
+
+def work(x):
+    """Take long enough for a storm to hit it: about 0.5 ms."""
+    end = time.perf_counter() + 0.0005
+    while time.perf_counter() < end:
+        pass
+    return x * 2 + 1
+
+
+def note_and_die(path, x):
+    note(path, x)
+    return die_at(x, {x})
+
+
+def note_then_die(path, gate, x):
+    """The last one waits and dies."""
+    note(path, x)
+    return die_at(gate(x), {9}) if x == 9 else x
 
 
 def blob(size):

@@ -12,6 +12,32 @@ from collections import deque
 from znb.schedule import Fail, Finished, Interrupt, Kill, Pull, Revoke, Scheduler, Send
 from znb.schedule.fleet import BUSY, HORIZON, IDLE, MAX_CHUNKS, MORE, ONE, SHUT
 
+DIED = "died of signal 9 (SIGKILL)"
+
+
+def sends(commands):
+    return [command for command in commands if isinstance(command, Send)]
+
+
+def of(kind, commands):
+    return [command for command in commands if isinstance(command, kind)]
+
+
+def begin(jobs=0, *, workers=1, **options):
+    """Return a scheduler with workers 1, 2, …, and group 1 with its jobs fed."""
+    scheduler = Scheduler()
+    for position in range(workers):
+        scheduler.add_worker(f"w{position}", 0.0)
+    scheduler.add_group(**options)
+    if jobs:
+        scheduler.feed(1, jobs)
+    return scheduler
+
+
+def answer(scheduler, send, now, seconds_each=0.001):
+    count = send.stop - send.start
+    return scheduler.results(send.chunk, send.start, count, now, count * seconds_each)
+
 
 class ModelChunk:
     def __init__(self, send: Send) -> None:
@@ -122,7 +148,7 @@ class Model:
 
     def resume(self, name: str) -> None:
         self.workers[name].frozen = False
-        self.scheduler.resume(self.workers[name].number)
+        self.scheduler.resume(self.workers[name].number, self.now)
 
     def tick(self) -> list:
         commands = self.scheduler.tick(self.now)
@@ -310,7 +336,7 @@ class Model:
     def check_turns(self) -> None:
         turns = self.scheduler._placement.turns
         lined_up = [group.number for _, _, group in turns._heap]
-        parked = {number for waiting in turns._parked.values() for number in waiting}
+        parked = {number for waiting in turns.parked.values() for number in waiting}
         assert len(lined_up) == len(set(lined_up)), "a group is in line twice"
         assert parked.isdisjoint(lined_up)
         assert {group.number for group in self.groups() if group.ready} <= parked.union(lined_up)
@@ -332,13 +358,13 @@ class Model:
             assert not worker.sealed or count <= 1 or worker.held is not None
             assert all(chunk.next < chunk.stop for chunk in worker.queue)
             assert worker.sealed == (worker.held is not None or any(chunk.limit for chunk in worker.queue))
-            expected = {IDLE: count == 0, ONE: count == 1, MORE: 2 <= count and worker.backlog < HORIZON}
+            expected = {IDLE: count == 0, ONE: count == 1, MORE: count >= 2 and worker.backlog < HORIZON}
             if worker.level == BUSY:
                 assert worker.busy
                 assert count == 0
             elif worker.level != SHUT:
                 assert expected[worker.level]
-                assert not (worker.sealed or worker.suspended or worker.busy)
+                assert not any((worker.sealed, worker.suspended, worker.busy))
 
     # --- the end ----------------------------------------------------------------------------------------
 

@@ -25,3 +25,10 @@ def peer(codec):
     made = Peer(codec)
     yield made
     made.close()
+
+
+@pytest.fixture
+def ident(notebook, peer):
+    """Send something there and back."""
+    notebook.cell("def ident(x): return x")
+    return lambda x: peer.call(notebook.ident, x)

@@ -20,13 +20,51 @@ class TestOrder:
 
     def test_descriptor_writes_before_a_print_come_before_it(self):
         outputs = captured(
-            "for i in range(50):\n    os.write(1, b'a%d ' % i)\n    print('b', i, end=' ')\n    os.write(2, b'!')\n    print(end='.')"
+            "for i in range(50):\n    os.write(1, b'a%d ' % i)\n    print('b', i)\n    os.write(2, b'!')"
         )
-        assert text_of(outputs) == "".join(f"a{i} b {i} !." for i in range(50))
+        assert text_of(outputs, "stdout") == "".join(f"a{i} b {i}\n" for i in range(50))
+
+    def test_what_was_flushed_comes_before_later_descriptor_writes(self):
+        outputs = captured(
+            "for i in range(50):\n    print('a', end='', flush=True)\n    os.write(1, b'b')\n    print('c')"
+        )
+        assert text_of(outputs) == "abc\n" * 50
+
+    def test_a_childs_output_does_not_tear_a_line(self):
+        outputs = captured(
+            """
+import subprocess
+child = subprocess.Popen(["sh", "-c", "while echo child; do :; done"])
+for i in range(3000):
+    print("a", "line", "of", "many", "pieces", i)
+child.kill()
+child.wait()
+"""
+        )
+        lines = text_of(outputs).split("\n")
+        assert [line for line in lines if line not in {"child", ""}][:3000] == [
+            f"a line of many pieces {i}" for i in range(3000)
+        ]
+
+    def test_a_line_that_is_not_finished_is_live(self):
+        run_captured(
+            """
+            heard = threading.Event()
+            with capture.route(lambda output: output.text == "working..." and heard.set()):
+                print("working", end="")
+                print("...", end="")
+                assert heard.wait(30)
+                print("done")
+            """
+        )
+
+    def test_dots_without_end_are_live_and_bounded(self):
+        outputs = captured("for i in range(600_000):\n    sys.stdout.write('.')")
+        assert text_of(outputs) == "." * 600_000
 
     def test_displays_come_in_order_with_text(self):
         outputs = captured(
-            "print('a', end='')\nos.write(1, b'b')\ncapture.post(Display({'text/plain': 'd'}))\nprint('c')"
+            "print('a', end='', flush=True)\nos.write(1, b'b')\ncapture.post(Display({'text/plain': 'd'}))\nprint('c')"
         )
         assert [getattr(o, "text", "display") for o in outputs] == ["ab", "display", "c\n"]
 
@@ -57,9 +95,9 @@ class TestOrder:
 class TestText:
     def test_utf8_split_between_reads_is_decoded_whole(self):
         outputs = captured(
-            "data = 'héé€𝄞'.encode()\nfor i in range(len(data)):\n    os.write(1, data[i:i + 1])\n    print(end='')"
+            "data = 'héé€𝄞'.encode()\nfor i in range(len(data)):\n    os.write(1, data[i:i + 1])\n    sys.stdout.write('\\r')"
         )
-        assert text_of(outputs) == "héé€𝄞"
+        assert text_of(outputs).replace("\r", "") == "héé€𝄞"
 
     def test_bytes_that_are_no_utf8_are_replaced(self):
         assert text_of(captured("os.write(1, b'a\\xffb')")) == "a\ufffdb"
@@ -161,6 +199,19 @@ class TestRoutes:
             """
         )
         assert text_of(outputs) == "a\nc\n"
+
+    def test_routes_without_flush_get_their_own_output_later(self):
+        run_captured(
+            """
+            first, second = [], []
+            for i in range(100):
+                with capture.route((first, second)[i % 2].append, flush=False):
+                    print(i)
+            capture.flush()
+            assert text_of(first) == "".join(f"{i}\\n" for i in range(0, 100, 2))
+            assert text_of(second) == "".join(f"{i}\\n" for i in range(1, 100, 2))
+            """
+        )
 
     def test_unheard_output_is_kept_in_a_ring(self):
         outputs = run_captured(

@@ -78,13 +78,14 @@ class _Segment(io.StringIO):
 
 
 class _Routing:
-    """Context in which output goes to one listener; what was written has been emitted when it ends."""
+    """Context in which output goes to one listener."""
 
-    __slots__ = ("_capture", "_ident", "_previous", "_route")
+    __slots__ = ("_capture", "_flush", "_ident", "_previous", "_route")
 
-    def __init__(self, capture: Capture, emit: Emit) -> None:
+    def __init__(self, capture: Capture, emit: Emit, *, flush: bool) -> None:
         self._capture = capture
         self._route = _Route(emit)
+        self._flush = flush
         self._previous: _Route | None = None
         self._ident = 0
 
@@ -92,7 +93,9 @@ class _Routing:
         capture = self._capture
         ident = threading.get_ident()
         with capture._lock:
-            capture._drain()
+            if self._flush:
+                capture._drain()
+            capture._end_line()
             capture._segment = None
             if ident == threading.main_thread().ident:
                 self._previous, capture._route = capture._route, self._route
@@ -104,10 +107,12 @@ class _Routing:
     def __exit__(self, *_: object) -> None:
         capture = self._capture
         try:
-            capture.flush()
+            if self._flush:
+                capture.flush()
         finally:
             with capture._lock:
-                self._route.closed = True
+                capture._end_line()
+                self._route.closed = self._flush  # else what is still queued for it is to be emitted
                 capture._segment = None
                 if not self._ident:
                     capture._route = self._previous
@@ -132,6 +137,9 @@ class Capture:
         self._changed = threading.Condition(self._lock)
         self._queue: collections.deque[_Segment | tuple[_Route | None, Output]] = collections.deque()
         self._segment: _Segment | None = None
+        self._line: list[str] = []
+        self._line_owner: CapturedStream | None = None
+        self._line_looks = False
         self._size = 0
         self._wake_at, self._look_at = _NEVER, QUEUE_CHARS
         self._route: _Route | None = None
@@ -172,7 +180,8 @@ class Capture:
                 stream.reconfigure(write_through=True)
         self._streams = {name: CapturedStream(self, name) for name in FDS}
         sys.stdout, sys.stderr = self._streams.values()
-        _watch_forks(self)
+        forked = weakref.WeakMethod(self._forked)  # the interpreter keeps such hooks for ever
+        os.register_at_fork(after_in_child=lambda: (found := forked()) is not None and found())
         self._running = True
         self._thread = threading.Thread(target=self._pump, name="znb-capture", daemon=True)
         self._thread.start()
@@ -223,7 +232,7 @@ class Capture:
 
     # -- routes --------------------------------------------------------------------------------------------
 
-    def route(self, emit: Emit) -> _Routing:
+    def route(self, emit: Emit, *, flush: bool = True) -> _Routing:
         """Return a context in which output goes to ``emit``.
 
         On the main thread it is the process's output, that of threads and children included; on another thread it
@@ -231,8 +240,10 @@ class Capture:
 
         Args:
             emit: Called by the pump; may block, which holds writers back.
+            flush: Whether to emit what was written before, and at the end what was written meanwhile. Without it the
+                caller does so where it matters, and saves 10 µs.
         """
-        return _Routing(self, emit)
+        return _Routing(self, emit, flush=flush)
 
     def exempt(self) -> None:
         """Let the calling thread write without ever waiting: it serves those that ``emit`` waits for."""
@@ -250,27 +261,53 @@ class Capture:
         if self.direct:
             self._write_directly(owner.stream, text)
             return
-        # Every piece of every print comes through here, so nothing in it is factored out.
+        # Every piece of every print comes through here: that of a line which is not finished costs little, and
+        # what a child writes meanwhile does not come between it and the rest.
         with self._lock:
-            if self._poll(0):
-                self._drain()
-            segment = self._segment
-            if segment is None or segment.owner is not owner or self._thread_routes:
-                segment = self._new_segment(owner)
-            segment.write(text)
-            if self._journal is not None:
-                self._journal(text)
+            if self._line and self._line_owner is not owner:
+                self._end_line()
             self._size = size = self._size + len(text)
+            if "\n" in text or "\r" in text or self._thread_routes:
+                self._drain()
+                text = self._take_line() + text
+                self._append(owner, self._thread_routes.get(threading.get_ident(), self._route), text)
+            else:
+                self._line_owner = owner
+                self._line.append(text)
             if size >= self._look_at:
                 self._overflow()
 
-    def _new_segment(self, owner: CapturedStream) -> _Segment:
-        route = self._thread_routes.get(threading.get_ident(), self._route)
+    def end_line(self) -> None:
+        """Queue the line that is not finished: the stream was flushed."""
+        if self.direct:
+            self.flush()
+            return
+        with self._lock:
+            if self._line:
+                self._drain()
+                self._end_line()
+
+    def _end_line(self) -> None:
+        owner = self._line_owner
+        text = self._take_line()
+        if text and owner is not None:
+            self._append(owner, self._route, text)
+
+    def _take_line(self) -> str:
+        if not self._line:
+            return ""
+        empty: list[str] = []  # made first, so that a handler or finalizer that prints cannot run amid the exchange
+        line, self._line = self._line, empty
+        return "".join(line)
+
+    def _append(self, owner: CapturedStream, route: _Route | None, text: str) -> None:
         segment = self._segment
         if segment is None or segment.owner is not owner or segment.route is not route:
             segment = self._segment = _Segment(owner, route)
             self._queue.append(segment)
-        return segment
+        segment.write(text)
+        if self._journal is not None:
+            self._journal(text)
 
     def _overflow(self) -> None:
         """Do what a size of ``_look_at`` asks for: wake the pump, wait for room."""
@@ -285,6 +322,7 @@ class Capture:
             return  # a child has no line to the listener
         with self._lock:
             self._drain()
+            self._end_line()
             route = self._thread_routes.get(threading.get_ident(), self._route)
             self._segment = None
             self._queue.append((route, output))
@@ -308,6 +346,7 @@ class Capture:
         self._stdio.flush()
         with self._lock:
             self._drain(everything=True)
+            self._end_line()
             # the batch that takes what is queued now is the next to begin
             batch = self._begun + 1 if self._queue else self._begun
             if self._ended >= batch or threading.get_ident() == (self._thread and self._thread.ident):
@@ -326,7 +365,8 @@ class Capture:
     def _write_directly(self, stream: Stream, text: str, *, force: bool = False) -> None:
         """Write whole lines to the descriptor, so that several children's lines stay apart."""
         with self._lock:
-            text = self._partial[stream] + text
+            held, self._partial[stream] = self._partial[stream], ""
+            text = held + text
             cut = len(text) if force or len(text) > BATCH_CHARS else text.rfind("\n") + 1
             self._partial[stream] = text[cut:]
             data = memoryview(text[:cut].encode("utf-8", "backslashreplace"))
@@ -339,6 +379,7 @@ class Capture:
         self._lock = threading.RLock()
         self._changed = threading.Condition(self._lock)
         self._queue.clear()
+        self._line.clear()
         self._segment = None
         if self._running:
             self._close_fds()
@@ -358,19 +399,10 @@ class Capture:
                     break
                 text = self._decoders[stream].decode(data)
                 if text:
-                    self._append_piped(self._streams[stream], text)
+                    self._append(self._streams[stream], self._route, text)
+                    self._size += len(text)
                 if len(data) < BATCH_CHARS:
                     break
-
-    def _append_piped(self, owner: CapturedStream, text: str) -> None:
-        segment = self._segment
-        if segment is None or segment.owner is not owner or segment.route is not self._route:
-            segment = self._segment = _Segment(owner, self._route)
-            self._queue.append(segment)
-        segment.write(text)
-        if self._journal is not None:
-            self._journal(text)
-        self._size += len(text)
 
     # -- the pump ------------------------------------------------------------------------------------------
 
@@ -410,11 +442,15 @@ class Capture:
     def _take(self) -> collections.deque[_Segment | tuple[_Route | None, Output]]:
         with self._lock:
             self._wake_at, self._look_at = _NEVER, QUEUE_CHARS
-            self._urgent = False
             self._drain()
+            if self._line_looks or self._urgent or self._stopping:
+                self._end_line()
+            # a line that has just begun is left alone once: its print may be under way
+            self._line_looks = bool(self._line)
+            self._urgent = False
             entries, self._queue = self._queue, collections.deque()  # not copied: a finalizer may print meanwhile
             self._segment = None
-            self._size = 0
+            self._size = sum(map(len, self._line))
             self._begun += 1
             self._changed.notify_all()
             return entries
@@ -459,15 +495,3 @@ def _pieces(text: str) -> Iterator[str]:
         text = text.encode("utf-8", "backslashreplace").decode("utf-8")
     for start in range(0, len(text), BATCH_CHARS):
         yield text[start : start + BATCH_CHARS]
-
-
-def _watch_forks(capture: Capture) -> None:
-    """Tell the capture when it finds itself in a forked child; the interpreter keeps such hooks for ever."""
-    reference = weakref.ref(capture)
-
-    def in_child() -> None:
-        alive = reference()
-        if alive is not None:
-            alive._forked()
-
-    os.register_at_fork(after_in_child=in_child)

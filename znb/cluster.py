@@ -33,6 +33,7 @@ from znb.link import Link
 from znb.progress import TqdmProgress, total_of
 from znb.rundir import FILE_NAME
 from znb.serialize import Codec
+from znb.shared import Shared, put
 from znb.status import ClusterStatus, WorkerInfo
 from znb.targets import Target, select
 from znb.transport import Reactor
@@ -300,6 +301,21 @@ class Cluster(concurrent.futures.Executor):
             buffersize=buffersize,
         )
 
+    def put(self, obj: Any) -> Shared:
+        """Copy an object into memory that all workers of this machine share; pass the handle to jobs in its place.
+
+        Raises:
+            SerializationError: Something in it cannot travel.
+        """
+        reference = weakref.ref(self)
+
+        def closed(key: bytes) -> None:
+            cluster = reference()
+            if cluster is not None:
+                cluster._reactor.call_soon(cluster._on_shared_closed, key)
+
+        return put(self.codec, obj, closed=closed)
+
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:  # noqa: FBT001, FBT002
         """Take no more jobs; let those there are finish, and then let go of the cluster.
 
@@ -533,6 +549,10 @@ class Cluster(concurrent.futures.Executor):
             self._changed.notify_all()
         self._jobs.lose_worker(link, error, charge=charge)
         link.close(error)
+
+    def _on_shared_closed(self, key: bytes) -> None:
+        for link in self._links.values():
+            link.control_nowait("_znb_release", key, lambda _answer: None)
 
     def _end_links(self, done: threading.Event) -> None:
         self._jobs.close(ZnbError(f"the cluster {self.name!r} was closed here"))

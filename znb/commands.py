@@ -21,6 +21,7 @@ import signal
 import struct
 import subprocess
 import termios
+import threading
 from collections.abc import Callable, Iterator
 from typing import Final
 
@@ -52,24 +53,25 @@ def stream(command: str, write: Callable[[str], object]) -> int:
         Its exit status; negative for a signal.
     """
     if command.rstrip().endswith("&"):
-        return _finish(_start([_shell(), "-c", command], None))
+        with _running([_shell(), "-c", command], None) as process:
+            return _status(process.wait())
     master, slave = _open_terminal()
     try:
-        try:
-            process = _start(["/bin/sh", "-c", _ADOPT_TERMINAL, os.ttyname(slave), _shell(), command], slave)
-        finally:
+        arguments = ["/bin/sh", "-c", _ADOPT_TERMINAL, os.ttyname(slave), _shell(), command]
+        with _running(arguments, slave) as process:
             os.close(slave)
-        with _ending(process):
+            slave = -1
             _relay(process, master, write)
-            return _finish(process)
+            return _status(process.wait())
     finally:
         os.close(master)
+        if slave >= 0:
+            os.close(slave)
 
 
 def collect(command: str) -> tuple[str, int]:
     """Run a shell command and return its output, standard error included, and its exit status."""
-    process = _start([_shell(), "-c", command], subprocess.PIPE)
-    with _ending(process):
+    with _running([_shell(), "-c", command], subprocess.PIPE) as process:
         output, _ = process.communicate()
     return output.decode("utf-8", "replace"), _status(process.returncode)
 
@@ -90,14 +92,45 @@ def _shell() -> str:
     return os.environ.get("SHELL") or "/bin/sh"
 
 
-def _start(args: list[str], output: int | None) -> subprocess.Popen[bytes]:
-    return subprocess.Popen(
-        args,
-        stdin=subprocess.DEVNULL,
-        stdout=output,
-        stderr=None if output is None else subprocess.STDOUT,
-        start_new_session=True,
-    )
+@contextlib.contextmanager
+def _running(args: list[str], output: int | None) -> Iterator[subprocess.Popen[bytes]]:
+    """Run a command; end it, and what it started in the foreground, if this is left by an exception."""
+    with contextlib.ExitStack() as stack:
+        with _interrupt_later():  # or it would begin and belong to nobody
+            process = subprocess.Popen(
+                args,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=None if output is None else subprocess.STDOUT,
+                start_new_session=True,
+            )
+            stack.enter_context(_ending(process))
+        yield process
+
+
+@contextlib.contextmanager
+def _ending(process: subprocess.Popen[bytes]) -> Iterator[None]:
+    try:
+        yield
+    except BaseException:
+        _end(process)
+        raise
+
+
+@contextlib.contextmanager
+def _interrupt_later() -> Iterator[None]:
+    """Hold back an interrupt of the main thread until the end of this context."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    arrived = threading.Event()
+    previous = signal.signal(signal.SIGINT, lambda _number, _frame: arrived.set())
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, previous or signal.SIG_DFL)
+        if arrived.is_set():
+            signal.raise_signal(signal.SIGINT)
 
 
 def _open_terminal() -> tuple[int, int]:
@@ -133,24 +166,9 @@ def _relay(process: subprocess.Popen[bytes], master: int, write: Callable[[str],
     write(decoder.decode(b"", final=True))
 
 
-def _finish(process: subprocess.Popen[bytes]) -> int:
-    with _ending(process):
-        return _status(process.wait())
-
-
 def _status(code: int) -> int:
     """Return the status as IPython has it: shells say 128 + n of a child ended by signal n."""
     return 128 - code if code > 128 else code
-
-
-@contextlib.contextmanager
-def _ending(process: subprocess.Popen[bytes]) -> Iterator[None]:
-    """End the command, and what it started in the foreground, if this is left by an exception."""
-    try:
-        yield
-    except BaseException:
-        _end(process)
-        raise
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

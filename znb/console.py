@@ -59,22 +59,6 @@ _CLEAR: Final = "\2"
 class _Source:
     """One worker's side of the view."""
 
-    __slots__ = (
-        "block",
-        "clear_next",
-        "cleared",
-        "counts",
-        "displays",
-        "done",
-        "index",
-        "name",
-        "places",
-        "prefix",
-        "queue",
-        "since",
-        "tails",
-    )
-
     def __init__(self, name: str, index: int) -> None:
         self.name = name
         self.index = index

@@ -9,7 +9,19 @@ from __future__ import annotations
 
 import threading
 
-__all__ = ["CreditGate", "CreditWindow", "GateClosed"]
+__all__ = ["CreditGate", "CreditWindow", "GateClosed", "window_for"]
+
+#: Bytes of a stream that may be under way at once.
+WINDOW_BYTES = 8_000_000
+#: Items of a stream that may be under way at once, whatever their size.
+WINDOW_ITEMS = 1000
+#: Items that may be under way at once however large they are: one is consumed while the next one travels.
+WINDOW_MIN = 2
+
+
+def window_for(item_bytes: float) -> int:
+    """Return the window for a stream of items of this size."""
+    return max(WINDOW_MIN, min(WINDOW_ITEMS, int(WINDOW_BYTES / max(1.0, item_bytes))))
 
 
 class CreditWindow:
@@ -35,6 +47,11 @@ class CreditWindow:
         grant = max(0, self.window - self._open)
         self._open += grant
         return grant
+
+    def resize(self, window: int) -> None:
+        """Change the window; what is under way already may exceed a smaller one for a while."""
+        self.window = window
+        self._threshold = max(1, window // 2)
 
     def consume(self, count: int = 1) -> int:
         """Account for items taken by the consumer; return how many to grant now (often 0)."""

@@ -105,7 +105,7 @@ class ObjectCall:
 
     def _decode(self, body: bytes, reply: Reply) -> Any:
         codec = self.link.codec
-        buffers = unpack(reply.headers.get("cargo"), reply.buffers, codec)
+        buffers = unpack(reply.headers.get("cargo"), reply.buffers, codec, self.link.known)
         return self.link.with_definitions(lambda: codec.decode(body, buffers))
 
     def _failure(self, reply: Reply) -> Failed:

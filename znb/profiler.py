@@ -94,6 +94,14 @@ class Sampler:
         """End the thread, and sample no more. May be called twice."""
         if self._recorder.on_live == self._wake:
             self._recorder.on_live = None
+        self._end()
+
+    def rest(self) -> None:
+        """End the thread now instead of later, if nothing is watched."""
+        if not self._recorder.live:
+            self._end()
+
+    def _end(self) -> None:
         with self._lock:
             thread, self._thread = self._thread, None
             self._stop.set()
@@ -253,6 +261,7 @@ class Sampler:
         if not clock:
             thread = threading._active.get(ident)  # type: ignore[attr-defined]
             native = getattr(thread, "native_id", None)
+            self._recorder.thread_name(ident)  # while it is known
             if native is None or not HAS_THREAD_CLOCKS:
                 return wall
             # What pthread_getcpuclockid(3) returns, without its undefined behaviour for a thread that has ended.
@@ -398,6 +407,6 @@ def origin_of(file: str) -> str:
     """Return whose code a file is: ``"znb"``, ``"library"`` or ``"user"``."""
     if file.startswith(_ZNB):
         return "znb"
-    if file.startswith(_LIBRARIES) or file.startswith("<frozen "):
+    if file.startswith((*_LIBRARIES, "<frozen ")):
         return "library"
     return "user"

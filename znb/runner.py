@@ -154,6 +154,7 @@ class Runner:
                 task = self._next(idle)
                 if task is not None:
                     self._run_one(task)
+                del task  # and with it all that it refers to, before the wait for the next
         finally:
             signal.signal(signal.SIGINT, previous)
 

@@ -179,9 +179,9 @@ class Shell:
             if os.getpid() != pid:  # user code forked and the child came this far; it must not go on as a worker
                 self._end_child(error)
 
-    def capture(self, emit: Emit) -> AbstractContextManager[None]:
+    def capture(self, emit: Emit, *, flush: bool = True) -> AbstractContextManager[None]:
         """Return a context in which what a job or service writes goes to ``emit`` (see ``Capture.route``)."""
-        return self._capture.route(emit)
+        return self._capture.route(emit, flush=flush)
 
     def post(self, output: Output) -> None:
         """Emit a display or a clear, in order with the text."""

@@ -60,8 +60,14 @@ def pack(payload: Payload, codec: Codec, known: set[bytes]) -> Shipment:
     return Shipment(Cargo(len(payload.buffers), shipped, list(payload.definitions)), payload.body, frames)
 
 
-def unpack(cargo: Any, frames: Sequence[Any], codec: Codec) -> list[Any]:
+def unpack(cargo: Any, frames: Sequence[Any], codec: Codec, known: set[bytes] | None = None) -> list[Any]:
     """Store the definitions that came along, and return the object's own buffers.
+
+    Args:
+        cargo: The message's header; ``None`` if it had none.
+        frames: The message's frames.
+        codec: Learns the definitions.
+        known: What its sender has been sent; what the message needs, the sender has, so it is added.
 
     Raises:
         ProtocolError: The frames are not those that ``cargo`` announces.
@@ -75,6 +81,8 @@ def unpack(cargo: Any, frames: Sequence[Any], codec: Codec) -> list[Any]:
     announced = header.buffers + sum(count for _, count in header.shipped)
     if announced != len(frames):
         raise ProtocolError(f"expected {announced} frames as the header announces, got {len(frames)}")
+    if known is not None:
+        known.update(header.needs)
     position = header.buffers
     for key, count in header.shipped:
         codec.learn(key, tuple(_buffer(frame) for frame in frames[position : position + count]))

@@ -25,14 +25,11 @@ LINE_BUFFERED: Final = 1
 class Writer(Protocol):
     """What takes the text (``znb.capture.Capture``)."""
 
-    #: Whether text goes straight to the descriptor: in a forked child.
-    direct: bool
-
     def write(self, owner: CapturedStream, text: str) -> None:
         """Take text."""
 
-    def flush(self) -> object:
-        """Pass on what has been taken."""
+    def end_line(self) -> None:
+        """Take what there is of a line as it is."""
 
 
 class CapturedStream(io.TextIOBase):
@@ -65,9 +62,8 @@ class CapturedStream(io.TextIOBase):
         return len(text)
 
     def flush(self) -> None:
-        """Do nothing, as output is never held for long; but a forked child writes the line that it has begun."""
-        if self._capture.direct:
-            self._capture.flush()
+        """Put the line that is not finished in order with what children write."""
+        self._capture.end_line()
 
     def fileno(self) -> int:
         """Return the descriptor that children inherit."""

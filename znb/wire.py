@@ -39,6 +39,8 @@ _zpc_more       [n]             the sender grants n more data events; each side 
 _zpc_hb         [0]             heartbeat; free of credit
 _znb_cancel     [reason]        the caller gave up: stop the work; free of credit; znb peers only
 _znb_need       [keys]          resend the request with these definitions; free of credit; znb peers only
+_znb_calls      [[id, method, arguments] …]  several requests without headers of their own; znb peers only
+_znb_results    [[id, [result]] …]           several replies of that kind; znb peers only
 _znb_items      items           several items of a stream, each for a credit; only if the request has ``items``
 =============== =============== ============================================================================
 """
@@ -54,14 +56,17 @@ import msgspec
 from znb.errors import ProtocolError
 
 __all__ = [
+    "CALLS",
     "CANCEL",
     "ERR",
     "HEARTBEAT",
     "ITEMS",
+    "LAST",
     "MORE",
     "NEED",
     "OK",
     "REPLIES",
+    "RESULTS",
     "STREAM",
     "STREAM_DONE",
     "WIRE_VERSION",
@@ -69,7 +74,9 @@ __all__ = [
     "channel_of",
     "check_reply",
     "decode_args",
+    "decode_calls",
     "decode_event",
+    "decode_results",
     "encode_event",
     "id_of",
     "message_ids",
@@ -89,6 +96,8 @@ HEARTBEAT = "_zpc_hb"
 CANCEL = "_znb_cancel"
 NEED = "_znb_need"
 ITEMS = "_znb_items"
+CALLS = "_znb_calls"
+RESULTS = "_znb_results"
 
 
 class Event(NamedTuple):
@@ -110,8 +119,13 @@ class Event(NamedTuple):
 #: What a server may send on an open channel, control events aside.
 REPLIES = frozenset({OK, ERR, STREAM, STREAM_DONE, NEED, ITEMS})
 
+#: Those after which nothing follows.
+LAST = frozenset({OK, ERR, STREAM_DONE})
+
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(tuple[dict[str, Any], str, Any])
+_calls_decoder = msgspec.msgpack.Decoder(list[tuple[int, str, msgspec.Raw]])
+_results_decoder = msgspec.msgpack.Decoder(list[tuple[int, msgspec.Raw]])
 _raw_decoder = msgspec.msgpack.Decoder(tuple[dict[str, Any], str, msgspec.Raw])
 
 
@@ -157,6 +171,31 @@ def decode_args(args: Any) -> Any:
         return msgspec.msgpack.decode(args)
     except (msgspec.DecodeError, ValueError, RecursionError, MemoryError) as error:
         raise ProtocolError(f"expected msgpack arguments, got something else: {error}") from error
+
+
+def decode_calls(args: Any) -> list[tuple[int, str, msgspec.Raw]]:
+    """Return the requests of a ``_znb_calls`` event that was decoded with ``raw``.
+
+    Raises:
+        ProtocolError: They are none.
+    """
+    return _decode_list(_calls_decoder, args)
+
+
+def decode_results(args: Any) -> list[tuple[int, msgspec.Raw]]:
+    """Return the replies of a ``_znb_results`` event that was decoded with ``raw``.
+
+    Raises:
+        ProtocolError: They are none.
+    """
+    return _decode_list(_results_decoder, args)
+
+
+def _decode_list(decoder: Any, args: Any) -> Any:
+    try:
+        return decoder.decode(args)
+    except (msgspec.DecodeError, ValueError, TypeError, RecursionError, MemoryError) as error:
+        raise ProtocolError(f"expected a list of calls or results, got something else: {error}") from error
 
 
 def channel_of(event: Event) -> bytes | str | int | None:

@@ -10,6 +10,7 @@ _znb_interrupt      [call ids of this connection]  null; they end with ``Keyboar
 _znb_stats          none                           pid, memory, times, what runs
 _znb_stacks         none                           text: the stack of every thread
 _znb_definitions    [keys]                         the definitions' frames
+_znb_release        key of shared memory           null; its mapping is let go
 _znb_exit           none                           null; the worker ends
 ================== ============================== =====================================================
 
@@ -44,6 +45,7 @@ from znb.outputs import Output, Text, encode_output
 from znb.rpc import Request, Server
 from znb.runner import Failure, Runner, Success, Task
 from znb.serialize import Codec, MissingDefinitions, Payload
+from znb.shared import drop
 from znb.shell import Shell
 from znb.shipping import pack, unpack
 from znb.transport import Reactor
@@ -96,8 +98,8 @@ class Worker:
         return {"worker": self.spec.name, "host": self._host, "pid": os.getpid()}
 
     def capture(self, emit: Callable[[Output], None]) -> AbstractContextManager[None]:
-        """Return a context in which what this process writes goes to ``emit``."""
-        return self.shell.capture(emit)
+        """Return a context in which what this process writes goes to ``emit``; ``flush`` belongs before its end."""
+        return self.shell.capture(emit, flush=False)
 
     def flush(self) -> None:
         """Wait until what this process has written has been emitted."""
@@ -134,7 +136,7 @@ class Worker:
         key = (request.peer, request.id)
 
         def execute() -> Any:
-            buffers = unpack(request.headers.get("cargo"), request.buffers, self.codec)
+            buffers = unpack(request.headers.get("cargo"), request.buffers, self.codec, self._known_by(request.peer))
             arguments = self.codec.decode(request.args, buffers)
             request.send_item(STARTED)
             return method(self, request, arguments)
@@ -196,6 +198,9 @@ class Worker:
 
     def _definitions(self, request: Request) -> list[list[bytes]]:
         return [[bytes(part) for part in self.codec.definition(key)] for key in request.args]
+
+    def _release(self, request: Request) -> None:
+        drop(request.args)
 
     def _exit(self, _request: Request) -> None:
         self.runner.stop()
@@ -269,6 +274,7 @@ class Worker:
         "_znb_stats": _stats,
         "_znb_stacks": _stacks,
         "_znb_definitions": _definitions,
+        "_znb_release": _release,
         "_znb_exit": _exit,
     }
     _QUEUED: ClassVar[dict[str, Callable[[Worker, Request, Any], Any]]] = {

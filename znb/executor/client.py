@@ -1,8 +1,9 @@
 """The client's end of jobs: drives the scheduler, sends chunks, and completes futures and maps.
 
-Invariants: a job belongs to this side until its outcome is in; what is sent can be sent again. The reactor's thread
-owns the scheduler, the sockets and the groups; callers reach it through ``call_soon``; callbacks and printed output run
-on the *delivery* thread, so that user code never runs on the I/O thread.
+Invariants: a job belongs to this side until its outcome is in; what is sent can be sent again. The scheduler, the
+groups and the sending sockets are used under ``lock``, by the reactor's thread and, where a hop would cost more than
+the work, by the caller's. Callbacks and printed output run on the *delivery* thread, so that user code never runs on
+the I/O thread.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import functools
 import logging
 import os
 import queue
+import threading
 import time
 from collections.abc import Callable, Collection, Sequence
 from typing import Any, Protocol
@@ -163,7 +165,7 @@ _NOTHING = Payload(b"", (), ())
 class _Peer:
     """One incarnation of a worker, as far as jobs go."""
 
-    __slots__ = ("defined", "known", "link", "number", "socket")
+    __slots__ = ("defined", "known", "link", "number", "socket", "unacknowledged")
 
     def __init__(self, link: Link, number: int, socket: zmq.Socket[bytes]) -> None:
         self.link = link
@@ -171,6 +173,7 @@ class _Peer:
         self.socket = socket
         self.known: set[bytes] = set()
         self.defined: set[int] = set()
+        self.unacknowledged = 0
 
 
 class JobClient:
@@ -199,6 +202,7 @@ class JobClient:
         self._reactor = reactor
         self._kill = kill
         self._id = os.urandom(8)
+        self.lock = threading.RLock()
         self._scheduler = Scheduler()
         self._peers: dict[int, _Peer] = {}
         self._groups: dict[int, Group] = {}
@@ -258,104 +262,118 @@ class JobClient:
 
     def add_worker(self, link: Link) -> None:
         """Give work to a worker from now on."""
-        if self._closed:
-            return
-        if self._sink is None:
-            self._sink = self._reactor.socket(zmq.PULL)
-            self._sink_url = f"{link.jobs_url.rpartition('/')[0]}/{self._id.hex()}.sink"
-            self._sink.bind(self._sink_url)
-            self._reactor.add_socket(self._sink, self._on_message)
-        socket = self._reactor.socket(zmq.PUSH)
-        socket.connect(link.jobs_url)
-        number = self._scheduler.add_worker(link.name, time.monotonic())
-        peer = self._peers[number] = _Peer(link, number, socket)
-        self._send(peer, frames.Hello(self._id, number, self._sink_url, RESULT_CREDIT, PRINT_CREDIT, WIRE_VERSION))
-        self._tick()
+        with self.lock:
+            if self._closed:
+                return
+            if self._sink is None:
+                self._sink = self._reactor.socket(zmq.PULL)
+                self._sink_url = f"{link.jobs_url.rpartition('/')[0]}/{self._id.hex()}.sink"
+                self._sink.bind(self._sink_url)
+                self._reactor.add_socket(self._sink, self._on_message)
+            socket = self._reactor.socket(zmq.PUSH)
+            socket.connect(link.jobs_url)
+            number = self._scheduler.add_worker(link.name, time.monotonic())
+            peer = self._peers[number] = _Peer(link, number, socket)
+            self._send(peer, frames.Hello(self._id, number, self._sink_url, RESULT_CREDIT, PRINT_CREDIT, WIRE_VERSION))
+            self._tick()
 
     def lose_worker(self, link: Link, error: ZnbError, *, charge: bool) -> None:
         """Take a worker out: it died (``charge`` the job that ran), or was ended on purpose."""
-        for peer in [peer for peer in self._peers.values() if peer.link is link]:
-            del self._peers[peer.number]
-            self._reactor.close_socket(peer.socket)
-            reason = error.fields.get("reason", str(error))
-            self._scheduler.lose_worker(peer.number, reason, time.monotonic(), charge=charge)
-        self._tick()
+        with self.lock:
+            for peer in [peer for peer in self._peers.values() if peer.link is link]:
+                del self._peers[peer.number]
+                self._reactor.close_socket(peer.socket)
+                reason = error.fields.get("reason", str(error))
+                self._scheduler.lose_worker(peer.number, reason, time.monotonic(), charge=charge)
+            self._tick()
 
     def close(self, error: ZnbError) -> None:
         """Fail what is open, say goodbye to the workers, and stop the delivery thread. May be called twice."""
-        if self._closed is not None:
-            return
-        self._closed = error
-        for group in list(self._groups.values()):
-            group.receiver.abort(error)
-        self._groups.clear()
-        for peer in self._peers.values():
-            self._send(peer, frames.Bye(self._id))
-        for peer in self._peers.values():
-            peer.socket.setsockopt(zmq.LINGER, 200)
-            self._reactor.close_socket(peer.socket)
-        self._peers.clear()
-        self._delivery.close()
+        with self.lock:
+            if self._closed is not None:
+                return
+            self._closed = error
+            for group in list(self._groups.values()):
+                group.receiver.abort(error)
+            self._groups.clear()
+            for peer in self._peers.values():
+                self._send(peer, frames.Bye(self._id))
+            for peer in self._peers.values():
+                peer.socket.setsockopt(zmq.LINGER, 200)
+                self._reactor.close_socket(peer.socket)
+            self._peers.clear()
+            self._delivery.close()
 
     # -- the reactor's thread: jobs ------------------------------------------------------------------------
 
     def _open_group(self, group: Group, parts: Sequence[Part] = (), last: bool = False) -> None:  # noqa: FBT001, FBT002
-        if group.number >= 0:
-            return
-        if self._closed is not None:
-            group.receiver.abort(self._closed)
-            return
-        group.number = self._scheduler.add_group(**group.options)
-        self._groups[group.number] = group
-        self._feed(group, parts, last)
-        self._tick()
+        with self.lock:
+            if group.number >= 0:
+                return
+            if self._closed is not None:
+                group.receiver.abort(self._closed)
+                return
+            group.number = self._scheduler.add_group(**group.options)
+            self._groups[group.number] = group
+            self._feed(group, parts, last)
+            self._tick()
 
     def _feed(self, group: Group, parts: Sequence[Part], last: bool) -> None:  # noqa: FBT001 - through call_soon
-        if group.number not in self._groups:
-            return
-        for part in parts:
-            group.add(part, self._scheduler.feed(group.number, part.count))
-        if last:
-            self._scheduler.exhausted(group.number)
-        self._tick_soon()
+        with self.lock:
+            if group.number not in self._groups:
+                return
+            for part in parts:
+                group.add(part, self._scheduler.feed(group.number, part.count))
+            if last:
+                self._scheduler.exhausted(group.number)
+            self._tick_soon()
 
     def feed_nowait(self, group: Group, part: Part) -> int | None:
-        """Add one job and return its number, or ``None`` if the group has ended; opens a new group."""
+        """Add one job and return its number, or ``None`` if the group has ended; opens a new group.
+
+        Under the lock, and to be followed by ``hand_out``.
+        """
         self._open_group(group)
         if group.number not in self._groups:
             return None
         first = self._scheduler.feed(group.number, part.count)
         group.add(part, first)
-        self._tick_soon()
         return first
 
-    def _taken(self, group: Group, count: int) -> None:
-        self._scheduler.taken(group.number, count)
-        self._tick_soon()
-
-    def _cancel(self, group: Group, index: int | None) -> None:
-        if group.number not in self._groups:
-            return
-        if index is None:
-            self._scheduler.cancel_group(group.number)
-        elif self._scheduler.cancel(group.number, index):
-            group.drop(index, index + 1)
+    def hand_out(self) -> None:
+        """Give work to the workers now, on the calling thread: saves a hop where somebody waits for one job."""
         self._tick()
 
+    def _taken(self, group: Group, count: int) -> None:
+        with self.lock:
+            self._scheduler.taken(group.number, count)
+            self._tick_soon()
+
+    def _cancel(self, group: Group, index: int | None) -> None:
+        with self.lock:
+            if group.number not in self._groups:
+                return
+            if index is None:
+                self._scheduler.cancel_group(group.number)
+            elif self._scheduler.cancel(group.number, index):
+                group.drop(index, index + 1)
+            self._tick()
+
     def _explain(self, group: Group) -> str:
-        if not self._peers:
-            return "there are no workers"
-        stats = next((found for found in self._scheduler.stats().groups if found.group == group.number), None)
-        if stats is None:
+        with self.lock:
+            if not self._peers:
+                return "there are no workers"
+            stats = next((found for found in self._scheduler.stats().groups if found.group == group.number), None)
+            if stats is None:
+                return ""
+            if not stats.eligible:
+                return "none of the workers it may run on is there"
+            frozen = [peer.link.name for peer in self._peers.values() if peer.link.frozen()]
+            if frozen:
+                return f"{', '.join(frozen)} is frozen (stopped by a signal)"
+            if stats.queued and not stats.running:
+                return "every worker is busy with something else"
             return ""
-        if not stats.eligible:
-            return "none of the workers it may run on is there"
-        frozen = [peer.link.name for peer in self._peers.values() if peer.link.frozen()]
-        if frozen:
-            return f"{', '.join(frozen)} is frozen (stopped by a signal)"
-        if stats.queued and not stats.running:
-            return "every worker is busy with something else"
-        return ""
 
     def _tick_soon(self) -> None:
         if not self._ticking:
@@ -363,17 +381,22 @@ class JobClient:
             self._reactor.call_soon(self._tick)
 
     def _tick(self) -> None:
-        self._ticking = False
-        if self._closed is not None:
-            return
-        for command in self._scheduler.tick(time.monotonic()):
-            self._reactor.guard(self._carry_out, command)  # one that fails must not take the others along
-        deadline = self._scheduler.next_deadline()
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-        if deadline is not None:
-            self._timer = self._reactor.call_later(max(0.0, deadline - time.monotonic()), self._tick)
+        with self.lock:
+            self._ticking = False
+            if self._closed is not None:
+                return
+            for command in self._scheduler.tick(time.monotonic()):
+                self._reactor.guard(self._carry_out, command)  # one that fails must not take the others along
+            if not self._reactor.on_thread:
+                if self._scheduler.next_deadline() is not None:
+                    self._tick_soon()  # only there can the timer be set
+                return
+            deadline = self._scheduler.next_deadline()
+            if self._timer is not None:
+                self._timer.cancel()
+                self._timer = None
+            if deadline is not None:
+                self._timer = self._reactor.call_later(max(0.0, deadline - time.monotonic()), self._tick)
 
     def _carry_out(self, command: Command) -> None:
         match command:
@@ -397,6 +420,7 @@ class JobClient:
                         peer.defined.discard(number)
                         self._send(peer, frames.Forget(self._id, number))
                 finished.receiver.finished()
+                finished.function = _NOTHING  # its receiver refers to it, so it would wait for the collector
 
     def _send_chunk(self, command: Send) -> None:
         peer, group = self._peers[command.worker], self._groups[command.group]
@@ -442,33 +466,36 @@ class JobClient:
             peer.socket.send(header)
 
     def _grant_print(self, peer: _Peer, count: int) -> None:
-        if peer.number in self._peers:
-            self._send(peer, frames.Consumed(self._id, count, printed=True))
+        with self.lock:
+            if peer.number in self._peers:
+                self._send(peer, frames.Consumed(self._id, count, printed=True))
 
     # -- the reactor's thread: what workers say ------------------------------------------------------------
 
     def _on_message(self, parts: list[Any]) -> None:
-        message = frames.decode_from_worker(parts[0].buffer)
-        peer = self._peers.get(message.link)
-        if peer is None:
-            return  # a late word of a worker that was given up
-        now = time.monotonic()
-        match message:
-            case frames.Results():
-                self._on_results(peer, message, parts[1:], now)
-            case frames.Started():
-                self._scheduler.started(message.chunk, message.index, now, message.elapsed)
-            case frames.Revoked():
-                self._scheduler.revoked(message.chunk, message.start, message.stop, now)
-            case frames.Busy():
-                self._scheduler.set_busy(peer.number, message.busy, now)
-            case frames.Need():
-                peer.known.difference_update(message.keys)
-                cargo, _, supplied = pack(Payload(b"", (), tuple(message.keys)), self.codec, peer.known)
-                self._send(peer, frames.Supply(self._id, cargo), supplied)
-            case frames.Printed():
-                self.later(functools.partial(self._show, peer, self._groups.get(message.group), message))
-        self._tick_soon()
+        with self.lock:
+            message = frames.decode_from_worker(parts[0].buffer)
+            peer = self._peers.get(message.link)
+            if peer is None:
+                return  # a late word of a worker that was given up
+            now = time.monotonic()
+            match message:
+                case frames.Results():
+                    self._on_results(peer, message, parts[1:], now)
+                    return
+                case frames.Started():
+                    self._scheduler.started(message.chunk, message.index, now, message.elapsed)
+                case frames.Revoked():
+                    self._scheduler.revoked(message.chunk, message.start, message.stop, now)
+                case frames.Busy():
+                    self._scheduler.set_busy(peer.number, message.busy, now)
+                case frames.Need():
+                    peer.known.difference_update(message.keys)
+                    cargo, _, supplied = pack(Payload(b"", (), tuple(message.keys)), self.codec, peer.known)
+                    self._send(peer, frames.Supply(self._id, cargo), supplied)
+                case frames.Printed():
+                    self.later(functools.partial(self._show, peer, self._groups.get(message.group), message))
+            self._tick_soon()
 
     def _on_results(self, peer: _Peer, message: frames.Results, parts: list[Any], now: float) -> None:
         group = self._groups.get(message.group)
@@ -489,12 +516,9 @@ class JobClient:
             self.later(lambda: self._kill(name))
             return
 
-        def acknowledge() -> None:
-            if peer.number in self._peers:
-                self._send(peer, frames.Consumed(self._id, message.size_bytes))
-
         if skip is None or group is None:
-            acknowledge()
+            self._acknowledge(peer, message.size_bytes)
+            self._tick_soon()
             return
         batch = Batch(
             message.first,
@@ -503,7 +527,17 @@ class JobClient:
         )
         for start, stop in _runs(message.first, message.count, skip):
             group.drop(start, stop)
-        group.receiver.deliver(batch, message.count, skip, peer.link.name, lambda: self._reactor.call_soon(acknowledge))
+        acknowledge = functools.partial(self._acknowledge, peer, message.size_bytes)
+        self._tick()  # first, so that workers and the thread that this wakes do not wait for each other
+        group.receiver.deliver(batch, message.count, skip, peer.link.name, acknowledge)
+
+    def _acknowledge(self, peer: _Peer, count_bytes: int) -> None:
+        """Give a worker its credit back, when it is worth a message. From any thread."""
+        with self.lock:
+            peer.unacknowledged += count_bytes
+            if peer.unacknowledged >= RESULT_CREDIT // 4 and peer.number in self._peers:
+                self._send(peer, frames.Consumed(self._id, peer.unacknowledged))
+                peer.unacknowledged = 0
 
     # -- the delivery thread -------------------------------------------------------------------------------
 

@@ -69,10 +69,10 @@ class Flusher:
                 idle += 1
                 continue
             idle = 0
-            now = (work, work.running)
-            if now == seen and work.inside:
+            running = work.running
+            if seen == (work, running) and work.inside:
                 self._guard(work)
-            seen = now
+            seen = (work, running)
 
     def _sleep(self) -> None:
         with self._changed:

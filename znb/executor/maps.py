@@ -21,6 +21,7 @@ from znb.errors import Cancelled, SerializationError, ZnbError
 from znb.executor.client import Group, JobClient, Part
 from znb.executor.frames import CALL_ONE, CALL_STAR
 from znb.executor.futures import NOTICE_AFTER, Batch
+from znb.serialize import Payload
 from znb.shipping import payload_bytes
 
 __all__ = ["MapResult", "Progress", "start_map"]
@@ -36,6 +37,8 @@ AHEAD_ITEMS = 512
 AHEAD_BYTES = 1 << 20
 #: Seconds for which items are pulled at a time, so that results do not wait for a slow source.
 PULL_TIME = 0.02
+#: Items pulled between two looks at the clock.
+PULL_ITEMS = 64
 #: Results said to be taken where all of a map is to run and to be held; more than there can be.
 UNBOUNDED = 1 << 60
 #: Seconds after which a thread that waits for a map's end sees that another has taken the last of its results.
@@ -380,34 +383,38 @@ class _Flow:
     def _pull_part(self, count: int, parts: list[Part]) -> int:
         """Pull and encode up to ``count`` items as one part; return how many."""
         began = time.monotonic()
-        wanted = min(count, self._part_items)
-        items = self._pull_items(wanted)
-        self.exhausted = len(items) < wanted
+        items = self._pull_items(min(count, self._part_items), began + PULL_TIME)
         if items:
-            parts.append(self._encode(items, began))
+            parts.append(Part(self._encode(items), len(items)))
+            size = len(parts[-1].payload.body)
+            took = time.monotonic() - began
+            if took > PULL_TIME or size > PART_BYTES or parts[-1].payload.buffers:
+                self._part_items = max(1, len(items) // 2)
+            elif took < PULL_TIME / 4 and size < PART_BYTES // 2:
+                self._part_items = min(PART_ITEMS, self._part_items * 2)
         return len(items)
 
-    def _pull_items(self, wanted: int) -> list[Any]:
+    def _pull_items(self, wanted: int, deadline: float) -> list[Any]:
+        """Pull up to so many items, fewer if that takes too long; sets ``exhausted`` at the end of the source."""
         items: list[Any] = []
         try:
-            items.extend(itertools.islice(self._items, wanted))
+            while not self.exhausted and len(items) < wanted:
+                count = min(wanted - len(items), PULL_ITEMS)
+                before = len(items)
+                items.extend(itertools.islice(self._items, count))
+                self.exhausted = len(items) - before < count
+                if time.monotonic() > deadline:
+                    break
         except Exception as error:  # noqa: BLE001 - raised to the consumer after the results of what came before
-            self._source_error = error
+            self._source_error, self.exhausted = error, True
         return items
 
-    def _encode(self, items: list[Any], began: float) -> Part:
+    def _encode(self, items: list[Any]) -> Payload:
         try:
-            payload = self._client.codec.encode(items)
+            return self._client.codec.encode(items)
         except SerializationError as error:
-            self.exhausted = True
-            self._source_error = error
+            self._source_error, self.exhausted = error, True
             raise
-        size, took = len(payload.body), time.monotonic() - began
-        if size > PART_BYTES or payload.buffers or took > PULL_TIME / 2:
-            self._part_items = max(1, self._part_items // 2)
-        elif size < PART_BYTES // 2 and took < PULL_TIME / 4:
-            self._part_items = min(PART_ITEMS, self._part_items * 2)
-        return Part(payload, len(items))
 
     def _end(self) -> None:
         """Cancel what is left."""

@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import functools
 import logging
+import os
+import traceback
 from collections.abc import Callable, Hashable
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
 import zmq
 
-from znb import tracebacks
+from znb import shared, tracebacks
 from znb.errors import ProtocolError
 from znb.executor import frames
 from znb.executor.flusher import Flusher
@@ -31,6 +33,9 @@ from znb.wire import WIRE_VERSION
 __all__ = ["JobServer"]
 
 logger = logging.getLogger("znb.jobs")
+
+#: Exit status of a worker whose own code failed (EX_SOFTWARE of sysexits.h).
+OWN_FAULT = 70
 
 #: Seconds of work after which outcomes that are ready are sent, though the chunk goes on.
 FLUSH_AFTER = 0.02
@@ -185,23 +190,20 @@ class JobServer:
         client.gate.close()
         client.print_gate.close()
         client.supplied.put(None)
-        for work in client.work.values():
+        for work in list(client.work.values()):
             work.give_back(work.chunk.first, work.stop)
             if work.task is not None and work.stop_job(work.running):
                 self._host.runner.interrupt(work.task)
-        self._reactor.close_socket(client.sink)
+        with client.lock:
+            self._reactor.close_socket(client.sink)
+        shared.sweep()
 
     def _send(self, client: Peer, message: frames.FromWorker, parts: list[Any] | None = None) -> None:
-        """Send to a client's sink. From any thread."""
+        """Send to a client's sink. From any thread: the lock makes up for the hop to the I/O thread."""
         encoded = [frames.encode(message), *(parts or ())]
-        if self._reactor.on_thread:
-            self._send_nowait(client, encoded)
-        else:
-            self._reactor.call_soon(self._send_nowait, client, encoded)
-
-    def _send_nowait(self, client: Peer, encoded: list[Any]) -> None:
-        if not client.sink.closed:
-            client.sink.send_multipart(encoded, copy=len(encoded) == 1)
+        with client.lock:
+            if not client.sink.closed:
+                client.sink.send_multipart(encoded, copy=len(encoded) == 1)
 
     # -- the main thread -----------------------------------------------------------------------------------
 
@@ -228,6 +230,7 @@ class JobServer:
                 self._run_items(work, function, items)
             finally:
                 self._flusher.unwatch()
+                work.items = []
 
     def _decode(self, client: Peer, decode: Callable[[], Any]) -> Any:
         """Decode something, asking the client for definitions that have been dropped here."""
@@ -268,17 +271,19 @@ class JobServer:
         for segment in work.chunk.segments:
             cargo = segment.cargo
             count = cargo.buffers + sum(parts for _, parts in cargo.shipped)
-            buffers = unpack(cargo, work.frames[position : position + count], self._codec)
+            buffers = unpack(cargo, work.frames[position : position + count], self._codec, work.peer.known)
             position += count
             decoded = self._codec.decode(segment.body, buffers)
             items += decoded[segment.start : segment.stop]
         return items
 
     def _end(self, work: Work, outcome: Success | Failure) -> None:
-        """Forget a chunk; nothing of it is left to say unless this code is at fault."""
-        self._reactor.call_soon(work.peer.work.pop, work.chunk.chunk, None)
+        """Forget a chunk. If this code is at fault, end the process: its client then knows, and runs the jobs again."""
+        work.peer.work.pop(work.chunk.chunk, None)
         if isinstance(outcome, Failure) and not isinstance(outcome.error, KeyboardInterrupt | GateClosed):
-            logger.error("running a chunk failed", exc_info=outcome.error)
+            traceback.print_exception(outcome.error)
+            self._host.flush()
+            os._exit(OWN_FAULT)
 
     def _send_outcomes(self, work: Work, outcomes: Outcomes | None) -> None:
         """Send outcomes, once there is credit for them."""

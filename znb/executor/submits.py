@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable, Collection
 from typing import Any
 
-from znb.errors import ZnbError
+from znb.errors import SerializationError, ZnbError
 from znb.executor.client import Group, JobClient, Part, Show
 from znb.executor.frames import CALL_BOTH
 from znb.executor.futures import Batch, Future
@@ -122,16 +122,26 @@ class Submits:
         """
         codec = self._client.codec
         encoded = codec.encode(function)
-        part = Part(codec.encode([(args, kwargs)]), 1)
+        try:
+            part = Part(codec.encode([(args, kwargs)]), 1)
+        except SerializationError:
+            codec.encode((args, kwargs), labels=("args", "kwargs"))  # raises again, and says where it sits
+            raise
         label = getattr(function, "__qualname__", None) or type(function).__qualname__
         with self._lock:
             self.check_open()
             stream = self._stream(encoded, label, targets)
             future = Future(self, stream.group, label)
+            alone = not self._flushing and not stream.futures
             self._incoming.append((stream, future, part))
             if not self._flushing:
                 self._flushing = True
-                self._reactor.call_soon(self._flush)
+                if not alone:
+                    self._reactor.call_soon(self._flush)
+        if alone:
+            self._flush()  # a hop to the I/O thread would cost more than the work
+        if encoded.buffers:
+            self._client.feed(stream.group, (), last=True)
         return future
 
     def check_open(self) -> None:
@@ -196,33 +206,38 @@ class Submits:
     def _stream(self, function: Payload, label: str, targets: tuple[str, ...] | None) -> Stream:
         """Return the open stream of a function, or a new one. Under the lock."""
         show = self._client.view()
-        key = (function.body, function.definitions, show, targets) if not function.buffers else object()
-        stream = self._open.get(key)
+        key = (function.body, function.definitions, show, targets)
+        stream = self._open.get(key) if not function.buffers else None
         if stream is not None:
             self._open.move_to_end(key)
             return stream
-        stream = self._open[key] = Stream(function, label, show, targets)
+        stream = Stream(function, label, show, targets)
         self._streams = [*(known for known in self._streams if not known.ended), stream]
         self._client.open_group(stream.group)
+        if function.buffers:
+            return stream  # large data is not held for jobs that may never come
+        self._open[key] = stream
         if len(self._open) > OPEN_GROUPS:
             _, oldest = self._open.popitem(last=False)
             self._client.feed(oldest.group, (), last=True)
         return stream
 
     def _flush(self) -> None:
-        """Give what was submitted since the last time to the scheduler. On the reactor's thread."""
-        with self._lock:
-            incoming, self._incoming = self._incoming, []
-            self._flushing = False
-        for stream, future, part in incoming:
-            index = self._client.feed_nowait(stream.group, part)
-            if index is None:
-                future.fail(ZnbError("the cluster was closed before the job could start"))
-                continue
-            future.index = index
-            stream.futures[index] = future
-            if future.cancelled():
-                self._cancel(future)
+        """Give what was submitted since the last time to the scheduler."""
+        with self._client.lock:
+            with self._lock:
+                incoming, self._incoming = self._incoming, []
+                self._flushing = False
+            for stream, future, part in incoming:
+                index = self._client.feed_nowait(stream.group, part)
+                if index is None:
+                    future.fail(ZnbError("the cluster was closed before the job could start"))
+                    continue
+                future.index = index
+                stream.futures[index] = future
+                if future.cancelled():
+                    self._cancel(future)
+            self._client.hand_out()
 
     def _cancel(self, future: Future) -> None:
         stream = future.group.receiver

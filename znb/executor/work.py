@@ -71,6 +71,7 @@ class Peer:
     """One client of this worker: its sink, its functions, what it holds.
 
     Attributes:
+        lock: Held while something is sent to its sink, or while that is closed.
         known: Definitions that its sink has been sent.
         supplied: An entry for each answer to ``Need``, or for the client's end.
         gate: Bytes of results that may be under way.
@@ -80,6 +81,7 @@ class Peer:
     """
 
     def __init__(self, hello: frames.Hello, sink: zmq.Socket[bytes]) -> None:
+        self.lock = threading.Lock()
         self.id = hello.client
         self.link = hello.link
         self.sink = sink

@@ -2,32 +2,54 @@
 
 Invariants: each call hears exactly one ending, its last ``Reply`` or a ``Lost``, unless it was abandoned. Items of
 a stream arrive in order and are granted only as they are consumed, so what is held here is bounded by the window.
-A malformed message of the server ends every call of the connection, because nobody can tell whose it was. The
-reactor's thread owns the socket; handlers are called on that thread and must not block; everything else may be
-called from any thread.
+A malformed message of the server ends every call of the connection, because nobody can tell whose it was. A watched
+connection that breaks ends its calls at once and dials anew for the next; nothing queued for the old server ever
+reaches a new one. The reactor's thread owns the socket; handlers are called on that thread and must not block;
+everything else may be called from any thread.
 """
 
 from __future__ import annotations
 
+import collections
 import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import msgspec
 import zmq
 
 from znb import wire
-from znb.errors import Cancelled, ProtocolError, ServiceUnavailable, ZnbError
-from znb.flow import CreditWindow
-from znb.transport import Reactor, send_message
+from znb.errors import AuthError, Cancelled, ProtocolError, ServiceUnavailable, ZnbError
+from znb.flow import CreditWindow, window_for
+from znb.transport import Reactor, Timer, is_local, receive_small, send_message
 
-__all__ = ["Call", "Connection", "ConnectionStats", "Lost", "Reply"]
+__all__ = ["MONITORED", "Call", "Connection", "ConnectionStats", "Lost", "Reply", "connect_timeout"]
 
 #: Items of a stream that may be under way at once (zerorpc's figure).
 STREAM_WINDOW = 100
+#: Seconds that a server on this machine has to take a connection; the promise is 1 s (issue: ServiceUnavailable).
+LOCAL_CONNECT_TIMEOUT = 0.8
+#: Seconds that a server on another machine has to take a connection and to prove its key.
+REMOTE_CONNECT_TIMEOUT = 5.0
+
+#: Packed calls in one message.
+BATCH_CALLS = 64
+#: Bytes of packed calls after which a message is sent.
+BATCH_BYTES = 256_000
+
+#: What a watched connection listens to.
+MONITORED = zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED | zmq.EVENT_HANDSHAKE_FAILED_AUTH
+_FAILED = zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
+MONITORED |= _FAILED
+
+
+def connect_timeout(url: str) -> float:
+    """Return how many seconds a server may take to accept a connection."""
+    return LOCAL_CONNECT_TIMEOUT if is_local(url) else REMOTE_CONNECT_TIMEOUT
 
 
 class Reply(NamedTuple):
-    """An event that the server sent: ``name`` is OK, ERR, STREAM, STREAM_DONE or NEED."""
+    """An event that the server sent: ``name`` is OK, ERR, STREAM, STREAM_DONE, ITEMS or NEED."""
 
     name: str
     args: Any
@@ -37,7 +59,7 @@ class Reply(NamedTuple):
     @property
     def is_last(self) -> bool:
         """Whether nothing follows."""
-        return self.name in {wire.OK, wire.ERR, wire.STREAM_DONE}
+        return self.name in wire.LAST
 
 
 class Lost(NamedTuple):
@@ -116,16 +138,34 @@ class Connection:
     Args:
         reactor: The I/O thread.
         url: Where the server listens.
+        watch: Whether a break is the end of its calls, and the next call dials anew. Without it somebody else must
+            say when the server is gone, by ``close``.
+        raw: Whether replies keep their arguments as ``msgspec.Raw``, and items come gathered (``ITEMS``).
+        prepare: Sets options of the socket before it dials, such as keys.
     """
 
-    def __init__(self, reactor: Reactor, url: str) -> None:
+    def __init__(
+        self,
+        reactor: Reactor,
+        url: str,
+        *,
+        watch: bool = False,
+        raw: bool = False,
+        prepare: Callable[[zmq.Socket[bytes]], object] | None = None,
+    ) -> None:
         self.reactor = reactor
         self.url = url
+        self._watch = watch
+        self._raw = raw
+        self._prepare_socket = prepare
         self._ids = wire.message_ids()
         self._calls: dict[int, Call] = {}
         self._socket: zmq.Socket[bytes] | None = None
         self._closed: ZnbError | None = None
+        self._dialling: Timer | None = None
         self._strays = 0
+        self._outbox: collections.deque[Call] = collections.deque()
+        self._flushing = False
 
     # -- any thread ----------------------------------------------------------------------------------------
 
@@ -150,6 +190,20 @@ class Connection:
         self.reactor.call_soon(self._start, call)
         return call
 
+    def call_packed(self, method: str, packed: bytes, handler: Callable[[Call, Reply | Lost], object]) -> Call:
+        """As ``call``, for arguments that are msgpack already and a peer that is known to be znb.
+
+        Those that gather until the I/O thread gets to them leave in one message.
+        """
+        self.reactor.check_pid()
+        call = Call(self, next(self._ids), method, handler)
+        call.frames = [packed]
+        self._outbox.append(call)
+        if not self._flushing:
+            self._flushing = True
+            self.reactor.call_soon(self._flush)
+        return call
+
     def resend(self, call: Call, args: Any, buffers: list[Any], headers: dict[str, Any]) -> None:
         """Send a request again under its id, after the server asked for definitions."""
         self._prepare(call, args, buffers, headers)
@@ -164,20 +218,21 @@ class Connection:
     def open(self) -> None:
         """Dial the server."""
         self._socket = self.reactor.socket(zmq.DEALER, self.url)
+        if self._prepare_socket is not None:
+            self._prepare_socket(self._socket)
+        if self._watch:
+            self.reactor.add_monitor(self._socket, MONITORED, self._on_change)
+            timeout = connect_timeout(self.url)
+            silent = ServiceUnavailable(self.url, f"nobody answered within {timeout:g} s")
+            self._dialling = self.reactor.call_later(timeout, self._hang_up, silent)
         self._socket.connect(self.url)
-        self.reactor.add_socket(self._socket, self._on_message)
+        self.reactor.add_socket(self._socket, self._on_message, receive=receive_small)
         self.reactor.at_stop(self._on_stop)
 
     def close(self, error: ZnbError) -> None:
-        """Hang up; every open call ends with ``error``. May be called twice."""
+        """Hang up for good; every open call ends with ``error``. May be called twice."""
         self._closed = self._closed or error
-        self.reactor.not_at_stop(self._on_stop)
-        if self._socket is not None:
-            self.reactor.close_socket(self._socket)
-            self._socket = None
-        calls, self._calls = self._calls, {}
-        for call in calls.values():
-            self.reactor.guard(call.deliver, Lost(error))
+        self._hang_up(error)
 
     def grant(self, call: Call, count: int) -> None:
         """Account for consumed items, and grant new ones when it is time."""
@@ -206,8 +261,28 @@ class Connection:
         call.ended = True
         call.frames = []
 
+    def _hang_up(self, error: ZnbError) -> None:
+        self.reactor.not_at_stop(self._on_stop)
+        if self._dialling is not None:
+            self._dialling.cancel()
+            self._dialling = None
+        if self._socket is not None:
+            self.reactor.close_socket(self._socket)
+            self._socket = None
+        calls, self._calls = self._calls, {}
+        for call in calls.values():
+            self.reactor.guard(call.deliver, Lost(error))
+
     def _on_stop(self) -> None:
         self.close(ServiceUnavailable(self.url, "this end of the connection was closed"))
+
+    def _on_change(self, event: int) -> None:
+        if event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
+            if self._dialling is not None:
+                self._dialling.cancel()
+                self._dialling = None
+        else:
+            self._hang_up(broken(self.url, event))
 
     def _prepare(self, call: Call, args: Any, buffers: list[Any] | None, headers: dict[str, Any] | None) -> None:
         event_headers = {**(headers or {}), "message_id": call.id, "znb": wire.WIRE_VERSION}
@@ -215,37 +290,104 @@ class Connection:
 
     def _start(self, call: Call) -> None:
         frames, call.frames = call.frames, []
+        if self._admit(call) and self._socket is not None:
+            send_message(self._socket, frames)
+
+    def _admit(self, call: Call) -> bool:
+        """Note a call as under way; return whether it is still to be sent."""
         if call.ended:  # it was cancelled or abandoned before it was sent (again)
-            return
+            return False
+        if self._socket is None and self._watch and self._closed is None and not self.reactor.stopped:
+            self.open()
         if self._socket is None:
             never = ServiceUnavailable(self.url, "the connection was never opened")
             call.deliver(Lost(self._closed or never))
-            return
+            return False
         self._calls[call.id] = call
-        send_message(self._socket, frames)
+        return True
 
-    def _on_message(self, frames: list[zmq.Frame]) -> None:
+    def _flush(self) -> None:
+        """Send the packed calls that have gathered."""
+        self._flushing = False
+        batch: list[tuple[int, str, msgspec.Raw]] = []
+        size = 0
+        while self._outbox:
+            call = self._outbox.popleft()
+            packed, call.frames = call.frames[0], []
+            if not self._admit(call):
+                continue
+            batch.append((call.id, call.method, msgspec.Raw(packed)))
+            size += len(packed)
+            if len(batch) == BATCH_CALLS or size > BATCH_BYTES:
+                self._send_batch(batch)
+                batch, size = [], 0
+        if batch:
+            self._send_batch(batch)
+
+    def _send_batch(self, batch: list[tuple[int, str, msgspec.Raw]]) -> None:
+        if self._socket is None:
+            return
+        if len(batch) == 1:
+            identifier, method, packed = batch[0]
+            blob = wire.encode_event({"message_id": identifier, "znb": wire.WIRE_VERSION}, method, packed)
+        else:
+            headers = {"message_id": next(self._ids), "znb": wire.WIRE_VERSION}
+            blob = wire.encode_event(headers, wire.CALLS, batch)
+        send_message(self._socket, [b"", blob])
+
+    def _on_message(self, frames: list[Any]) -> None:
         start = 1 if len(frames) > 1 and len(frames[0]) == 0 else 0
         try:
-            event = wire.decode_event(frames[start].buffer, list(frames[start + 1 :]))
+            event = wire.decode_event(frames[start], frames[start + 1 :], raw=self._raw)
+            if event.name == wire.RESULTS and self._raw:
+                self._on_results(event)
+                return
             call = self._calls.get(wire.channel_of(event))  # type: ignore[arg-type]
             if call is None:
                 self._strays += 1  # the call was abandoned while this was under way
             else:
-                self._on_event(call, event)
+                self._on_event(call, event, len(frames[start]))
         except ProtocolError as error:
-            self.close(error)
+            if self._watch:
+                self._hang_up(error)
+            else:
+                self.close(error)
 
-    def _on_event(self, call: Call, event: wire.Event) -> None:
-        if event.name in {wire.HEARTBEAT, wire.MORE}:
+    def _on_results(self, event: wire.Event) -> None:
+        for identifier, result in wire.decode_results(event.args):
+            call = self._calls.pop(identifier, None)
+            if call is None:
+                self._strays += 1
+            else:
+                self.reactor.guard(call.deliver, Reply(wire.OK, result, event.headers, []))
+
+    def _on_event(self, call: Call, event: wire.Event, size: int) -> None:
+        if event.name == wire.HEARTBEAT:
+            if "znb" not in event.headers:  # zerorpc wants to hear the same, or gives us up
+                self.send_control(call, wire.HEARTBEAT, [0])
+            return
+        if event.name == wire.MORE:
             return
         if event.name not in wire.REPLIES:
             raise ProtocolError(f"expected a reply on the channel of {call.method}, got {event.name!r:.50}")
         reply = Reply(event.name, event.args, event.headers, event.buffers)
-        if reply.name == wire.STREAM and call._window is None:
-            call._window = CreditWindow(STREAM_WINDOW)
+        if reply.name in {wire.STREAM, wire.ITEMS} and call._window is None:
+            size += sum(len(frame) for frame in event.buffers)
+            call._window = CreditWindow(window_for(size) if self._raw else STREAM_WINDOW)
             self.send_control(call, wire.MORE, [call._window.open()])
         if reply.is_last:
-            wire.check_reply(event)
+            if not self._raw:
+                wire.check_reply(event)
             del self._calls[call.id]
         call.deliver(reply)
+
+
+def broken(url: str, event: int) -> ZnbError:
+    """Return what a change of a connection means to its calls."""
+    if event == zmq.EVENT_DISCONNECTED:
+        error = ServiceUnavailable(url, "the process behind it ended, or closed the connection, before it answered")
+        error.fields["may_have_run"] = error.may_have_run = True  # type: ignore[attr-defined]
+        return error
+    if event == zmq.EVENT_HANDSHAKE_FAILED_AUTH:
+        return AuthError(f"{url} refused our key; the address of a service with keys ends in '#' and its public key")
+    return ServiceUnavailable(url, "it refused the connection", hint="does it want a key, or has it another one?")

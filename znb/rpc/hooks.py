@@ -41,10 +41,9 @@ class CallInfo:
         headers: What travels with the request; ``before_calling`` may add to it.
         deadline: Monotonic time after which nobody waits for the answer; ``None`` for never.
         peer: On the serving side the caller's routing id, equal for all calls of a connection; else ``b""``.
-        notes: Whatever hooks want to remember from before to after.
     """
 
-    __slots__ = ("deadline", "headers", "method", "notes", "peer", "service")
+    __slots__ = ("_notes", "deadline", "headers", "method", "peer", "service")
 
     def __init__(
         self, service: str, method: str, headers: dict[str, Any], deadline: float | None, peer: bytes = b""
@@ -54,7 +53,14 @@ class CallInfo:
         self.headers = headers
         self.deadline = deadline
         self.peer = peer
-        self.notes: dict[Any, Any] = {}
+        self._notes: dict[Any, Any] | None = None
+
+    @property
+    def notes(self) -> dict[Any, Any]:
+        """Whatever hooks want to remember from before to after."""
+        if self._notes is None:
+            self._notes = {}
+        return self._notes
 
     def __repr__(self) -> str:
         return f"<CallInfo {self.service}.{self.method}>"

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import msgspec
 import zmq
 
 from znb import wire
@@ -62,6 +63,7 @@ class Server:
             request to ends it. If it raises, the request fails with what it raised.
         raw: Whether requests keep their arguments as ``msgspec.Raw``, to be read by whoever runs the call.
         max_bytes: Bytes of msgpack that one message may have; ``None`` for any number.
+        express: Called with each event first; returns whether that was all (see ``Service``).
     """
 
     def __init__(
@@ -71,10 +73,12 @@ class Server:
         *,
         raw: bool = False,
         max_bytes: int | None = None,
+        express: Callable[[bytes, wire.Event], bool] | None = None,
     ) -> None:
         self.reactor = reactor
         self.url = ""
         self._raw = raw
+        self._express = express
         self._max_bytes = math.inf if max_bytes is None else max_bytes
         self._dispatch = dispatch
         self._ids = wire.message_ids()
@@ -195,9 +199,11 @@ class Server:
         try:
             if len(blob) > self._max_bytes:
                 raise _too_large(len(blob), self._max_bytes)
+            if self._express is not None and self._express(peer, event):
+                return
             channel = wire.channel_of(event)
             if channel is None:
-                self._on_request(peer, event)
+                self._dispatch_request(self.admit(peer, event))
             else:
                 self._on_control(peer, channel, event)
         except ProtocolError as error:
@@ -215,10 +221,34 @@ class Server:
             request.cancel()
         elif event.name == wire.HEARTBEAT:
             request.heard = time.monotonic()
+            if not request.from_znb:  # whatever its interval is, it hears of us as often as we of it
+                self._send_nowait(self.frames(request, wire.HEARTBEAT, [0], None, {}))
         else:
             raise ProtocolError(f"expected a control event on an open channel, got {event.name!r:.50}")
 
-    def _on_request(self, peer: bytes, event: wire.Event) -> None:
+    def take_request(self, peer: bytes, event: wire.Event) -> None:
+        """Take an event that opens a channel, and did not come alone."""
+        try:
+            request = self.admit(peer, event)
+        except ProtocolError as error:
+            self._complain(error)
+            self._refuse(peer, event, error)
+        else:
+            self._dispatch_request(request)
+
+    def _dispatch_request(self, request: Request) -> None:
+        try:
+            self._dispatch(request)
+        except Exception as error:
+            logger.exception("a request could not be dispatched: %r", request.method)
+            request.fail(type(error).__name__, str(error))
+
+    def admit(self, peer: bytes, event: wire.Event) -> Request:
+        """Return the request of an event that opens a channel.
+
+        Raises:
+            ProtocolError: It is none.
+        """
         request = Request(self, peer, event)
         requests = self._open.setdefault(peer, {})
         if request.id in requests:
@@ -227,11 +257,20 @@ class Server:
         if not self._sweeping:
             self._sweeping = True
             self.reactor.call_later(SWEEP_INTERVAL, self._sweep)
-        try:
-            self._dispatch(request)
-        except Exception as error:
-            logger.exception("a request could not be dispatched: %r", request.method)
-            request.fail(type(error).__name__, str(error))
+        return request
+
+    def answer(self, peer: bytes, channel: Any, packed: bytes | msgspec.Raw, buffers: list[Any]) -> None:
+        """Send the one result of a call that was not admitted; ``packed`` is ``[result]`` in msgpack."""
+        headers = {"message_id": next(self._ids), "response_to": channel, "znb": wire.WIRE_VERSION}
+        self._send_nowait([peer, b"", wire.encode_event(headers, wire.OK, msgspec.Raw(packed)), *buffers])
+
+    def answer_many(self, peer: bytes, results: list[tuple[int, msgspec.Raw]]) -> None:
+        """Send the results of several calls that were not admitted."""
+        if len(results) == 1:
+            self.answer(peer, *results[0], [])
+            return
+        headers = {"message_id": next(self._ids), "znb": wire.WIRE_VERSION}
+        self._send_nowait([peer, b"", wire.encode_event(headers, wire.RESULTS, results)])
 
     def _sweep(self) -> None:
         """Find out which callers have gone.

@@ -5,7 +5,7 @@ Which thread runs a call:
 =========================== ============================================================================
 method                       runs on
 =========================== ============================================================================
-usually quick (AT_ONCE)      the thread that received it, if a place is free (see ``znb.rpc.crew``)
+usually quick (AT_ONCE)      the thread that received it, if a place is free (see ``znb.rpc.express``)
 any other                    a thread of the pool
 coroutine, async generator   the event loop
 introspection, ping          the thread that received it, always
@@ -24,15 +24,18 @@ import difflib
 import inspect
 import logging
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 import msgspec
 import zmq
 
+from znb import wire
 from znb.errors import ServiceUnavailable, ZnbError
 from znb.rpc import describe, failures, registry, security
 from znb.rpc.crew import Crew, Pool
 from znb.rpc.eventloop import EventLoop
+from znb.rpc.express import Batch, Express
 from znb.rpc.hooks import Hook, Hooks, process_hooks
 from znb.rpc.request import Request
 from znb.rpc.server import Server, ServerStats
@@ -40,8 +43,6 @@ from znb.rpc.work import Entry, Work, pack_value
 
 __all__ = ["Service", "ServiceStats"]
 
-#: Average seconds up to which a method runs on the thread that received the call; a hop costs about 20 µs.
-AT_ONCE = 0.0005
 #: Seconds that a call beyond a full queue is held back before it is told.
 HOLD = 2.0
 #: Threads that run calls, unless told otherwise.
@@ -91,6 +92,8 @@ class Service:
     """
 
     log = logging.getLogger("znb.rpc")
+    crew: Crew
+    server: Server
 
     def __init__(
         self,
@@ -116,11 +119,10 @@ class Service:
         self._group = group or security.new_group()
         self._refused = 0
         self._closed = False
-        self._file: Any = None
-        self.crew = Crew(f"znb-{name}")
+        self._file: Path | None = None
+        self._max_bytes = max_bytes
         self.pool = Pool(threads, f"znb-{name}")
         self.loop = EventLoop(f"znb-{name}-loop")
-        self.server = Server(self.crew, self._dispatch, raw=True, max_bytes=max_bytes)
         self._entries: dict[str, Entry] = {}
         self._doc = ""
         self._description: dict[str, Any] = {}
@@ -158,6 +160,8 @@ class Service:
         """
         url = self._bind or registry.default_url(self.name)
         security.check_bind(url, self._keys, insecure=self._insecure)
+        self.crew = Crew(f"znb-{self.name}")
+        self.server = Server(self.crew, self._dispatch, raw=True, max_bytes=self._max_bytes, express=self._express)
         self.crew.start()
         try:
             prepare = security.server_options(self._keys)
@@ -190,7 +194,7 @@ class Service:
 
     def close(self) -> None:
         """Stop listening, stop what runs and end the threads. May be called twice."""
-        if self._closed:
+        if self._closed or not hasattr(self, "crew"):
             return
         self._closed = True
         if self._file is not None:
@@ -226,20 +230,47 @@ class Service:
                 self._refuse(work)
             else:
                 self.loop.submit(work.run_async())
-        elif kind == "call" and entry.seconds < AT_ONCE and self.pool.take_place():
-            self._run_at_once(work)
         else:
             self._queue_up(work)
 
-    def _run_at_once(self, work: Work) -> None:
-        answer: list[Callable[[], object] | None] = []
-        self.crew.run_at_once(lambda: answer.append(work.make()))
-        if answer[0] is not None:
-            answer[0]()
-        if work.streams:
-            self.pool.hand_over(work.stream)
-        else:
+    def _express(self, peer: bytes, event: wire.Event) -> bool:
+        """Take an event the short way, if it can go there; return whether that was all."""
+        if event.name == wire.CALLS:
+            Batch(self, peer, wire.decode_calls(event.args)).run()
+            return True
+        entry = self._entries.get(event.name)
+        headers = event.headers
+        if (
+            entry is None
+            or not entry.quick
+            or "znb" not in headers
+            or type(headers.get("message_id")) is not int
+            or not _EXPRESS_HEADERS.issuperset(headers)
+            or self.hooks.all
+            or not self.pool.take_place()
+        ):
+            return False
+        self._run_express(Express(self, peer, event, entry))
+        return True
+
+    def run_quickly(self, peer: bytes, event: wire.Event, batch: Batch) -> bool:
+        """Run a call of a batch, the short way or the long one; return whether this thread still owns the socket."""
+        entry = self._entries.get(event.name)
+        if entry is not None and entry.quick and not self.hooks.all and self.pool.take_place():
+            return self._run_express(Express(self, peer, event, entry, batch))
+        self.server.take_request(peer, event)
+        return True
+
+    def _run_express(self, trip: Express) -> bool:
+        self.crew.lend(trip.overrun)
+        try:
+            trip.run()
+        except BaseException as error:  # noqa: BLE001 - it was stopped after its end, if that can be
+            trip.error = error
+        still_owner = self.crew.regain()
+        if trip.end(still_owner=still_owner):
             self.pool.give_back()
+        return still_owner
 
     def _queue_up(self, work: Work) -> None:
         waiting = self.pool.waiting
@@ -296,6 +327,9 @@ class Service:
         stats = self.stats()
         return {**stats._asdict(), "server": stats.server._asdict()}
 
+
+#: Headers of a request that may be answered at once: nothing that asks for more than the result.
+_EXPRESS_HEADERS = frozenset({"message_id", "v", "znb", "items", "kw"})
 
 #: What every service answers itself, at once, also while all threads are busy.
 _OWN: dict[str, Callable[[Service, Any], Any]] = {

@@ -30,19 +30,21 @@ stopped      ``results``, ``revoked``, ``lose_worker``   ended          never de
 ended        any late message                            ended          ignored: ``results`` returns ``None``
 ===========  ==========================================  =============  =====================================
 
-A group whose source is exhausted ends with ``Finished``. A worker is *idle*, has *one* chunk, *more* (a full
-chunk may follow, there is little work in them), is *busy* with somebody else's cell (one chunk may wait), or
-*shut* (window full, suspended, or kept for an exclusive chunk); the first three are filled in that order.
+A group whose source is exhausted ends with ``Finished``. A worker is *idle*, has *one* chunk, has *more* (with so
+little work in them that chunks of a given size may follow), is *busy* with somebody else's cell (one chunk may wait),
+or is *shut* (window full, suspended, or kept for an exclusive chunk); they are chosen in that order.
 
 Which job ran when a worker died: a worker runs its chunks, and the jobs in them, in the order sent, so it is
 the oldest without an outcome (``losses`` tells what if outcomes died with the worker). It alone is charged; it
 and what was there with it run alone from then on, until it is clear who killed.
 
-What the other end must keep to: a worker's results, ``started`` and answers to ``Revoke`` arrive in the order in
-which they were made; the last outcomes of a chunk are sent before the next chunk begins; ``Revoke`` and
-``Interrupt`` take the same way as ``Send``, or wait for their chunk; everything that arrived from a worker is
-reported before its ``lose_worker``; ``set_busy`` is told while a worker runs what is not this client's; with a
-``job_timeout``, a job that is still running at half its limit is reported by ``started``.
+The executor's part, once per round of its loop: report what has come, ``tick``, carry out the commands at once and
+in order (those to a worker that it has declared lost meanwhile are void), and sleep no longer than until
+``next_deadline``. Of a worker it needs: results, ``started`` and answers to ``Revoke`` arrive in the order in which
+they were made; the last outcomes of a chunk are sent before the next chunk begins; ``Revoke`` and ``Interrupt``
+take the same way as ``Send``, or wait for their chunk; everything that arrived from a worker is reported before its
+``lose_worker``; ``set_busy`` is told while it runs what is not this client's; with a ``job_timeout``, a job that is
+still running at half its limit is reported by ``started``.
 
 Source: DESIGN.md §2; the modules name theirs. Owning thread: one at a time, the executor's I/O thread.
 """

@@ -87,6 +87,7 @@ class Group:
         "floor",
         "job_time",
         "job_timeout",
+        "low",
         "next",
         "number",
         "pulled",
@@ -96,6 +97,7 @@ class Group:
         "retried",
         "retries",
         "returned",
+        "sharers",
         "taken",
         "targets",
         "vtime",
@@ -144,6 +146,9 @@ class Group:
         self.ramp = 1
         self.cap = chunksize or 1
         self.floor = self.cap
+        # At ``low`` waiting jobs, one round of chunks for those who share them, more are pulled.
+        self.sharers = 1
+        self.low = self.cap
 
     # --- what waits -------------------------------------------------------------------------------------
 
@@ -260,6 +265,7 @@ class Group:
                 self.ramp = min(2 * count, MAX_CHUNK)
             self.cap = max(1, min(self.ramp, int(TARGET_TIME / job_time)))
             self.floor = max(1, min(self.cap, int(FLOOR_TIME / job_time)))
+            self.low = self.sharers * self.cap
 
     def wanted(self, workers: int) -> int:
         """Return how many more items to pull now; 0 for none.
@@ -268,10 +274,11 @@ class Group:
         and no more than ``buffersize`` jobs are ahead of the consumer. Without a ``buffersize`` that grows
         with what the consumer has taken, so that one who takes little never has much piled up for it.
         """
-        workers = max(1, workers)
+        self.sharers = workers = max(1, workers)
+        self.low = workers * self.cap
         waiting = self.queued + self.asked
-        target = 2 * workers * self.cap
-        if self.exhausted or 2 * waiting > target:
+        target = 2 * self.low
+        if self.exhausted or waiting > self.low:
             return 0
         limit = self.buffersize
         if limit is None:

@@ -101,7 +101,7 @@ class Placement:
         self.turns.charge(group, cost)
         chunk = Chunk(0, worker, group, start, stop, attempt, limit, cost)
         group.chunks += 1
-        if group.pulled and not group.exhausted:
+        if group.pulled and group.queued <= group.low and not group.exhausted:
             self.hungry[group.number] = group
         if limit:
             worker.sealed = True
@@ -164,7 +164,7 @@ class Placement:
 
     def opened(self, worker: Worker) -> None:
         """Find a worker's level, and let those in who waited for this one."""
-        if self.fleet.place(worker) < SHUT:
+        if self.fleet.place(worker) < SHUT and self.turns.parked:
             self.turns.unpark(worker.name)
 
     def give_back(self, chunk: Chunk, start: int, stop: int) -> None:
@@ -220,7 +220,7 @@ class Placement:
     def next_deadline(self) -> float | None:
         """Return when there is something to do if nothing happens."""
         due = self.deadlines.next()
-        look = self.stealer.next_look(self.fleet)
+        look = self.stealer.next_look(self.fleet) if self.fleet.buckets[IDLE] else None
         if due is None or look is None:
             return look if due is None else due
         return min(due, look)

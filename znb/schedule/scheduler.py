@@ -20,8 +20,9 @@ from znb.schedule.fleet import IDLE, Chunk, Worker
 from znb.schedule.groups import Group
 from znb.schedule.losses import requeue
 from znb.schedule.placement import Placement
-from znb.schedule.records import Attempt, Command, Fail, Finished, Interrupt, Kill, Pull, Revoke, SchedulerStats
+from znb.schedule.records import Attempt, Command, Finished, Pull, SchedulerStats
 from znb.schedule.report import Totals
+from znb.schedule.stopping import interrupt, overran, stop_jobs
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping
@@ -139,7 +140,7 @@ class Scheduler:
         known = self._groups.get(group)
         if known is not None:
             known.taken += count
-            if known.pulled and not known.exhausted:
+            if known.pulled and known.queued <= known.low and not known.exhausted:
                 self._placement.hungry[group] = known
 
     def cancel(self, group: int, index: int) -> bool:
@@ -162,7 +163,7 @@ class Scheduler:
                 return False
             chunk.mark().stopped.add(index)
             known.attempts.pop(index, None)
-            self._stop(chunk, index, index + 1)
+            stop_jobs(self._placement.out, chunk, index, index + 1)
         known.cancelled += 1
         self._settle(known)
         return True
@@ -183,7 +184,7 @@ class Scheduler:
             if chunk.group is known and not (chunk.marks is not None and chunk.marks.void):
                 known.cancelled += chunk.left()
                 chunk.mark().void = True
-                self._stop(chunk, chunk.next, chunk.stop)
+                stop_jobs(self._placement.out, chunk, chunk.next, chunk.stop)
         self._settle(known)
 
     # --- workers ----------------------------------------------------------------------------------------
@@ -226,7 +227,7 @@ class Scheduler:
             self._placement.let_go(lost)
         self._fleet.remove(lost)
         groups = {chunk.group for chunk in lost.queue}
-        requeue(self._placement, lost, reason, now, charge=charge, ended=ended)
+        requeue(self._placement, lost, reason, now, charge=charge and not lost.condemned, ended=ended)
         for group in sorted(groups, key=lambda group: group.number):
             self._settle(group)
 
@@ -236,6 +237,7 @@ class Scheduler:
         if known is None:
             return
         known.busy = busy
+        known.heard = now
         if not known.overrun:
             self._placement.deadlines.presume(known, now)
         if busy and known.queue:
@@ -255,12 +257,13 @@ class Scheduler:
         if known.queue:
             self._placement.stealer.note(known)
 
-    def resume(self, worker: int) -> None:
+    def resume(self, worker: int, now: float) -> None:
         """Take back ``suspend``."""
         known = self._fleet.workers.get(worker)
         if known is None or not known.suspended:
             return
         known.suspended = False
+        known.heard = now
         self._fleet.live += 1
         self._placement.opened(known)
         self._feed_all()
@@ -335,7 +338,7 @@ class Scheduler:
         worker.heard = now
         worker.done += count
         if known.next == known.stop:
-            worker.queue.popleft()
+            del worker.queue[0]
             self._placement.release(known)
             self._placement.advance(worker, now)
             if group.exhausted:
@@ -354,9 +357,10 @@ class Scheduler:
         self._placement.stealer.note(worker)
         begun = start - 1
         if known.next <= begun < known.stop and known.is_stopped(begun):
-            self._interrupt(known, begun)
+            interrupt(self._placement.out, known, begun)
         start, stop = max(start, known.next), min(stop, known.stop)
         if start >= stop:
+            known.begun |= start == known.stop
             return
         head = worker.queue[0]
         self._placement.give_back(known, start, stop)
@@ -376,7 +380,8 @@ class Scheduler:
         placement = self._placement
         if (due := placement.deadlines.next()) is not None and due <= now:
             for worker in placement.deadlines.due(self._fleet, now):
-                self._overran(worker, now)
+                if overran(placement, worker, now, self._kill_grace):
+                    self.suspend(worker.number)
         placement.dispatch(now)
         if self._fleet.buckets[IDLE]:
             placement.rebalance(now)
@@ -409,7 +414,7 @@ class Scheduler:
         chunk.next = end
         chunk.skip_holes()
         if chunk.next < chunk.stop and chunk.is_stopped(chunk.next):
-            self._interrupt(chunk, chunk.next)
+            interrupt(self._placement.out, chunk, chunk.next)
         worker.failed += len(errors) + len(retry)
         failed = sum(first <= index < end and index not in skip for index in errors)
         for index, raised in retry.items():
@@ -421,48 +426,12 @@ class Scheduler:
                 skip.add(index)
             else:
                 failed += 1
-        for index in [index for index in group.attempts if first <= index < end and index not in skip]:
-            del group.attempts[index]
+        for index in range(first, end) if group.attempts else ():
+            if index not in skip:
+                group.attempts.pop(index, None)
         group.failed += failed
         group.done += end - first - len(skip) - failed
         return skip
-
-    def _stop(self, chunk: Chunk, start: int, stop: int) -> None:
-        """Have a worker skip jobs that have ended here, and interrupt the one it runs."""
-        out = self._placement.out
-        last = out[-1] if out else None
-        if isinstance(last, Revoke) and last.chunk == chunk.number and last.stop == start:
-            start = last.start  # one command for many futures cancelled one by one
-            out.pop()
-        out.append(Revoke(chunk.worker.number, chunk.number, start, stop))
-        running, index = chunk.worker.running()
-        if chunk is running and start <= index < stop:
-            self._interrupt(chunk, index)
-
-    def _interrupt(self, chunk: Chunk, index: int) -> None:
-        """Interrupt a job that has ended here, once."""
-        marks = chunk.mark()
-        if index not in marks.interrupted:
-            marks.interrupted.add(index)
-            self._placement.out.append(Interrupt(chunk.worker.number, chunk.number, index))
-
-    def _overran(self, worker: Worker, now: float) -> None:
-        """End the job that overran its limit, and the worker too if it does not let go of it."""
-        chunk, index = worker.running()
-        group = chunk.group
-        if worker.overrun:
-            worker.deadline = math.inf
-            self.suspend(worker.number)
-            reason = f"job {index} of group {group.number} ignored its interrupt for {self._kill_grace:g} s"
-            self._placement.out.append(Kill(worker.number, reason))
-            return
-        if not chunk.is_stopped(index):
-            chunk.mark().stopped.add(index)
-            group.failed += 1
-            self._placement.out.append(Fail(group.number, index, "timeout", group.attempts.pop(index, ())))
-        self._interrupt(chunk, index)
-        worker.overrun = True
-        self._placement.deadlines.set(worker, now + self._kill_grace)
 
     def _pull(self) -> None:
         """Ask for more items where more are wanted."""

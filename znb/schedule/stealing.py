@@ -100,7 +100,7 @@ def _stealable(worker: Worker, fleet: Fleet) -> Chunk | None:
     """Return the worker's last chunk of which something could run elsewhere."""
     stuck = worker.busy or worker.suspended
     for chunk in reversed(worker.queue):
-        if chunk.stealing or not chunk.left():
+        if chunk.stealing or chunk.begun or not chunk.left():
             continue
         if chunk is worker.queue[0] and not stuck and chunk.stop - chunk.next < 2:
             continue

@@ -21,21 +21,24 @@ __all__ = ["Turns"]
 
 
 class Turns:
-    """The groups that have jobs waiting, in the order of their turns."""
+    """The groups that have jobs waiting, in the order of their turns.
 
-    __slots__ = ("_heap", "_parked", "_present")
+    Attributes:
+        parked: Groups that wait for a worker of theirs, by its name.
+    """
+
+    __slots__ = ("_heap", "_present", "parked")
 
     def __init__(self) -> None:
         self._heap: list[tuple[float, int, Group]] = []
-        self._parked: dict[str, dict[int, Group]] = {}
+        self.parked: dict[str, dict[int, Group]] = {}
         self._present = 0.0
 
     def push(self, group: Group) -> None:
-        """Line a group up, unless it is."""
-        if not group.ready:
-            group.ready = True
-            group.vtime = max(group.vtime, self._present)
-            heappush(self._heap, (group.vtime, group.number, group))
+        """Line up a group that is not ready."""
+        group.ready = True
+        group.vtime = max(group.vtime, self._present)
+        heappush(self._heap, (group.vtime, group.number, group))
 
     def head(self) -> Group | None:
         """Return the group whose turn it is; it stays in line."""
@@ -60,22 +63,21 @@ class Turns:
         """Set the group at the head aside until one of the workers that it is limited to can take more."""
         group = heappop(self._heap)[2]
         for name in group.targets or ():
-            self._parked.setdefault(name, {})[group.number] = group
+            self.parked.setdefault(name, {})[group.number] = group
 
     def unpark(self, name: str) -> None:
         """Line up again what waited for the worker of that name."""
-        if self._parked:
-            for group in self._parked.pop(name, {}).values():
-                self._leave(group)
-                heappush(self._heap, (group.vtime, group.number, group))
+        for group in self.parked.pop(name, {}).values():
+            self._leave(group)
+            heappush(self._heap, (group.vtime, group.number, group))
 
     def forget(self, group: Group) -> None:
         """Let go of a finished group that may be parked."""
-        if self._parked and group.targets is not None:
+        if self.parked and group.targets is not None:
             self._leave(group)
 
     def _leave(self, group: Group) -> None:
         for name in group.targets or ():
-            waiting = self._parked.get(name)
+            waiting = self.parked.get(name)
             if waiting is not None and waiting.pop(group.number, None) is not None and not waiting:
-                del self._parked[name]
+                del self.parked[name]

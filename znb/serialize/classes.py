@@ -15,10 +15,8 @@ import sys
 import types
 from typing import Any, NamedTuple
 
-import msgspec
-
 from znb.serialize import stream
-from znb.serialize.structs import describe_struct, is_made_by_type, is_struct, struct_space
+from znb.serialize.structs import describe_struct, is_made_by_type, is_struct, make_struct
 
 __all__ = ["Skeleton", "Steps", "describe", "make", "make_members", "retire", "update"]
 
@@ -157,9 +155,7 @@ def make(skeleton: Skeleton, *, is_ours: Any) -> type:
         space["__module__"] = skeleton.module.decode()
     with _QuietSubclassing(skeleton.bases, is_ours):
         if skeleton.struct is not None:
-            fields, options = struct_space(skeleton.struct)
-            maker: Any = type(msgspec.Struct)
-            cls: type = maker(skeleton.name, skeleton.bases, space | fields, **options)
+            cls = make_struct(skeleton.name, skeleton.bases, space, skeleton.struct)
         elif skeleton.metaclass is not None:
             cls = type.__new__(skeleton.metaclass, skeleton.name, skeleton.bases, space)
         else:  # it lays out its classes itself

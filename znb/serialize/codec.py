@@ -4,7 +4,12 @@ One per process, made after any fork. Any thread may call anything. Plain data t
 definitions holds one, which is reentrant because objects' own ``__reduce__`` and ``__setstate__`` run under it.
 
 What it keeps: for each function or class that ever was a definition here, an entry, as long as the object lives; the
-definitions themselves in two stores bounded in bytes (received, and made here).
+definitions themselves in two stores bounded in bytes (received, and made here). A function that is alive keeps its last
+version, a snapshot of the arrays it reaches included.
+
+What follows from copying definitions: each function sent, and each class, has its globals for itself at the other end,
+shared by the functions in it. They live as long as the version does, so what a call leaves in them the next call
+finds; another function, or a method of a class, does not. Names reached by ``globals()["x"]`` or ``eval`` are not seen.
 """
 
 from __future__ import annotations
@@ -23,7 +28,7 @@ from znb.errors import SerializationError
 from znb.serialize import stream
 from znb.serialize.codes import Codes
 from znb.serialize.diagnose import explain
-from znb.serialize.loading import Session, Unpickler
+from znb.serialize.loading import Session, Unpickler, writable
 from znb.serialize.names import Importables
 from znb.serialize.pickling import PROTOCOL, BasePickler, Chunks, seal
 from znb.serialize.records import (
@@ -97,7 +102,8 @@ class Codec:
     """Makes objects ready to travel, and takes them in.
 
     Args:
-        by_value: Names of modules that peers shall not import but be sent; may be added to later.
+        by_value: Names of modules that peers shall not import but be sent; may be added to until something that uses
+            them is sent.
         learned_bytes: Bound of the received definitions held, in bytes; older ones are dropped and asked for again.
         made_bytes: Bound of the definitions made here that are held beyond need, in bytes.
 
@@ -153,12 +159,12 @@ class Codec:
         """
         try:
             if body[0] != _PREFIXED:
-                return pickle.loads(body, buffers=map(_writable, buffers))
+                return pickle.loads(body, buffers=map(writable, buffers))
             rows, start = split_prefix(body)
             objects = self._resolve(rows)
             file = io.BytesIO(body)
             file.seek(start)
-            return Unpickler(file, map(_writable, buffers), {"reference": objects.__getitem__}).load()
+            return Unpickler(file, map(writable, buffers), {"reference": objects.__getitem__}).load()
         except (ImportError, AttributeError, pickle.UnpicklingError, EOFError) as error:
             if isinstance(error, AttributeError) and not str(error).startswith("Can't get attribute"):
                 raise  # of an object's own making
@@ -356,10 +362,6 @@ def _remember(entry: Entry, payload: Payload, ordered: list[Entry]) -> None:
     # here they would keep those alive, and with them perhaps the function itself.
     if not any(source.foreign for source in ordered):
         entry.encoded = payload, tuple((source, source.key) for source in ordered)
-
-
-def _writable(buffer: Frame) -> Frame:
-    return bytearray(buffer) if type(buffer) is bytes else buffer
 
 
 def _refuse_names(body: bytes) -> None:

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from znb.serialize.names import Importables
     from znb.serialize.records import Definition, Entry, Frame
 
-__all__ = ["Session", "Unpickler"]
+__all__ = ["Session", "Unpickler", "writable"]
 
 _STREAM = stream.__name__
 
@@ -45,6 +45,11 @@ class Registry(Protocol):
 
     def register(self, obj: Any, token: bytes) -> Entry:
         """Note a function or class that was loaded from a peer."""
+
+
+def writable(buffer: Frame) -> Frame:
+    """Return a buffer that arrays can be written through: a copy of ``bytes``, any other as it is."""
+    return bytearray(buffer) if type(buffer) is bytes else buffer
 
 
 class Unpickler(pickle.Unpickler):
@@ -84,8 +89,9 @@ class _Loader:
             "namespace": self._namespace,
             "module": self._module,
         }
-        self._unpickler = Unpickler(io.BytesIO(definition.frames[1]), definition.frames[2:], bound)
-        definition.shared = len(definition.frames) > 2
+        buffers = definition.frames[2:]
+        self._unpickler = Unpickler(io.BytesIO(definition.frames[1]), map(writable, buffers), bound)
+        definition.shared = any(type(buffer) is not bytes for buffer in buffers)
 
     def read(self) -> Any:
         """Return the next pickle of the body."""

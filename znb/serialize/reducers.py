@@ -29,6 +29,9 @@ __all__ = ["TABLE", "ModuleName", "exception", "property_subclass", "type_variab
 
 Reduced = Any
 
+#: Formats that ``memoryview.cast`` knows.
+_NATIVE = frozenset("bBhHiIlLqQnNfd?cP")
+
 
 class _Pickler(Protocol):
     """What reducers need of a pickler."""
@@ -86,6 +89,11 @@ def _is_shell(obj: object) -> bool:
 
 
 def _memoryview(_pickler: _Pickler, obj: memoryview) -> Reduced:
+    if obj.format.lstrip("@") not in _NATIVE:
+        message = f"a memoryview of format {obj.format!r} cannot be made again; send an array of it"
+        raise pickle.PicklingError(message)
+    if not obj.nbytes:
+        return memoryview, (b"",)
     data: Any = pickle.PickleBuffer(obj) if obj.c_contiguous else obj.tobytes()
     return revive.shaped_view, (data, obj.format, obj.shape)
 

@@ -1,14 +1,17 @@
-"""``msgspec.Struct`` classes, which only their own metaclass can lay out: it has to be given the fields again."""
+"""``msgspec.Struct`` classes, which only their own metaclass can lay out: it has to be given the fields again.
+
+msgspec is looked up when there is a struct, so that importing this package does not wait for it.
+"""
 
 from __future__ import annotations
 
+import importlib
 import inspect
+import sys
 import types
 from typing import Any
 
-import msgspec
-
-__all__ = ["describe_struct", "is_made_by_type", "is_struct", "struct_space"]
+__all__ = ["describe_struct", "is_made_by_type", "is_struct", "make_struct"]
 
 #: Options of a class statement that a struct keeps in its configuration under the same name.
 _OPTIONS = (
@@ -30,7 +33,8 @@ _OPTIONS = (
 
 def is_struct(cls: type) -> bool:
     """Whether a class is a ``msgspec.Struct``."""
-    return type(cls) is type(msgspec.Struct)
+    msgspec = sys.modules.get("msgspec")
+    return msgspec is not None and type(cls) is type(msgspec.Struct)
 
 
 def is_made_by_type(metaclass: type) -> bool:
@@ -43,7 +47,7 @@ def is_made_by_type(metaclass: type) -> bool:
 
 
 def describe_struct(cls: Any) -> dict[str, Any]:
-    """Return options and own fields of a struct: what ``struct_space`` is to be given."""
+    """Return options and own fields of a struct: what ``make_struct`` is to be given."""
     config = cls.__struct_config__
     names = cls.__struct_fields__
     own = [name for name in vars(cls).get("__annotations__", {}) if name in names]
@@ -51,7 +55,7 @@ def describe_struct(cls: Any) -> dict[str, Any]:
     values = zip(names[len(names) - count :], cls.__struct_defaults__, strict=True)
     defaults: dict[str, tuple[bool, Any]] = {}
     for name, value in values:
-        if name in own and value is not msgspec.NODEFAULT:
+        if name in own and value is not sys.modules["msgspec"].NODEFAULT:
             factory = getattr(value, "factory", None) if type(value).__name__ == "Factory" else None
             defaults[name] = (True, factory) if factory is not None else (False, value)
     options = {name: getattr(config, name) for name in _OPTIONS}
@@ -63,9 +67,11 @@ def describe_struct(cls: Any) -> dict[str, Any]:
     return {"options": options, "annotations": vars(cls).get("__annotations__", {}), "defaults": defaults}
 
 
-def struct_space(described: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return namespace and options for making a struct like the one described."""
-    space: dict[str, Any] = {"__annotations__": described["annotations"]}
-    for name, (is_factory, value) in described["defaults"].items():
-        space[name] = msgspec.field(default_factory=value) if is_factory else msgspec.field(default=value)
-    return space, described["options"]
+def make_struct(name: str, bases: tuple[type, ...], space: dict[str, Any], described: dict[str, Any]) -> type:
+    """Make a struct with the options and fields described."""
+    msgspec: Any = importlib.import_module("msgspec")
+    space = {**space, "__annotations__": described["annotations"]}
+    for field, (is_factory, value) in described["defaults"].items():
+        space[field] = msgspec.field(default_factory=value) if is_factory else msgspec.field(default=value)
+    made: type = type(msgspec.Struct)(name, bases, space, **described["options"])
+    return made

@@ -21,7 +21,7 @@ from collections.abc import Callable, Mapping
 from threading import get_ident
 from typing import Any, Final, ParamSpec, TypeVar
 
-from znb.spans.recorder import RECORDER, Parent, Recorder, _set, current
+from znb.spans.recorder import RECORDER, Parent, current, set_current
 
 __all__ = ["Context", "decode_context", "encode_context", "follow_threads", "headers", "read_headers", "run_in"]
 
@@ -145,13 +145,13 @@ def run_in(parent: Parent | None, function: Callable[P, T], *args: P.args, **kwa
     outer = current()
     inherited, thread = RECORDER.inherited, get_ident()
     before = inherited.get(thread)
-    _set(parent)
+    set_current(parent)
     if parent is not None:
         inherited[thread] = parent
     try:
         return function(*args, **kwargs)
     finally:
-        _set(outer)
+        set_current(outer)
         if before is not None:
             inherited[thread] = before
         else:
@@ -164,7 +164,7 @@ def bound(function: Callable[P, T]) -> Callable[P, T]:
     return function if parent is None else functools.partial(run_in, parent, function)
 
 
-def follow_threads(recorder: Recorder = RECORDER) -> Callable[[], None]:
+def follow_threads() -> Callable[[], None]:
     """Have threads, and what is given to thread pools, begin in the context that they were started in.
 
     For processes that are znb's own (workers, ``znb serve``): it wraps ``threading.Thread.start`` and
@@ -173,37 +173,35 @@ def follow_threads(recorder: Recorder = RECORDER) -> Callable[[], None]:
     Returns:
         A function that puts both back.
     """
-    start, submit = threading.Thread.start, concurrent.futures.ThreadPoolExecutor.submit
+    thread_class: Any = threading.Thread
+    pool_class: Any = concurrent.futures.ThreadPoolExecutor
+    start, submit = thread_class.start, pool_class.submit
     if hasattr(start, "__wrapped__"):
         return lambda: None
-    pool_worker = concurrent.futures.thread._worker  # type: ignore[attr-defined]
+    pool_worker: Any = vars(concurrent.futures.thread)["_worker"]
 
     @functools.wraps(start)
-    def start_in_context(self: threading.Thread) -> None:
+    def start_in_context(self: Any) -> None:
         parent = current()
         # A pool's thread serves many; what it is given brings its own context.
         if parent is not None and getattr(self, "_target", None) is not pool_worker:
             run = self.run
 
             def run_once() -> None:
-                del self.run  # type: ignore[method-assign]
-                recorder.threads[get_ident()] = self.name
+                del self.run
+                RECORDER.threads[get_ident()] = self.name
                 run_in(parent, run)
 
-            self.run = run_once  # type: ignore[method-assign]
+            self.run = run_once
         start(self)
 
     @functools.wraps(submit)
-    def submit_in_context(
-        self: concurrent.futures.ThreadPoolExecutor, fn: Callable[..., Any], /, *args: Any, **kwargs: Any
-    ) -> concurrent.futures.Future[Any]:
+    def submit_in_context(self: Any, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
         return submit(self, bound(fn), *args, **kwargs)
 
-    threading.Thread.start = start_in_context  # type: ignore[method-assign]
-    concurrent.futures.ThreadPoolExecutor.submit = submit_in_context  # type: ignore[method-assign]
+    thread_class.start, pool_class.submit = start_in_context, submit_in_context
 
     def undo() -> None:
-        threading.Thread.start = start  # type: ignore[method-assign]
-        concurrent.futures.ThreadPoolExecutor.submit = submit  # type: ignore[method-assign]
+        thread_class.start, pool_class.submit = start, submit
 
     return undo

@@ -1,7 +1,7 @@
 """What spans keep of users' values and exceptions: plain data, cut to size.
 
-Invariants: whatever a ``repr`` or ``str`` does, these return; what they return holds no reference to what they were given
-unless that is a number or a short text.
+Invariants: whatever a ``repr`` or ``str`` does, these return; what they return refers to nothing that they were
+given, unless that is a number or a short text.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def plain(value: Any, depth: int = 0) -> Any:
         return value if -INT_MAX <= value <= INT_MAX else plain(hex(value))
     if kind in PLAIN:
         return value
-    if isinstance(value, list | tuple) and depth == 0 and len(value) <= ATTRIBUTES_MAX:
+    if kind in {list, tuple} and depth == 0 and len(value) <= ATTRIBUTES_MAX:
         return [plain(item, 1) for item in value]
     try:
         return _plain_object(value)
@@ -79,11 +79,11 @@ def _plain_object(value: Any) -> Any:
         return plain(str.__str__(value))
     if isinstance(value, float):
         return float(value)
+    shape = getattr(value, "shape", None)
+    if isinstance(shape, tuple) and shape:  # an array or a table: its repr would take long
+        return f"<{type(value).__name__} {shape}>"
     if isinstance(value, int) or hasattr(value, "__index__"):
         return plain(operator.index(value))
-    shape = getattr(value, "shape", None)
-    if isinstance(shape, tuple):  # an array or a table: its repr would take long
-        return f"<{type(value).__name__} {shape}>"
     return plain(_SHORT.repr(value))
 
 
@@ -96,6 +96,7 @@ def safe_text(error: BaseException) -> str:
 
 
 def type_name(error: BaseException) -> str:
+    """Return the qualified name of an exception's type."""
     cls = type(error)
     return cls.__qualname__ if cls.__module__ == "builtins" else f"{cls.__module__}.{cls.__qualname__}"
 

@@ -1,12 +1,13 @@
 """The recorder of a process: which spans are open, which have ended, and which is active on each thread.
 
 A finished span is a tuple in a ring; the fields stand in ``FIELDS``. Times are ``time.perf_counter_ns()``, which on
-one machine is one clock for all processes (CLOCK_MONOTONIC); whoever reads a trace turns them into Unix time. Ids have the
-sizes of W3C Trace Context: 128 bits for a trace, 64 for a span; a process counts its span ids up from a random start.
+one machine is one clock for all processes (CLOCK_MONOTONIC); whoever reads a trace turns them into Unix time. Ids have
+the sizes of W3C Trace Context: 128 bits for a trace, 64 for a span; a process counts its span ids up from a random
+start.
 
 Invariants: recording never blocks or raises; attributes are plain data, cut to size, so the ring keeps no user's object
-alive; the ring and the events of a span are bounded and what does not fit is counted. Any thread may record. Sources: W3C
-Trace Context level 2; CPython's ``contextvars``.
+alive; the ring and the events of a span are bounded and what does not fit is counted. Any thread may record. Sources:
+W3C Trace Context level 2; CPython's ``contextvars``.
 """
 
 from __future__ import annotations
@@ -26,11 +27,12 @@ from typing import Any, Final, Protocol, Self
 from znb.spans.plain import ATTRIBUTES_MAX, clean, describe_error, plain, safe_text, type_name
 from znb.spans.ring import Ring
 
-__all__ = ["FIELDS", "RECORDER", "OpenSpan", "Parent", "Recorder", "current"]
+__all__ = ["FIELDS", "RECORDER", "OpenSpan", "Parent", "Recorder", "current", "set_current"]
 
 #: What an entry of the ring holds, in order.
 FIELDS = (
-    "number", "trace_id", "span_id", "parent_id", "name", "kind", "start_ns", "end_ns", "status", "thread", "attributes", "events",
+    "number", "trace_id", "span_id", "parent_id", "name", "kind", "start_ns", "end_ns", "status", "thread",
+    "attributes", "events",
 )  # fmt: skip
 #: Finished spans that a process keeps for readers; about 400 bytes each.
 RING_SIZE = 1 << 15
@@ -44,6 +46,8 @@ _current: Final[contextvars.ContextVar[Parent | None]] = contextvars.ContextVar(
 
 #: The present span or remote context; ``None`` for none.
 current: Final = _current.get
+#: Makes another one the present one.
+set_current: Final = _current.set
 
 
 class Parent(Protocol):
@@ -76,11 +80,13 @@ class OpenSpan:
         start_ns: ``perf_counter_ns`` of its start.
         status: ``"ok"``, ``"error"`` or ``"cancelled"``; may be set until it ends.
         used: Whether it has children.
+        outer: What was active when it was entered.
+        entered: Whether code runs inside of it, on ``thread``.
     """
 
     __slots__ = (
-        "_outer", "attributes", "entered", "events", "kind", "live", "name", "optional", "parent_id", "recorder", "span_id",
-        "start_ns", "status", "thread", "trace_id", "used",
+        "attributes", "entered", "events", "kind", "live", "name", "optional", "outer", "parent_id", "recorder",
+        "span_id", "start_ns", "status", "thread", "trace_id", "used",
     )  # fmt: skip
 
     def __init__(
@@ -102,11 +108,11 @@ class OpenSpan:
         self.live = live
         self.optional = optional
         self.used = self.entered = False
-        self._outer = parent
+        self.outer = parent
 
     def start(self) -> Self:
         """Begin, as a child of the given parent or of what is active here."""
-        self._start(self._outer or current())
+        self._start(self.outer or current())
         return self
 
     def _start(self, parent: Parent | None) -> None:
@@ -156,7 +162,7 @@ class OpenSpan:
 
     def __enter__(self) -> Self:
         outer = current()
-        parent = self._outer or outer
+        parent = self.outer or outer
         if parent is None or parent.live or self.live:
             self._start(parent)
         else:
@@ -168,15 +174,15 @@ class OpenSpan:
             self.thread = get_ident()
             recorder.open[span_id] = self
             self.start_ns = perf_counter_ns()
-        self._outer = outer
+        self.outer = outer
         self.entered = True
-        _set(self)
+        set_current(self)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _traceback: object) -> None:
         end_ns = perf_counter_ns()
         if current() is self:  # else a generator was left in the middle, and others have taken over
-            _set(self._outer)
+            set_current(self.outer)
         recorder = self.recorder
         if error is not None or self.live or self.optional:
             self.end(error, end_ns=end_ns)
@@ -189,8 +195,12 @@ class OpenSpan:
 
     def enter(self) -> None:
         """Make a started span the one that spans are children of, on this thread and in this context."""
-        self._outer = current()
-        _set(self)
+        self.outer = current()
+        set_current(self)
+        self.resume()
+
+    def resume(self) -> None:
+        """Note that the code inside runs again, or begins to run, on this thread."""
         self.thread = get_ident()
         self.entered = True
         opened = self.recorder.open
@@ -200,7 +210,7 @@ class OpenSpan:
     def leave(self) -> None:
         """Undo ``enter``; the span stays open."""
         if current() is self:
-            _set(self._outer)
+            set_current(self.outer)
         self.entered = False
 
     def set(self, **attributes: Any) -> None:
@@ -226,7 +236,6 @@ class OpenSpan:
         self.recorder.note_error(self, error)
 
 
-_set = _current.set
 
 
 class Recorder:
@@ -317,8 +326,8 @@ class Recorder:
         parent.used = True
         number = self.take()
         self.slots[number & self.mask] = (
-            number, parent.trace_id, span_id or self.new_span_id(), parent.span_id, name, kind, start_ns, end_ns, status,
-            get_ident(), attributes, events,
+            number, parent.trace_id, span_id or self.new_span_id(), parent.span_id, name, kind, start_ns, end_ns,
+            status, get_ident(), attributes, events,
         )  # fmt: skip
 
     def adopt(self) -> Parent | None:
@@ -371,13 +380,12 @@ class Recorder:
 
     def thread_name(self, ident: int) -> str:
         """Return a thread's name, also of one that has ended if it was asked for before."""
-        name = self.threads.get(ident)
-        if name is None:
-            thread = threading._active.get(ident)  # type: ignore[attr-defined]
-            name = thread.name if thread is not None else f"thread {ident}"
-            if len(self.threads) > THREADS_MAX:
-                self.threads.clear()
-            self.threads[ident] = name
+        thread = threading._active.get(ident)  # type: ignore[attr-defined]
+        if thread is None:
+            return self.threads.get(ident) or f"thread {ident}"
+        if len(self.threads) > THREADS_MAX:
+            self.threads.clear()
+        name = self.threads[ident] = str(thread.name)
         return name
 
 

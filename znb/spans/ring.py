@@ -79,22 +79,37 @@ class Ring:
         number, dropped = cursor
         entries: list[tuple[Any, ...]] = []
         while len(entries) < limit:
+            block = self._block(number, limit - len(entries))
+            entries += block
+            number += len(block)
+            if len(entries) >= limit:
+                break
             entry = slots[number & mask]
             found = -1 if entry is None else entry[0]
-            if entry is not None and found == number:
-                entries.append(entry)
-                number += 1
-            elif found > number:
+            if found == number:
+                continue
+            if found > number:
                 oldest = found - mask
                 dropped += oldest - number
                 number = oldest
-            else:
-                step = self._past_hole(number)
-                if not step:
-                    return Slice(entries, Cursor(number, dropped), more=False)
-                dropped += step
-                number += step
+                continue
+            step = self._past_hole(number)
+            if not step:
+                return Slice(entries, Cursor(number, dropped), more=False)
+            dropped += step
+            number += step
         return Slice(entries, Cursor(number, dropped), more=True)
+
+    def _block(self, number: int, limit: int) -> list[tuple[Any, ...]]:
+        """Return the entries from ``number`` on that stand together in the slots."""
+        at = number & self.mask
+        block = self.slots[at : at + limit]
+        expected = range(number, number + len(block))
+        for entry, wanted in zip(block, expected, strict=True):
+            if entry is None or entry[0] != wanted:
+                del block[wanted - number :]
+                break
+        return block  # type: ignore[return-value]
 
     def _past_hole(self, number: int) -> int:
         """Return how many entries to skip: more than none if a slot was left empty for good."""

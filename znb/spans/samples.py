@@ -11,8 +11,8 @@ thread           uint32  index into ``threads``
 stack            uint32  index into the stacks
 =============== ======= ==========================================================================
 
-Stacks are a tree: ``stack_parent`` (-1: none) and ``stack_frame`` (index into ``frames``), a node for each line that was
-seen below the same lines. Invariants and byte order: as ``table``.
+Stacks are a tree: ``stack_parent`` (-1: none) and ``stack_frame`` (index into ``frames``), a node for each line that
+was seen below the same lines. Invariants and byte order: as ``table``.
 """
 
 from __future__ import annotations
@@ -85,6 +85,14 @@ class SampleTable:
     def size_bytes(self) -> int:
         """What it takes in memory, nearly."""
         return 32 * len(self) + 170 * len(self.stack_parent) + 400 * len(self.frames) + 1024
+
+    def check(self) -> None:
+        """Raise ``ValueError`` if indexes of a table that came from elsewhere lead nowhere."""
+        limits = {"thread": len(self.threads), "stack": len(self.stack_parent), "stack_frame": len(self.frames)}
+        for column, limit in limits.items():
+            values = getattr(self, column)
+            if values and max(values) >= limit:
+                raise ValueError(f"expected samples' {column} below {limit}, got {max(values)}")
 
     def stack_of(self, node: int) -> list[Frame]:
         """Return the lines of a stack, outermost first."""

@@ -41,13 +41,11 @@ _KIND: Final = {kind: number for number, kind in enumerate(KINDS)}
 _STATUS: Final = {status: number for number, status in enumerate(STATUSES)}
 #: Columns and their ``array`` type codes.
 _COLUMNS: Final = {
-    "span_id": "Q", "parent_id": "Q", "start_ns": "q", "end_ns": "q", "name": "I", "kind": "B", "status": "B", "thread": "I",
-    "extent": "I",
+    "span_id": "Q", "parent_id": "Q", "start_ns": "q", "end_ns": "q", "name": "I", "kind": "B", "status": "B", "thread":
+    "I", "extent": "I",
 }  # fmt: skip
 #: Bytes of attributes that one table holds: what ``extent`` can count.
 BLOB_MAX = (1 << 32) - 1
-#: For a span without attributes.
-_NO_ATTRIBUTES: Final[dict[str, Any]] = {}
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder().decode
@@ -159,16 +157,76 @@ class SpanTable:
         """What it takes in memory, nearly."""
         columns = sum(len(getattr(self, column)) * getattr(self, column).itemsize for column in _COLUMNS)
         events = sum(400 * len(found) for found in self.events.values())
-        return columns + len(self.blob) + events + 64 * (len(self.strings) + len(self.threads)) + 1024
+        return int(columns + len(self.blob) + events + 64 * (len(self.strings) + len(self.threads)) + 1024)
 
     def attributes(self, row: int) -> dict[str, Any]:
         """Return the attributes of a row: a dict of its own, which may be kept."""
         start, end = self.extent[row - 1] if row else 0, self.extent[row]
-        return _decode(memoryview(self.blob)[start:end]) if end > start else {}  # type: ignore[no-any-return]
+        return _decode(memoryview(self.blob)[start:end]) if end > start else {}
 
     def process(self, row: int) -> Process:
         """Return the process of a row."""
         return self.processes[self.threads[self.thread[row]][0]]
+
+    def place(self, process: Process, ident: int, name: str) -> int:
+        """Return the index of a thread, adding it if it is new."""
+        return _index(self.threads, (_index(self.processes, process), ident, name))
+
+    def add(
+        self,
+        span_id: int,
+        parent_id: int,
+        start_ns: int,
+        end_ns: int,
+        name: int,
+        thread: int,
+        *,
+        kind: str = "span",
+        status: str = "ok",
+        attributes: dict[str, Any] | None = None,
+        events: Sequence[Event] = (),
+    ) -> None:
+        """Append one row; ``name`` and ``thread`` are indexes into ``strings`` and ``threads``.
+
+        Raises:
+            OverflowError: An id or a time does not fit its column.
+            TypeError: Attributes are no dict.
+        """
+        row = len(self)
+        if not isinstance(attributes or {}, dict) or not all(isinstance(e.attributes, dict) for e in events):
+            raise TypeError(f"expected attributes by name for span {span_id:016x}")
+        encoded = _encode(attributes) if attributes else b""
+        self.span_id.append(span_id)
+        try:
+            self.parent_id.append(parent_id)
+            self.start_ns.append(start_ns)
+            self.end_ns.append(end_ns)
+        except OverflowError:
+            for column in (self.span_id, self.parent_id, self.start_ns):
+                del column[row:]
+            raise
+        self.name.append(name)
+        self.kind.append(_KIND.get(kind, 0))
+        self.status.append(_STATUS.get(status, 0))
+        self.thread.append(thread)
+        self.blob += encoded
+        self.extent.append(len(self.blob))
+        if events:
+            self.events[row] = list(events)
+
+    def check(self) -> None:
+        """Raise ``ValueError`` if indexes of a table that came from elsewhere lead nowhere."""
+        limits = {"name": len(self.strings), "kind": len(KINDS), "status": len(STATUSES), "thread": len(self.threads)}
+        for column, limit in limits.items():
+            values = getattr(self, column)
+            if values and max(values) >= limit:
+                raise ValueError(f"expected {column}s below {limit}, got {max(values)}")
+        if any(not 0 <= process < len(self.processes) for process, _, _ in self.threads):
+            raise ValueError("expected threads of processes that exist")
+        if self.extent and (self.extent[-1] > len(self.blob) or any(map(_greater, self.extent, self.extent[1:]))):
+            raise ValueError("expected extents that grow up to the length of the attributes")
+        if any(not 0 <= row < len(self) for row in self.events):
+            raise ValueError("expected events of rows that exist")
 
     def append(self, other: SpanTable, *, offset_ns: int = 0) -> None:
         """Append the rows of another table, its times moved by ``offset_ns``."""
@@ -237,21 +295,8 @@ class TracePart(msgspec.Struct, frozen=True, array_like=True):
         table.processes = [process]
         table.threads = [(0, ident, name) for ident, name in self.threads]
         table.events = dict(self.events)
-        _check(table)
+        table.check()
         return table
-
-
-def _check(table: SpanTable) -> None:
-    """Raise ``ValueError`` if indexes of a table that came from elsewhere lead nowhere."""
-    limits = {"name": len(table.strings), "kind": len(KINDS), "status": len(STATUSES), "thread": len(table.threads)}
-    for column, limit in limits.items():
-        values = getattr(table, column)
-        if values and max(values) >= limit:
-            raise ValueError(f"expected {column}s below {limit}, got {max(values)}")
-    if table.extent and (table.extent[-1] > len(table.blob) or any(map(_greater, table.extent, table.extent[1:]))):
-        raise ValueError("expected extents that grow up to the length of the attributes")
-    if any(row >= len(table) for row in table.events):
-        raise ValueError("expected events of rows that exist")
 
 
 def _greater(first: int, second: int) -> bool:

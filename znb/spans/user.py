@@ -9,10 +9,11 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import AsyncGenerator, Callable, Generator
+from time import perf_counter_ns
 from typing import Any, Final, TypeVar, overload
 
 from znb.spans.plain import clean
-from znb.spans.recorder import RECORDER, OpenSpan
+from znb.spans.recorder import RECORDER, OpenSpan, Parent, current, set_current
 
 __all__ = ["span", "traced"]
 
@@ -44,7 +45,7 @@ class UserSpan(OpenSpan):
         self.status = "ok"
         self.live = 0
         self.optional = self.used = self.entered = False
-        self._outer = None
+        self.outer = None
 
 
 #: What users write.
@@ -103,24 +104,69 @@ def _wrap(function: Callable[..., Any], name: str, attributes: dict[str, Any]) -
     return plain
 
 
+class _Stepping:
+    """A generator's span: it is inside while it runs, and with it what it has opened and not closed; its caller never is.
+
+    Attributes:
+        opened: Its span.
+    """
+
+    __slots__ = ("_before", "_inside", "_left_ns", "_suspended_ns", "opened")
+
+    def __init__(self, opened: OpenSpan) -> None:
+        self.opened = opened
+        self._inside: Parent = opened
+        self._before: Parent | None = None
+        self._left_ns = opened.start_ns
+        self._suspended_ns = 0
+
+    def __enter__(self) -> None:
+        self._suspended_ns += perf_counter_ns() - self._left_ns
+        self._before = current()
+        set_current(self._inside)
+        for span in reversed(self._path()):
+            span.resume()
+
+    def __exit__(self, *_: object) -> None:
+        self._inside = current() or self.opened
+        for span in self._path():
+            span.entered = False
+        set_current(self._before)
+        self._left_ns = perf_counter_ns()
+
+    def _path(self) -> list[OpenSpan]:
+        """Return the spans from the innermost to its own."""
+        found = []
+        step: Any = self._inside
+        while isinstance(step, OpenSpan):
+            found.append(step)
+            step = step.outer if step is not self.opened else None
+        return found
+
+    def end(self, error: BaseException | None) -> None:
+        """End the span."""
+        if isinstance(error, GeneratorExit):
+            self.opened.status = "cancelled"
+        elif error is not None:
+            self.opened.error(error)
+        self.opened.set(suspended_ns=self._suspended_ns)
+        self.opened.end()
+
+
 def _step(opened: OpenSpan, generator: Generator[Any, Any, Any]) -> Generator[Any, Any, Any]:
     """Run a generator so that it is inside its span, and whoever takes its items is not."""
+    stepping = _Stepping(opened)
     advance: Callable[[], Any] = functools.partial(next, generator)
+    failure: BaseException | None = None
     try:
         while True:
-            opened.enter()
-            try:
+            with stepping:
                 item = advance()
-            finally:
-                opened.leave()
             try:
                 sent = yield item
             except GeneratorExit:
-                opened.enter()
-                try:
+                with stepping:
                     generator.close()
-                finally:
-                    opened.leave()
                 raise
             except BaseException as error:  # noqa: BLE001 - it is thrown on into the generator
                 advance = functools.partial(generator.throw, error)
@@ -128,14 +174,12 @@ def _step(opened: OpenSpan, generator: Generator[Any, Any, Any]) -> Generator[An
                 advance = functools.partial(generator.send, sent)
     except StopIteration as stop:
         return stop.value
-    except GeneratorExit:
-        opened.status = "cancelled"
-        raise
     except BaseException as error:
-        opened.error(error)
+        failure = error
         raise
     finally:
-        opened.end()
+        stepping.end(failure)
+        del failure  # no cycle through this frame
 
 
 def _wrap_async_generator(function: Callable[..., Any], begin: Callable[[], OpenSpan]) -> Callable[..., Any]:
@@ -143,16 +187,14 @@ def _wrap_async_generator(function: Callable[..., Any], begin: Callable[[], Open
 
     @functools.wraps(function)
     async def wrapper(*args: Any, **kwargs: Any) -> AsyncGenerator[Any, Any]:
-        opened = begin().start()
+        stepping = _Stepping(begin().start())
         generator = function(*args, **kwargs)
         advance: Callable[[], Any] = generator.__anext__
+        failure: BaseException | None = None
         try:
             while True:
-                opened.enter()
-                try:
+                with stepping:
                     item = await advance()
-                finally:
-                    opened.leave()
                 try:
                     sent = yield item
                 except GeneratorExit:
@@ -163,18 +205,13 @@ def _wrap_async_generator(function: Callable[..., Any], begin: Callable[[], Open
                     advance = functools.partial(generator.asend, sent)
         except StopAsyncIteration:
             return
-        except GeneratorExit:
-            opened.status = "cancelled"
-            raise
         except BaseException as error:
-            opened.error(error)
+            failure = error
             raise
         finally:
-            opened.enter()
-            try:
+            with stepping:
                 await generator.aclose()
-            finally:
-                opened.leave()
-                opened.end()
+            stepping.end(failure)
+            del failure
 
     return wrapper

@@ -11,6 +11,7 @@ Source: ``InteractiveShell.showtraceback`` and ``ultratb.FormattedTB`` of IPytho
 
 from __future__ import annotations
 
+import linecache
 import re
 import sys
 import traceback
@@ -26,6 +27,8 @@ __all__ = ["Renderer", "render", "show_in_shell"]
 
 #: Columns of a separator; IPython's own rule above a traceback has as many.
 _WIDTH = 75
+#: What IPython makes of a cell that begins with ``%%znb``.
+CELL_MAGIC_CALL = "get_ipython().run_cell_magic('znb', "
 _ANSI = re.compile(r"\x1b\[[0-9;]*m")
 #: Exceptions of a chain that are looked through for hops; more are not shown either.
 _MAX_CHAIN = 100
@@ -164,10 +167,18 @@ def _without(piece: str, notes: set[str]) -> str | None:
 def _user_frames(traceback_: TracebackType | None) -> TracebackType | None:
     """Return the traceback without the framework's frames of this process."""
     kept = [e for e in _entries(traceback_) if not is_hidden(e.tb_frame.f_globals, HIDDEN_MODULES)]
+    if len(kept) > 1 and _calls_cell_magic(kept[0]):
+        del kept[0]
     result = None
     for entry in reversed(kept):
         result = TracebackType(result, entry.tb_frame, entry.tb_lasti, entry.tb_lineno)
     return result
+
+
+def _calls_cell_magic(entry: TracebackType) -> bool:
+    """Whether this is the line that IPython has made of a whole remote cell: the user knows it as another one."""
+    line = linecache.getline(entry.tb_frame.f_code.co_filename, entry.tb_lineno)
+    return line.startswith(CELL_MAGIC_CALL)
 
 
 def _entries(traceback_: TracebackType | None) -> Iterator[TracebackType]:

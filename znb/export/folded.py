@@ -1,0 +1,60 @@
+"""Folded stacks: a line for each call path, with the microseconds that it took by itself.
+
+Frames are separated by ``;``. A span's samples stand below it, as far as there are any; the rest of its own time stands on the span. Source: Brendan
+Gregg's stackcollapse format, which flamegraph.pl, inferno and speedscope read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from znb.traces.analysis import self_ns
+from znb.traces.model import TraceData
+
+__all__ = ["folded_sums", "write_folded"]
+
+
+def folded_sums(data: TraceData, hide: frozenset[str] = frozenset({"znb"})) -> dict[tuple[str, ...], int]:
+    """Return nanoseconds by call path.
+
+    Args:
+        data: The trace.
+        hide: Origins of code whose frames are left out: ``"znb"``, ``"library"``.
+    """
+    table, samples = data.table, data.samples
+    sampled: dict[int, dict[int, int]] = {}
+    for span_id, wall, stack in zip(samples.span_id, samples.wall_ns, samples.stack, strict=True):
+        stacks = sampled.setdefault(span_id, {})
+        stacks[stack] = stacks.get(stack, 0) + wall
+    frames: list[tuple[str, ...]] = []
+    for parent, number in zip(samples.stack_parent, samples.stack_frame, strict=True):
+        frame = samples.frames[number]
+        above = frames[parent] if parent >= 0 else ()
+        frames.append(above if frame.origin in hide else (*above, frame.name))
+    paths: dict[int, tuple[str, ...]] = {}
+    own, sums = self_ns(data), dict[tuple[str, ...], int]()
+    known: dict[tuple[tuple[str, ...], str], tuple[str, ...]] = {}
+    for row, _ in data.walk():
+        above = paths[data.parent[row]] if data.parent[row] >= 0 else ()
+        key = (above, table.strings[table.name[row]])
+        path = paths[row] = known.setdefault(key, (*above, key[1]))
+        left = own[row]
+        for stack, wall in sampled.get(table.span_id[row], {}).items():
+            part = min(wall, left)
+            left -= part
+            below = (*path, *frames[stack])
+            sums[below] = sums.get(below, 0) + part
+        sums[path] = sums.get(path, 0) + left
+    return sums
+
+
+def write_folded(data: TraceData, _title: str) -> Iterator[bytes]:
+    """Yield the file, piece by piece."""
+    for path, nanoseconds in sorted(folded_sums(data).items()):
+        if nanoseconds >= 1000:
+            yield f"{';'.join(map(_clean, path))} {nanoseconds // 1000}\n".encode()
+
+
+def _clean(name: str) -> str:
+    """Return a name without what separates frames and lines."""
+    return "".join(" " if char.isspace() else char for char in name.replace(";", ":")) or "(no name)"

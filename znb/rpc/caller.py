@@ -1,0 +1,479 @@
+"""What is behind a proxy: endpoints, lines and connections, deadlines, hooks and fail-over.
+
+A call that waits uses a blocking socket of its own (``znb.rpc.line``); futures and ``async for`` go over the I/O
+thread. Of several endpoints the one with the fewest calls under way is taken; one that nobody answers at is left
+alone for ``RETRY_AFTER`` seconds. A call that could not be sent is tried at the next endpoint, and, where the service
+was found by name, at those which the name leads to now; one that was under way when its server went is not repeated,
+because it may have run.
+
+Invariants: what is queued for a server that went is never delivered. Any thread may call; the sockets of a line belong
+to the thread that holds the line.
+"""
+
+from __future__ import annotations
+
+import collections
+import os
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import msgspec
+import zmq
+
+from znb import wire
+from znb.errors import CallTimeout, ServiceUnavailable
+from znb.rpc import failures, registry, security, values
+from znb.rpc.client import Connection
+from znb.rpc.hooks import CallInfo, Hook, Hooks, current_call, process_hooks, run_after, run_before, run_lost
+from znb.rpc.line import Line
+from znb.transport import Reactor
+
+__all__ = ["Caller", "Endpoint", "Limits", "Outgoing"]
+
+#: Seconds during which an endpoint that did not answer is asked only if no other is left.
+RETRY_AFTER = 1.0
+#: Seconds to wait for a service that is found by name and is just being replaced (promise: ServiceUnavailable in 1 s).
+REPLACE_PATIENCE = 0.8
+#: Seconds between looks for it.
+REPLACE_INTERVAL = 0.02
+#: Lines kept for later calls; more are made where more calls run at a time.
+LINES_KEPT = 32
+#: Bytes of msgpack in one request.
+MAX_BYTES = 64_000_000
+
+#: What stands for the result of a call that was not made.
+NOT_MADE: Any = object()
+
+_encode = msgspec.msgpack.Encoder().encode
+
+
+class Limits(NamedTuple):
+    """How long calls may take.
+
+    Attributes:
+        timeout: Seconds for a whole call, or stream; ``None`` for any.
+        item_timeout: Seconds for the next item of a stream; ``None`` for any.
+    """
+
+    timeout: float | None = None
+    item_timeout: float | None = None
+
+
+class Endpoint:
+    """One server, and what leads to it."""
+
+    __slots__ = (
+        "_caller",
+        "_connection",
+        "_inherited",
+        "busy",
+        "failed_at",
+        "lines",
+        "pid",
+        "prepare",
+        "url",
+        "zerorpc",
+    )
+
+    def __init__(self, caller: Caller, address: str) -> None:
+        url, key = security.split_address(address)
+        self.url = url
+        self.prepare = security.client_options(key)
+        self.zerorpc: bool | None = None
+        self.busy: set[object] = set()
+        self.failed_at = -RETRY_AFTER
+        self.lines: collections.deque[Line] = collections.deque()
+        self.pid = os.getpid()
+        self._caller = caller
+        self._connection: Connection | None = None
+        self._inherited: collections.deque[Line] | None = None
+
+    def take_line(self) -> Line:
+        """Return a line for one call."""
+        if self.pid != os.getpid():  # forked: the parent's sockets must be neither used nor closed here
+            self.pid = os.getpid()
+            self._inherited = self.lines
+            self.lines = collections.deque()
+        while self.lines:
+            try:
+                line = self.lines.pop()
+            except IndexError:
+                break
+            if line.usable:
+                return line
+            line.close()
+        return Line(zmq.Context.instance(), self.url, self.prepare)
+
+    def take_idle_line(self) -> Line | None:
+        """Return a line that was used just now, or has been looked at; ``None`` if there is none."""
+        if self.pid != os.getpid():
+            return None
+        try:
+            line = self.lines.pop()
+        except IndexError:
+            return None
+        if line.fresh or line.usable:
+            return line
+        line.close()
+        return None
+
+    def give_line(self, line: Line) -> None:
+        """Keep a line for later calls."""
+        if len(self.lines) < LINES_KEPT and not self._caller.closed:
+            self.lines.append(line)
+        else:
+            line.close()
+
+    def connection(self) -> Connection:
+        """Return the connection for calls that nobody blocks for."""
+        if self._connection is None or self._connection.reactor.stopped or self._connection.reactor.forked:
+            self._connection = Connection(self._caller.reactor(), self.url, watch=True, raw=True, prepare=self.prepare)
+        return self._connection
+
+    def close(self) -> None:
+        """Hang up."""
+        while self.lines:
+            self.lines.pop().close()
+
+
+class Outgoing:
+    """A request ready to be sent: what does not depend on the endpoint.
+
+    Attributes:
+        what: The call, for messages.
+        deadline: Monotonic time; ``None`` for none.
+        allowed: Seconds that the deadline was made of, for messages.
+    """
+
+    __slots__ = ("_args", "_headers", "_kwargs", "allowed", "deadline", "hooks", "info", "method", "what")
+
+    def __init__(
+        self, caller: Caller, method: str, args: tuple[Any, ...], kwargs: dict[str, Any], timeout: float | None
+    ) -> None:
+        self.method = method
+        self._args = args
+        self._kwargs = kwargs
+        self.what = f"{caller.name}.{method}"
+        self._headers: dict[str, Any] = {}
+        self.deadline: float | None = None
+        self.allowed = timeout or 0.0
+        if timeout is not None:
+            self.deadline = time.monotonic() + timeout
+        serving = current_call()
+        bound = serving.deadline if serving is not None else None
+        if bound is not None and (self.deadline is None or bound < self.deadline):
+            self.deadline = bound
+            self.allowed = max(0.0, bound - time.monotonic())
+        self.hooks = caller.hooks.all
+        self.info = CallInfo(caller.name, method, self._headers, self.deadline) if self.hooks else None
+        if self.info is not None:
+            run_before(self.hooks, "calling", self.info)
+
+    def frames(self, endpoint: Endpoint, identifier: int | None, headers: dict[str, Any]) -> tuple[Any, list[Any]]:
+        """Return the headers and packed arguments for one endpoint, and the buffers.
+
+        Raises:
+            SerializationError: An argument cannot travel.
+        """
+        if self.deadline is not None:
+            headers["deadline"] = self.deadline - time.monotonic()
+        headers.update(self._headers)
+        if identifier is not None:
+            headers["message_id"] = identifier
+        buffers: list[Any] = []
+        out_of_band = None if endpoint.zerorpc else buffers
+        content: list[Any] = [*self._args, self._kwargs] if self._kwargs else list(self._args)
+        if self._kwargs:
+            headers["kw"] = 1
+        try:
+            packed = _encode(values.encode(content, out_of_band, where="args"))
+        except (OverflowError, UnicodeEncodeError):
+            buffers.clear()
+            packed = _encode(values.encode(content, out_of_band, where="args", careful=True))
+        if len(packed) > MAX_BYTES:
+            raise ValueError(
+                f"the arguments of {self.what} are {len(packed) / 1e6:.1f} MB of msgpack, and {MAX_BYTES / 1e6:g} MB are "
+                f"allowed; arrays and bytes travel beside it without a limit"
+            )
+        return msgspec.Raw(packed), buffers
+
+    def finish(self, error: BaseException | None = None) -> None:
+        """Tell the hooks how it ended."""
+        if self.info is not None:
+            if isinstance(error, ServiceUnavailable | CallTimeout):
+                run_lost(self.hooks, self.info, error)
+            run_after(self.hooks, "calling", self.info, error)
+
+
+class Caller:
+    """Calls one service, wherever it is.
+
+    Args:
+        name: The service's name, or ``""`` if it was dialled by address.
+        addresses: Where it is.
+        limits: How long calls may take.
+        hooks: See ``znb.rpc.hooks``.
+    """
+
+    def __init__(self, name: str, addresses: list[str], limits: Limits, hooks: tuple[Hook, ...]) -> None:
+        self.by_name = bool(name)
+        self.name = name or addresses[0].partition("#")[0]
+        self.limits = limits
+        self.hooks = Hooks(hooks, process_hooks)
+        self.endpoints = [Endpoint(self, address) for address in addresses]
+        self.closed = False
+        self._reactor: Reactor | None = None
+        self._turn = 0
+
+    # -- one call ------------------------------------------------------------------------------------------
+
+    def call(
+        self,
+        method: str,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        limits: Limits,
+        *,
+        streams: bool = False,
+    ) -> Any:
+        """Call a method and wait for its result.
+
+        Args:
+            method: Its name.
+            args: Positional arguments.
+            kwargs: Keyword arguments.
+            limits: How long it may take.
+            streams: Whether any first answer is to be returned as ``Started``.
+
+        Returns:
+            Its result; or, if it turns out to stream, ``Started``.
+
+        Raises:
+            Exception: What the method raised.
+        """
+        if not kwargs and not streams and limits.timeout is None and values.SCALARS.issuperset(map(type, args)):
+            result = self._call_quickly(method, args)
+            if result is not NOT_MADE:
+                return result
+        outgoing = Outgoing(self, method, args, kwargs, limits.timeout)
+        try:
+            result = self.try_endpoints(lambda endpoint: self._exchange(endpoint, outgoing, limits, streams=streams))
+        except BaseException as error:
+            outgoing.finish(error)
+            raise
+        kind = type(result)
+        if kind is Started:
+            return result
+        if kind is Raised:
+            outgoing.finish(result.error)
+            raise result.error
+        outgoing.finish()
+        return result
+
+    def _call_quickly(self, method: str, args: tuple[Any, ...]) -> Any:
+        """Make a call that needs nothing special; ``NOT_MADE`` if it does.
+
+        The same as what follows, for the most frequent case: one znb server, a line at hand, no hooks, no deadline.
+        """
+        endpoints = self.endpoints
+        serving = current_call()
+        if (
+            len(endpoints) != 1
+            or self.hooks.all
+            or self.closed
+            or (serving is not None and serving.deadline is not None)
+        ):
+            return NOT_MADE
+        endpoint = endpoints[0]
+        line = endpoint.take_idle_line() if endpoint.zerorpc is False else None
+        if line is None:
+            return NOT_MADE
+        channel = next(line.ids)
+        try:
+            blob = _encode(({"message_id": channel, "v": 3, "znb": wire.WIRE_VERSION, "items": 1}, method, args))
+        except (OverflowError, UnicodeEncodeError):
+            blob = b""
+        if not blob or len(blob) > MAX_BYTES:
+            endpoint.lines.append(line)
+            return NOT_MADE
+        try:
+            line.send([blob])
+            event, size = line.receive_now(channel, method)
+        except KeyboardInterrupt:
+            line.cancel(channel, "interrupted")
+            endpoint.lines.append(line)
+            raise
+        except BaseException:
+            line.close()
+            raise
+        if event.name == wire.OK:
+            endpoint.lines.append(line)
+            return values.decode(event.args, event.buffers)[0]
+        if event.name == wire.ERR:
+            endpoint.lines.append(line)
+            raise failures.restore(values.decode(event.args), event.headers, endpoint=f"{self.name}.{method}")
+        endpoint.busy.add(line)
+        return Started(line, endpoint, Outgoing(self, method, args, {}, None), channel, event, size)
+
+    def pack_quickly(self, args: tuple[Any, ...]) -> tuple[Endpoint, bytes] | None:
+        """Return the endpoint and packed arguments of a future that needs nothing special; ``None`` if it does."""
+        serving = current_call()
+        if (
+            len(self.endpoints) != 1
+            or self.hooks.all
+            or self.closed
+            or (serving is not None and serving.deadline is not None)
+            or self.endpoints[0].zerorpc is not False
+            or not values.SCALARS.issuperset(map(type, args))
+        ):
+            return None
+        try:
+            packed = _encode(args)
+        except (OverflowError, UnicodeEncodeError):
+            return None
+        return (self.endpoints[0], packed) if len(packed) <= MAX_BYTES else None
+
+    def _exchange(self, endpoint: Endpoint, outgoing: Outgoing, limits: Limits, *, streams: bool) -> Any:
+        line = endpoint.take_line()
+        endpoint.busy.add(line)
+        keep = False
+        try:
+            channel = self.start(endpoint, line, outgoing)
+            deadline, allowed = outgoing.deadline, outgoing.allowed
+            if streams and limits.item_timeout is not None:
+                allowed = limits.item_timeout if deadline is None else min(allowed, limits.item_timeout)
+                deadline = time.monotonic() + allowed
+            try:
+                event, size = line.receive(channel, deadline=deadline, what=outgoing.what, allowed=allowed)
+            except KeyboardInterrupt:
+                line.cancel(channel, "interrupted")
+                keep = True
+                raise
+            except CallTimeout:
+                keep = True
+                raise
+            if event.name == wire.OK and not streams:
+                keep = True
+                return values.decode(event.args, event.buffers)[0]
+            if event.name == wire.ERR and not streams:
+                keep = True
+                return Raised(failures.restore(values.decode(event.args), event.headers, endpoint=outgoing.what))
+            started = Started(line, endpoint, outgoing, channel, event, size)
+            line = None  # type: ignore[assignment]
+            return started
+        finally:
+            if line is not None:
+                endpoint.busy.discard(line)
+                if keep:
+                    endpoint.give_line(line)
+                else:
+                    line.close()
+
+    def start(self, endpoint: Endpoint, line: Line, outgoing: Outgoing) -> int:
+        """Send a request on a line; return its channel."""
+        channel = next(line.ids)
+        line.zerorpc = bool(endpoint.zerorpc)
+        headers: dict[str, Any] = {"message_id": channel, "v": 3, "znb": wire.WIRE_VERSION, "items": 1}
+        packed, buffers = outgoing.frames(endpoint, None, headers)
+        blob = _encode((headers, outgoing.method, packed))
+        line.send([blob, *buffers])
+        return channel
+
+    # -- endpoints -----------------------------------------------------------------------------------------
+
+    def try_endpoints(self, attempt: Callable[[Endpoint], Any]) -> Any:
+        """Return what ``attempt`` returns for the first endpoint that can be reached.
+
+        Raises:
+            ServiceUnavailable: None can.
+        """
+        if self.closed:
+            raise ServiceUnavailable(self.name, "this proxy was closed")
+        if len(self.endpoints) == 1 and not self.by_name:
+            return attempt(self.endpoints[0])
+        tried: set[str] = set()
+        deadline: float | None = None
+        while True:
+            endpoint = self._choose(tried)
+            if endpoint is not None:
+                tried.add(endpoint.url)
+                try:
+                    return attempt(endpoint)
+                except ServiceUnavailable as unreachable:
+                    endpoint.failed_at = time.monotonic()
+                    last = unreachable
+                    if getattr(unreachable, "may_have_run", False):
+                        raise
+                    continue
+            if not self.by_name:
+                raise last
+            deadline = deadline or time.monotonic() + REPLACE_PATIENCE
+            self._look_up(deadline)
+            tried = {url for url in tried if url not in {e.url for e in self.endpoints}}
+
+    def _choose(self, tried: set[str]) -> Endpoint | None:
+        """Return the endpoint with the fewest calls under way; those that failed lately come last."""
+        open_ = [endpoint for endpoint in self.endpoints if endpoint.url not in tried]
+        if not open_:
+            return None
+        if len(open_) == 1:
+            return open_[0]
+        self._turn += 1
+        recently = time.monotonic() - RETRY_AFTER
+        start = self._turn % len(open_)
+        return min(open_[start:] + open_[:start], key=lambda e: (e.failed_at > recently, len(e.busy)))
+
+    def _look_up(self, deadline: float) -> None:
+        """Find out where the service is now; wait a moment if it is just being replaced."""
+        known = {endpoint.url: endpoint for endpoint in self.endpoints}
+        while True:
+            try:
+                found = registry.find_service(self.name)
+            except ServiceUnavailable:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(REPLACE_INTERVAL)
+                continue
+            break
+        endpoints = []
+        for entry in found:
+            url = security.split_address(entry.url)[0]
+            endpoints.append(known.pop(url) if url in known else Endpoint(self, entry.url))
+        for gone in known.values():
+            gone.close()
+        self.endpoints = endpoints
+
+    # -- the rest ------------------------------------------------------------------------------------------
+
+    def reactor(self) -> Reactor:
+        """Return the I/O thread, started when it is first needed."""
+        if self._reactor is None or self._reactor.stopped or self._reactor.forked:
+            self._reactor = Reactor("znb-proxy-io")
+            self._reactor.start()
+        return self._reactor
+
+    def close(self) -> None:
+        """Hang up everywhere. May be called twice."""
+        self.closed = True
+        for endpoint in self.endpoints:
+            endpoint.close()
+        if self._reactor is not None:
+            self._reactor.stop()
+
+
+class Started(NamedTuple):
+    """A call that answered with the first items of a stream."""
+
+    line: Line
+    endpoint: Endpoint
+    outgoing: Outgoing
+    channel: int
+    event: wire.Event
+    size: int
+
+
+class Raised(NamedTuple):
+    """What the method raised; kept apart from what went wrong on the way to it."""
+
+    error: BaseException

@@ -1,0 +1,46 @@
+"""The future of a call: of ``concurrent.futures``, and awaitable.
+
+Invariants: cancelling it stops the call on the server. It is resolved on the I/O thread, so its callbacks run there
+and must not block.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+from collections.abc import Callable, Generator
+from typing import Any
+
+__all__ = ["CallFuture"]
+
+
+class CallFuture(concurrent.futures.Future[Any]):
+    """What ``svc.method.future(…)`` returns: wait for it with ``result()`` or ``await``."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.abandon: Callable[[], object] | None = None
+
+    def __await__(self) -> Generator[Any, None, Any]:
+        return asyncio.wrap_future(self).__await__()
+
+    def cancel(self) -> bool:
+        """Stop the call, here and on the server; ``False`` if it has ended."""
+        cancelled = super().cancel()
+        if cancelled:
+            self._let_go()
+        return cancelled
+
+    def settle(self, result: Any, error: BaseException | None = None) -> None:
+        """Resolve it, unless it was cancelled."""
+        self.abandon = None
+        if self.set_running_or_notify_cancel():
+            if error is None:
+                self.set_result(result)
+            else:
+                self.set_exception(error)
+
+    def _let_go(self) -> None:
+        abandon, self.abandon = self.abandon, None
+        if abandon is not None:
+            abandon()

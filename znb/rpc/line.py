@@ -1,0 +1,203 @@
+"""A blocking socket for one call at a time, owned by the thread that makes the call: no hop to the I/O thread.
+
+Invariants: a line is used by one thread at a time; replies of earlier calls that were given up are skipped; a line
+whose connection broke is not used again, so that nothing queued for a dead server reaches the one that replaces it.
+Waiting wakes at least every ``LOOK`` seconds to see whether the server is still there; signals interrupt it.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from typing import Any
+
+import zmq
+
+from znb import wire
+from znb.errors import CallTimeout, ProtocolError, ServiceUnavailable
+from znb.rpc.client import MONITORED, broken, connect_timeout
+from znb.transport import prepare_socket, receive_small, send_message
+
+__all__ = ["Line"]
+
+#: Seconds after a reply during which the server is taken to be there; a look costs 1.5 µs.
+FRESH = 0.02
+#: Seconds between looks whether the server is still there, while waiting.
+LOOK = 0.25
+_LOOK_MS = int(LOOK * 1000)
+_EVENTS = int(zmq.EVENTS)
+_RCVTIMEO = int(zmq.RCVTIMEO)
+
+
+class Line:
+    """One blocking connection to a server.
+
+    Args:
+        context: Where the sockets belong.
+        url: Where the server listens.
+        prepare: Sets options of the socket before it dials, such as keys.
+
+    Attributes:
+        ids: Source of channel and message ids.
+        zerorpc: Whether the server speaks zerorpc only.
+    """
+
+    __slots__ = (
+        "_broken",
+        "_connected",
+        "_dialled",
+        "_heard",
+        "_monitor",
+        "_patience",
+        "_pid",
+        "_socket",
+        "ids",
+        "url",
+        "zerorpc",
+    )
+
+    def __init__(
+        self, context: zmq.Context[Any], url: str, prepare: Callable[[zmq.Socket[bytes]], object] | None
+    ) -> None:
+        self.url = url
+        self.ids = wire.message_ids()
+        self.zerorpc = False
+        self._connected = False
+        self._heard = 0.0
+        self._broken: Exception | None = None
+        self._pid = os.getpid()
+        self._dialled = time.monotonic()
+        self._patience = connect_timeout(url)
+        self._socket: zmq.Socket[bytes] = context.socket(zmq.DEALER)
+        prepare_socket(self._socket, url)
+        self._socket.setsockopt(zmq.RCVTIMEO, _LOOK_MS)
+        if prepare is not None:
+            prepare(self._socket)
+        self._monitor = self._socket.get_monitor_socket(MONITORED)
+        self._socket.connect(url)
+
+    def __del__(self) -> None:
+        self.close()
+
+    @property
+    def usable(self) -> bool:
+        """Whether another call may be made on it."""
+        if self._monitor.getsockopt(_EVENTS) & 1:
+            self._listen()
+        return self._broken is None
+
+    @property
+    def fresh(self) -> bool:
+        """Whether the server was heard a moment ago, so that looking for it is a waste."""
+        return time.monotonic() - self._heard < FRESH
+
+    def send(self, frames: list[Any]) -> None:
+        """Send a message, given without its empty frame."""
+        send_message(self._socket, [b"", *frames])
+
+    def send_control(self, channel: int, name: str, args: Any) -> None:
+        """Send an event that costs no credit."""
+        headers = {"message_id": next(self.ids), "response_to": channel, "znb": wire.WIRE_VERSION}
+        self.send([wire.encode_event(headers, name, args)])
+
+    def cancel(self, channel: int, reason: str) -> None:
+        """Have the server stop a call. zerorpc has no way to say so; it notices that we do not beat any more."""
+        if not self.zerorpc:
+            self.send_control(channel, wire.CANCEL, [reason])
+
+    def receive(
+        self, channel: int, *, deadline: float | None, what: str, allowed: float = 0.0
+    ) -> tuple[wire.Event, int]:
+        """Wait for the next event of a call that is no control event.
+
+        Args:
+            channel: The call's id.
+            deadline: Monotonic time; ``None`` for no limit.
+            what: The call, for messages.
+            allowed: Seconds that the deadline was made of, for messages.
+
+        Returns:
+            The event, its arguments as ``msgspec.Raw``, and the size of its message in bytes.
+
+        Raises:
+            CallTimeout: The deadline passed; the server has been told.
+            ServiceUnavailable: The server is not there, or went.
+            AuthError: The server refused our key.
+            ProtocolError: The server sent what is no event.
+        """
+        while True:
+            frames = self._next(channel, deadline, what, allowed)
+            start = 1 if len(frames) > 1 and len(frames[0]) == 0 else 0
+            event = wire.decode_event(frames[start], frames[start + 1 :], raw=True)
+            if event.headers.get("response_to") != channel:
+                continue  # of a call that was given up
+            name = event.name
+            if name in wire.REPLIES:
+                return event, len(frames[start]) + sum(len(frame) for frame in event.buffers)
+            if name == wire.HEARTBEAT:
+                if "znb" not in event.headers:  # zerorpc wants to hear the same, or gives us up
+                    self.send_control(channel, wire.HEARTBEAT, [0])
+            elif name != wire.MORE:
+                raise ProtocolError(f"expected a reply to {what}, got {name!r:.50}")
+
+    def receive_now(self, channel: int, method: str) -> tuple[wire.Event, int]:
+        """As ``receive`` without a deadline, for the case that the reply is all that comes."""
+        try:
+            frames = receive_small(self._socket, 0)
+            event = wire.decode_event(frames[1], frames[2:], raw=True)
+            if event.name in wire.REPLIES and event.headers.get("response_to") == channel:
+                self._heard = time.monotonic()
+                return event, len(frames[1])
+        except (zmq.Again, IndexError):
+            self._check(method)
+        return self.receive(channel, deadline=None, what=method)
+
+    def close(self) -> None:
+        """Hang up. May be called twice."""
+        if self._pid == os.getpid() and not self._socket.closed:
+            self._socket.disable_monitor()
+            self._monitor.close(0)
+            self._socket.close(0)
+
+    def _next(self, channel: int, deadline: float | None, what: str, allowed: float) -> list[Any]:
+        if deadline is None:
+            while True:
+                try:
+                    return receive_small(self._socket, 0)
+                except zmq.Again:
+                    self._check(what)
+        while True:
+            left = deadline - time.monotonic()
+            if left <= 0:
+                self.cancel(channel, "timed out")
+                raise CallTimeout(what, allowed)
+            self._socket.setsockopt(_RCVTIMEO, max(1, min(_LOOK_MS, int(left * 1000))))
+            try:
+                return receive_small(self._socket, 0)
+            except zmq.Again:
+                self._check(what)
+            finally:
+                self._socket.setsockopt(_RCVTIMEO, _LOOK_MS)
+
+    def _check(self, what: str) -> None:
+        """Raise if the server is not there."""
+        self._listen()
+        if self._broken is not None:
+            self._broken.add_note(f"while {what} was waited for")
+            raise self._broken
+        if not self._connected and time.monotonic() - self._dialled > self._patience:
+            self._broken = ServiceUnavailable(self.url, f"nobody answered within {self._patience:g} s")
+            raise self._broken
+
+    def _listen(self) -> None:
+        while True:
+            try:
+                frames = self._monitor.recv_multipart(zmq.NOBLOCK)
+            except zmq.Again:
+                return
+            event = int.from_bytes(frames[0][:2], "little")
+            if event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
+                self._connected = True
+            else:
+                self._broken = broken(self.url, event)

@@ -1,0 +1,72 @@
+"""Ending a job that a worker still has: cancelled, or run for longer than its limit.
+
+The job ends here at once, whatever the worker does; its outcome will not be delivered. The worker is asked to skip
+it (``Revoke``) and, if it is the one that runs, to interrupt it. One that overran and does not heed that within a
+grace costs its worker the life; a cancelled one does not, because the worker's namespace is worth more.
+
+Invariants: a job is interrupted once at most; nobody is charged for what a worker is killed for here. Owning
+thread: whichever drives the ``Scheduler``.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from znb.schedule.records import Fail, Interrupt, Kill, Revoke
+
+if TYPE_CHECKING:
+    from znb.schedule.fleet import Chunk, Worker
+    from znb.schedule.placement import Placement
+    from znb.schedule.records import Command
+
+__all__ = ["interrupt", "overran", "stop_jobs"]
+
+
+def stop_jobs(out: list[Command], chunk: Chunk, start: int, stop: int) -> None:
+    """Have a worker skip jobs ``start`` up to ``stop``, all of which have ended here, or interrupt the one it runs."""
+    worker = chunk.worker
+    running, index = worker.running()
+    last = out[-1] if out else None
+    if isinstance(last, Revoke) and last.chunk == chunk.number and last.stop == start:
+        # Many futures cancelled one by one are one command.
+        out[-1] = Revoke(worker.number, chunk.number, last.start, stop)
+    else:
+        out.append(Revoke(worker.number, chunk.number, start, stop))
+    if chunk is running and start <= index < stop:
+        interrupt(out, chunk, index)
+
+
+def interrupt(out: list[Command], chunk: Chunk, index: int) -> None:
+    """Interrupt a job that has ended here, once."""
+    interrupted = chunk.mark().interrupted
+    if index not in interrupted:
+        interrupted.add(index)
+        out.append(Interrupt(chunk.worker.number, chunk.number, index))
+
+
+def overran(placement: Placement, worker: Worker, now: float, grace: float) -> bool:
+    """End the job that overran its limit; return whether its worker has to go, because it was told before.
+
+    Args:
+        placement: The books.
+        worker: Whose deadline has passed.
+        now: Monotonic seconds.
+        grace: Seconds that the job has to heed its interrupt.
+    """
+    out = placement.out
+    chunk, index = worker.running()
+    group = chunk.group
+    if worker.overrun:
+        worker.deadline = math.inf
+        worker.condemned = True
+        out.append(Kill(worker.number, f"job {index} of group {group.number} ignored its interrupt for {grace:g} s"))
+        return True
+    if not chunk.is_stopped(index):
+        chunk.mark().stopped.add(index)
+        group.failed += 1
+        out.append(Fail(group.number, index, "timeout", group.attempts.pop(index, ())))
+    interrupt(out, chunk, index)
+    worker.overrun = True
+    placement.deadlines.set(worker, now + grace)
+    return False

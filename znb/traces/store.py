@@ -1,0 +1,235 @@
+"""The traces of a session: what has come of each, until there are too many.
+
+Invariants: at most ``TRACES_MAX`` traces and ``BYTES_MAX`` bytes are kept, the oldest go first, those of other clients
+of the same workers before ours; what was dropped is counted. May be used from any thread.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from typing import NamedTuple
+
+from znb.errors import ProtocolError
+from znb.traces.assemble import Parts, assemble
+from znb.traces.clock import RoundTrips
+from znb.traces.feed import Batch, Feed, Request, decode_batch
+from znb.traces.model import TraceData
+
+__all__ = ["Store", "StoreStats"]
+
+logger = logging.getLogger("znb.traces")
+
+#: Traces kept.
+TRACES_MAX = 100
+#: Bytes that they may take together.
+BYTES_MAX = 512 << 20
+
+
+class StoreStats(NamedTuple):
+    """A snapshot of a store.
+
+    Attributes:
+        traces: Traces kept.
+        size_bytes: What they take, nearly.
+        dropped: Traces that had to go.
+        damaged: Batches that could not be read; each was logged.
+    """
+
+    traces: int
+    size_bytes: int
+    dropped: int
+    damaged: int
+
+
+class _Kept:
+    """One trace.
+
+    Attributes:
+        ours: Whether this process has spans in it.
+        pinned: Whether somebody holds it: it is not dropped.
+        version: Counts what has come.
+    """
+
+    __slots__ = ("ours", "parts", "pinned", "title", "version")
+
+    def __init__(self, trace_id: int) -> None:
+        self.parts = Parts(trace_id)
+        self.ours = False
+        self.pinned = False
+        self.title = ""
+        self.version = 0
+
+
+class Store:
+    """Keeps the latest traces.
+
+    Args:
+        feed: What this process records itself.
+        traces_max: Traces kept.
+        bytes_max: Bytes that they may take together.
+    """
+
+    def __init__(self, feed: Feed, traces_max: int = TRACES_MAX, bytes_max: int = BYTES_MAX) -> None:
+        self._feed = feed
+        self._lock = threading.RLock()
+        self._traces: dict[int, _Kept] = {}
+        self._requests: dict[str, Request] = {}
+        self._trips: dict[str, RoundTrips] = {}
+        self._lost: dict[str, str] = {}
+        self._missed: dict[str, int] = {}
+        self._traces_max = traces_max
+        self._bytes_max = bytes_max
+        self._dropped = 0
+        self._damaged = 0
+        self._local = Request(with_open=True)
+
+    # -- what comes in -------------------------------------------------------------------------------------
+
+    def request_for(self, key: str, *, with_open: bool) -> Request:
+        """Return what to ask a process next; ``key`` is that of its last batch, empty for one not asked before."""
+        with self._lock:
+            known = self._requests.get(key)
+            if known is None:
+                return Request(with_open=with_open)
+            return Request(known.key, known.spans, known.samples, with_open=with_open)
+
+    def take(self, batch: Batch, sent_ns: int, received_ns: int) -> None:
+        """Take an answer.
+
+        Args:
+            batch: The answer.
+            sent_ns: ``perf_counter_ns`` when the request was given away.
+            received_ns: And when the answer was there.
+        """
+        with self._lock:
+            key = batch.process.key
+            self._requests[key] = batch.next_request()
+            self._trips.setdefault(key, RoundTrips()).add(sent_ns, received_ns, batch.clock_ns)
+            self._take(batch, ours=False)
+            self._shrink()
+
+    def take_encoded(self, data: bytes | memoryview, sent_ns: int, received_ns: int) -> Batch | None:
+        """Take an answer as it came; return it, or ``None`` if it is damaged."""
+        try:
+            batch = decode_batch(data)
+            self.take(batch, sent_ns, received_ns)
+        except (ProtocolError, ValueError, OverflowError):
+            self._damaged += 1
+            logger.exception("a batch of spans is damaged, so the trace lacks what was in it")
+            return None
+        return batch
+
+    def lose(self, key: str, reason: str) -> None:
+        """Note that a process is gone."""
+        with self._lock:
+            self._lost[key] = reason
+            for kept in self._traces.values():
+                kept.version += 1
+
+    def begin(self, trace_id: int, title: str) -> None:
+        """Note a trace that begins here, and hold on to it."""
+        with self._lock:
+            kept = self._kept(trace_id)
+            kept.ours = kept.pinned = True
+            kept.title = title
+
+    def unpin(self, trace_id: int) -> None:
+        """Let a trace go when its turn has come."""
+        with self._lock:
+            if trace_id in self._traces:
+                self._traces[trace_id].pinned = False
+
+    # -- what is there -------------------------------------------------------------------------------------
+
+    def read_local(self) -> None:
+        """Take what this process has recorded itself."""
+        with self._lock:
+            while True:
+                batch = self._feed.answer(self._local)
+                self._local = batch.next_request(with_open=True)
+                self._take(batch, ours=True)
+                if not batch.more:
+                    break
+            self._shrink()
+
+    def version(self, trace_id: int) -> int:
+        """Return a number that grows when something of a trace comes; -1 if it is not kept."""
+        with self._lock:
+            kept = self._traces.get(trace_id)
+            return -1 if kept is None else kept.version
+
+    def assemble(self, trace_id: int) -> TraceData | None:
+        """Return a trace as far as it has come; ``None`` if it is not kept."""
+        with self._lock:
+            kept = self._traces.get(trace_id)
+            if kept is None:
+                return None
+            now = time.perf_counter_ns()
+            intervals = {key: trips.interval(now) for key, trips in self._trips.items()}
+            return assemble(
+                kept.parts, self._feed.process, intervals=intervals, lost=dict(self._lost), missed=dict(self._missed)
+            )
+
+    def titles(self, *, ours: bool = True) -> list[tuple[int, str]]:
+        """Return ids and titles, the latest last; with ``ours``, of those that this process has a part in."""
+        with self._lock:
+            return [
+                (trace_id, kept.title or kept.parts.root_name())
+                for trace_id, kept in self._traces.items()
+                if kept.ours or not ours
+            ]
+
+    def stats(self) -> StoreStats:
+        """Return what is kept."""
+        with self._lock:
+            size = sum(kept.parts.size_bytes for kept in self._traces.values())
+            return StoreStats(len(self._traces), size, self._dropped, self._damaged)
+
+    # -- how -----------------------------------------------------------------------------------------------
+
+    def _kept(self, trace_id: int) -> _Kept:
+        kept = self._traces.get(trace_id)
+        if kept is None:
+            kept = self._traces[trace_id] = _Kept(trace_id)
+        return kept
+
+    def _take(self, batch: Batch, *, ours: bool) -> None:
+        process = batch.process
+        for part in batch.spans:
+            kept = self._kept(int.from_bytes(part.trace_id, "big"))
+            kept.parts.add(process, part)
+            kept.ours |= ours
+            kept.version += 1
+        for sampled in batch.samples:
+            kept = self._kept(int.from_bytes(sampled.trace_id, "big"))
+            kept.parts.add_samples(process, sampled)
+            kept.version += 1
+        self._take_open(batch, ours=ours)
+        self._missed[process.key] = batch.next_spans[1]
+
+    def _take_open(self, batch: Batch, *, ours: bool) -> None:
+        """Take open spans in place of those that were open the last time."""
+        opened = {int.from_bytes(part.trace_id, "big"): part for part in batch.opened}
+        for trace_id, kept in self._traces.items():
+            if trace_id not in opened and batch.process in kept.parts.opened:
+                kept.parts.set_open(batch.process, None)
+                kept.version += 1
+        for trace_id, part in opened.items():
+            kept = self._kept(trace_id)
+            kept.parts.set_open(batch.process, part)
+            kept.ours |= ours
+            kept.version += 1
+
+    def _shrink(self) -> None:
+        """Drop what is too much."""
+        size = sum(kept.parts.size_bytes for kept in self._traces.values())
+        while len(self._traces) > self._traces_max or size > self._bytes_max:
+            free = [trace_id for trace_id, kept in self._traces.items() if not kept.pinned]
+            if not free:
+                return
+            foreign = [trace_id for trace_id in free if not self._traces[trace_id].ours]
+            dropped = self._traces.pop((foreign or free)[0])
+            size -= dropped.parts.size_bytes
+            self._dropped += 1

@@ -1,0 +1,159 @@
+"""A trace as text: the call tree, siblings of one name on one line, for terminals and logs.
+
+Invariants: at most ``LINES_MAX`` lines; plain text, control characters taken out; says what is missing. Pure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from znb.spans.table import KINDS
+from znb.traces.analysis import errors, self_ns
+from znb.traces.model import TraceData
+
+__all__ = ["duration", "text_tree"]
+
+#: Lines of the tree.
+LINES_MAX = 200
+#: Branches below which siblings that took less than this part of the whole are summed up.
+PART_MIN = 0.001
+#: Exceptions shown below the tree.
+ERRORS_MAX = 5
+#: Workers named on one line.
+WORKERS_MAX = 4
+
+
+class _Group:
+    """Spans of one name below one parent group."""
+
+    __slots__ = ("below", "count", "failed", "first", "kind", "longest", "lost", "name", "own", "total", "workers")
+
+    def __init__(self, name: str, kind: int, first: int) -> None:
+        self.name = name
+        self.kind = kind
+        self.first = first
+        self.count = self.total = self.own = self.longest = self.failed = self.lost = 0
+        self.workers: dict[str, int] = {}
+        self.below: dict[tuple[str, int], _Group] = {}
+
+
+def text_tree(data: TraceData, title: str = "", width: int = 100) -> str:
+    """Return the tree, the exceptions and the notes."""
+    lines = [_headline(data, title)]
+    lines += _lines(data, width)
+    failures = errors(data)
+    if failures:
+        lines.append("")
+    for failure in failures[:ERRORS_MAX]:
+        lines.append(f"✗ {failure.type}: {_clean(failure.message)[: 2 * width]}")
+        lines.append("    " + " → ".join(f"{_clean(span.name)} ({span.worker})" for span in failure.path))
+        lines += [f"    {line}" for line in failure.traceback.rstrip().splitlines()[-12:]]
+    if len(failures) > ERRORS_MAX:
+        lines.append(f"… and {len(failures) - ERRORS_MAX} more that failed: trace.errors()")
+    if data.notes:
+        lines += ["", *(f"! {_clean(note)}" for note in data.notes)]
+    return "\n".join(lines)
+
+
+def _headline(data: TraceData, title: str) -> str:
+    name = title or (data.name(data.roots[0]) if data.roots else "empty trace")
+    parts = [_clean(name), duration(data.end_ns - data.start_ns), f"{len(data)} span{'s' * (len(data) != 1)}"]
+    processes = len({number for number, _, _ in data.table.threads})
+    if processes > 1:
+        parts.append(f"{processes} processes")
+    failed = data.table.status.count(1)
+    if failed:
+        parts.append(f"{failed} failed")
+    return " · ".join(parts)
+
+
+def _group(data: TraceData) -> dict[tuple[str, int], _Group]:
+    table, own = data.table, self_ns(data)
+    roots: dict[tuple[str, int], _Group] = {}
+    group_of: list[_Group | None] = [None] * len(data)
+    for row, _ in data.walk():
+        up = group_of[data.parent[row]] if data.parent[row] >= 0 else None
+        there = roots if up is None else up.below
+        key = (data.name(row), table.kind[row])
+        group = there.get(key)
+        if group is None:
+            group = there[key] = _Group(*key, row)
+        group_of[row] = group
+        took = data.end(row) - table.start_ns[row]
+        group.count += 1
+        group.total += took
+        group.own += own[row]
+        group.longest = max(group.longest, took)
+        group.failed += table.status[row] == 1
+        group.lost += table.status[row] == 4
+        worker = table.process(row).label
+        group.workers[worker] = group.workers.get(worker, 0) + 1
+    return roots
+
+
+def _lines(data: TraceData, width: int) -> Iterator[str]:
+    whole = max(1, data.end_ns - data.start_ns)
+    count, hidden = 0, 0
+    pending: list[tuple[_Group, str, bool]] = []
+
+    def push(groups: dict[tuple[str, int], _Group], prefix: str) -> None:
+        shown = list(groups.values())
+        pending.extend((g, prefix, g is shown[-1]) for g in reversed(shown))
+
+    push(_group(data), "")
+    while pending:
+        group, prefix, last = pending.pop()
+        if count >= LINES_MAX:
+            hidden += 1
+            continue
+        if group.total < whole * PART_MIN and count > LINES_MAX // 2 and not group.failed:
+            hidden += 1
+            continue
+        count += 1
+        yield _line(data, group, prefix + ("└─ " if last else "├─ "), width)
+        push(group.below, prefix + ("   " if last else "│  "))
+    if hidden:
+        yield f"… {hidden} more branches"
+
+
+def _line(data: TraceData, group: _Group, prefix: str, width: int) -> str:
+    mark = "✗ " if group.failed else "? " if group.lost else ""
+    name = _clean(group.name)
+    kind = KINDS[group.kind]
+    left = f"{prefix}{mark}{name}" + (f" [{kind}]" if kind not in {"span", "trace"} else "")
+    if group.count > 1:
+        left += f" ×{group.count}"
+    room = max(24, width - 40)
+    if len(left) > room:
+        left = left[: room - 1] + "…"
+    figures = f"{duration(group.total):>8} self {duration(group.own):>8}"
+    if group.count > 1:
+        figures += f" max {duration(group.longest):>8}"
+    more = [_workers(group.workers)]
+    if group.failed and group.count > 1:
+        more.append(f"{group.failed} failed")
+    if group.lost:
+        more.append("lost" if group.count == 1 else f"{group.lost} lost")
+    elif group.count == 1 and not data.table.end_ns[group.first]:
+        more.append("not ended")
+    return f"{left:<{room}} {figures}  {' · '.join(more)}".rstrip()
+
+
+def _workers(workers: dict[str, int]) -> str:
+    if len(workers) == 1:
+        return next(iter(workers))
+    named = sorted(workers.items(), key=lambda item: -item[1])
+    text = ", ".join(f"{name} {count}" for name, count in named[:WORKERS_MAX])
+    return text + (f", {len(named) - WORKERS_MAX} more" if len(named) > WORKERS_MAX else "")
+
+
+def duration(nanoseconds: float) -> str:
+    """Return a duration as people write it: ``1.23 s``, ``45.6 ms``, ``789 µs``."""
+    for limit, unit in ((1e3, "ns"), (1e6, "µs"), (1e9, "ms")):
+        if abs(nanoseconds) < limit * 0.9995:
+            return f"{nanoseconds / limit * 1e3:.3g} {unit}"
+    return f"{nanoseconds / 1e9:.3g} s" if abs(nanoseconds) < 999.5e9 else f"{nanoseconds / 1e9:.0f} s"
+
+
+def _clean(text: str) -> str:
+    return "".join(char if char.isprintable() else " " for char in text)

@@ -1,0 +1,308 @@
+"""``znb.trace``: what users begin, look at, compare and save.
+
+A trace may still be growing: what is read of it is assembled anew when something has come since. May be used from any
+thread; a trace is entered on one.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Final, Self
+
+from znb.export import flame_svg, load, save
+from znb.export.collector import send_otlp
+from znb.profiler import Sampler
+from znb.spans import RECORDER, OpenSpan, Recorder, Span, SpanTable
+from znb.spans.samples import SampleTable
+from znb.traces import analysis
+from znb.traces.feed import Feed
+from znb.traces.model import SpanList, TraceData
+from znb.traces.pieces import Piece, pieces
+from znb.traces.store import Store
+from znb.traces.text import text_tree
+
+__all__ = ["TRACES", "Picture", "Trace", "Traces", "trace"]
+
+#: Milliseconds between two samples.
+INTERVAL_MS = 10
+#: Seconds to wait for what workers have recorded, when a trace ends or is looked at.
+COLLECT_TIMEOUT = 2.0
+
+
+class Picture:
+    """A picture that notebooks show."""
+
+    def __init__(self, svg: str) -> None:
+        self.svg = svg
+
+    def _repr_svg_(self) -> str:
+        return self.svg
+
+    def __str__(self) -> str:
+        return self.svg
+
+
+class Trace:
+    """One trace: begun with ``znb.trace``, found among the latest ones, or loaded from a file.
+
+    Attributes:
+        title: What it is called.
+
+    Examples:
+        >>> with trace("epoch") as t:
+        ...     pass
+        >>> [span.name for span in t.spans]
+        ['epoch']
+    """
+
+    def __init__(self, title: str, trace_id: int, read: Callable[[int], tuple[int, TraceData | None]]) -> None:
+        self.title = title
+        self._id = trace_id
+        self._read = read
+        self._version = -1
+        self._data: TraceData | None = None
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Trace:
+        """Open a saved trace: ``.json``, ``.otlp.json`` or ``.html``.
+
+        Raises:
+            TraceFileError: It is no such file, or it is cut off or damaged.
+            OSError: It cannot be read.
+        """
+        data, title = load(path)
+        return cls(title or Path(path).name, data.trace_id, lambda _version: (0, data))
+
+    @property
+    def data(self) -> TraceData:
+        """The trace as tables, as far as it has come."""
+        if self._id:
+            version, data = self._read(self._version)
+            if data is not None:
+                self._version, self._data = version, data
+        if self._data is None:
+            self._data = TraceData(self._id, SpanTable(), SampleTable())
+        return self._data
+
+    @property
+    def trace_id(self) -> str:
+        """32 hexadecimal digits; of a trace that has not begun, zeros."""
+        return f"{self._id:032x}"
+
+    @property
+    def notes(self) -> list[str]:
+        """What is missing or uncertain, a sentence each."""
+        return list(self.data.notes)
+
+    @property
+    def spans(self) -> SpanList:
+        """All spans, by start."""
+        data = self.data
+        return SpanList(data, data.by_start)
+
+    @property
+    def seconds(self) -> float:
+        """From the first start to the last end."""
+        return self.data.seconds
+
+    # -- what it tells -------------------------------------------------------------------------------------
+
+    def tree(self) -> list[analysis.TreeNode]:
+        """Return the roots; each node has its span and its ``children``."""
+        return analysis.tree(self.data)
+
+    def critical_path(self) -> analysis.Segments:
+        """Return what the whole took its time for, segment by segment, from start to end."""
+        return analysis.critical_path(self.data)
+
+    def self_times(self) -> list[analysis.SelfTime]:
+        """Return what the spans of each name cost by themselves, the most expensive first."""
+        return analysis.self_times(self.data)
+
+    def errors(self) -> list[analysis.Failure]:
+        """Return each exception once: where it happened, through which spans it went, and its traceback."""
+        return analysis.errors(self.data)
+
+    def find(self, pattern: str) -> SpanList:
+        """Return the spans of a name: all of it, its last part (``method`` of ``service.method``), or a pattern."""
+        data = self.data
+        return SpanList(data, analysis.find(data, pattern))
+
+    def pieces(self, span: Span | str) -> list[Piece]:
+        """Return where the time of a call went: encoding, transfer, queueing, running, and so on."""
+        data = self.data
+        return pieces(data, data.row_of(span))
+
+    def diff(self, other: Trace) -> list[analysis.Change]:
+        """Return by call path what ``other`` takes more or less, the largest difference first."""
+        return analysis.diff(self.data, other.data)
+
+    def to_pandas(self) -> Any:
+        """Return a ``pandas.DataFrame`` with a row for each span.
+
+        Raises:
+            ImportError: pandas is not installed.
+        """
+        return analysis.to_pandas(self.data)
+
+    # -- how it is shown and handed on ---------------------------------------------------------------------
+
+    def flame(self) -> Picture:
+        """Return the flame graph."""
+        return Picture(flame_svg(self.data, self.title))
+
+    def text(self, width: int = 100) -> str:
+        """Return the call tree as text."""
+        return text_tree(self.data, self.title, width)
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Write it to a file, in the format of its suffix; return where it is.
+
+        Args:
+            path: ``.json`` (Chrome, Perfetto), ``.speedscope.json``, ``.otlp.json``, ``.folded``, ``.html`` or
+            ``.svg``.
+
+        Raises:
+            TraceFileError: It is none of these.
+            OSError: The file cannot be written.
+        """
+        return save(self.data, path, self.title)
+
+    def send(self, endpoint: str | None = None, *, headers: Mapping[str, str] | None = None) -> int:
+        """Send it to an OpenTelemetry collector; return how many spans that were.
+
+        Args:
+            endpoint: Such as ``"http://localhost:4318/v1/traces"``; ``None`` for what the environment variable
+                ``OTEL_EXPORTER_OTLP_ENDPOINT`` says.
+            headers: Sent along, such as an API key.
+
+        Raises:
+            ServiceUnavailable: The collector did not take it.
+            ZnbError: ``znb[otlp]`` is not installed.
+        """
+        return send_otlp(self.data, endpoint, headers=headers)
+
+    def __str__(self) -> str:
+        return self.text()
+
+    def __repr__(self) -> str:
+        return f"<Trace {self.title!r}, {len(self.data)} spans>"
+
+    def _repr_mimebundle_(self, **_: Any) -> dict[str, Any]:
+        return {"text/plain": self.text(), "image/svg+xml": flame_svg(self.data, self.title)}
+
+
+class LiveTrace(Trace):
+    """A trace that is made here: ``with`` begins and ends it. It can be entered once."""
+
+    def __init__(self, traces: Traces, title: str, interval_ms: int, attributes: dict[str, Any]) -> None:
+        super().__init__(title, 0, lambda version: traces.read(self._id, version))
+        self._traces = traces
+        self._span = OpenSpan(traces.recorder, title, "trace", attributes, live=interval_ms)
+
+    def __enter__(self) -> Self:
+        if self._id:
+            raise RuntimeError(f"the trace {self.title!r} has been entered before; begin another one")
+        self._span.__enter__()
+        self._id = self._span.trace_id
+        self._traces.store.begin(self._id, self.title)
+        self._traces.began(self)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace_back: object) -> None:
+        self._span.__exit__(kind, error, trace_back)
+        self._traces.ended(self)
+
+
+class Traces:
+    """The traces of a session.
+
+    Args:
+        recorder: This process's recorder.
+
+    Attributes:
+        store: Keeps them.
+        sampler: Samples this process while a trace is live.
+        live: Traces that have been entered and not left.
+        collectors: Bring what others have recorded, each waiting at most the seconds that it is given.
+    """
+
+    def __init__(self, recorder: Recorder) -> None:
+        self.recorder = recorder
+        self.sampler = Sampler(recorder)
+        self.store = Store(Feed(recorder, self.sampler))
+        self.collectors: list[Callable[[float], object]] = []
+        self.live: list[LiveTrace] = []
+
+    def new(self, title: str, interval: float, attributes: dict[str, Any]) -> LiveTrace:
+        """Return a trace to enter."""
+        self.sampler.install()
+        return LiveTrace(self, title, round(interval * 1000), attributes)
+
+    def began(self, live: LiveTrace) -> None:
+        """Note that a trace has been entered."""
+        self.live.append(live)
+
+    def ended(self, live: LiveTrace) -> None:
+        """Bring what is outstanding of a trace that has ended."""
+        self.live.remove(live)
+        self.sampler.rest()
+        self.collect(COLLECT_TIMEOUT)
+        self.store.unpin(int(live.trace_id, 16))
+
+    def collect(self, timeout: float) -> None:
+        """Bring everything that has been recorded, here and elsewhere, waiting at most ``timeout`` seconds."""
+        for collector in list(self.collectors):
+            collector(timeout)
+        self.store.read_local()
+
+    def read(self, trace_id: int, known: int = -2) -> tuple[int, TraceData | None]:
+        """Return a trace's version, and the trace as far as it has come unless that is the ``known`` version."""
+        self.store.read_local()
+        version = self.store.version(trace_id)
+        return version, None if version == known else self.store.assemble(trace_id)
+
+    def __iter__(self) -> Iterator[Trace]:
+        """Yield the traces kept, the latest last."""
+        self.store.read_local()
+        for trace_id, title in self.store.titles():
+            yield self._trace(trace_id, title)
+
+    def __getitem__(self, trace_id: int | str) -> Trace:
+        """Return the trace of an id, as a number or as hexadecimal digits (the first few will do).
+
+        Raises:
+            KeyError: There is none, or several whose ids begin so.
+        """
+        self.store.read_local()
+        wanted = f"{trace_id:032x}" if isinstance(trace_id, int) else trace_id.lower()
+        found = [item for item in self.store.titles(ours=False) if f"{item[0]:032x}".startswith(wanted)]
+        if len(found) != 1:
+            raise KeyError(f"expected the id of one trace, got {wanted!r}, which {len(found)} of those kept begin with")
+        return self._trace(*found[0])
+
+    def _trace(self, trace_id: int, title: str) -> Trace:
+        return Trace(title, trace_id, lambda version: self.read(trace_id, version))
+
+
+#: The traces of this process, as ``RECORDER`` is its recorder.
+TRACES: Final = Traces(RECORDER)
+
+
+def trace(title: str = "trace", /, *, interval: float = INTERVAL_MS / 1000, **attributes: Any) -> LiveTrace:
+    """Begin a trace: what happens inside ``with`` is recorded here and wherever it leads, and sampled.
+
+    Args:
+        title: What to call it.
+        interval: Seconds between two samples.
+        attributes: What to know about it.
+
+    Example:
+        >>> with trace("epoch", lr=0.1) as t:
+        ...     total = sum(range(10))
+        >>> t.spans[0].attributes
+        {'lr': 0.1}
+    """
+    return TRACES.new(title, interval, attributes)
