@@ -77,7 +77,7 @@ plain = st.one_of(
     st.none(),
     st.booleans(),
     st.integers(-INT_MAX, INT_MAX),
-    st.floats(allow_nan=False),
+    st.floats(allow_nan=False, allow_infinity=False),
     text,
     st.lists(st.integers(0, 9), max_size=3),
 )

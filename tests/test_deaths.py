@@ -10,15 +10,21 @@ import time
 import psutil
 import pytest
 
-from notebooks import lines_of, notices, open_gate, pids, plain, remote, run_script, with_cluster
+from notebooks import define_wait_for, lines_of, notices, open_gate, pids, plain, remote, run_script, with_cluster
 
 #: Seconds after which the cell of a dead worker must have ended; the promise is 1 s, and test machines are busy.
 SOON = 5.0
 
 
 @pytest.fixture(scope="module")
-def notebook(shared_kernel):
+def with_workers(shared_kernel):
     return with_cluster(shared_kernel, 2)
+
+
+@pytest.fixture
+def notebook(with_workers):
+    define_wait_for(with_workers)  # those that died have lost it
+    return with_workers
 
 
 def wait_replaced(kernel, name, pid):

@@ -626,7 +626,9 @@ def test_an_interrupted_program_does_not_wait(tmp_path):
         "time.sleep(60)\n"
     )
     program = "import sys, znb, job_functions as jobs\n" + source
-    process = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=TESTS)
+    process = subprocess.Popen(
+        [sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=TESTS
+    )
     assert process.stdout.readline() == b"go\n"
     began = time.monotonic()
     process.send_signal(signal.SIGINT)
@@ -644,7 +646,9 @@ def test_an_interrupted_program_does_not_wait(tmp_path):
 def test_the_tests_of_cpython(which):
     """Whichever Python here has them in its standard library."""
     python = sys.executable if which == "own" else interpreter(which)
-    has = subprocess.run([python, "-c", "import test.test_concurrent_futures.executor"], capture_output=True, check=False)
+    has = subprocess.run(
+        [python, "-c", "import test.test_concurrent_futures.executor"], capture_output=True, check=False
+    )
     if has.returncode:
         pytest.skip(f"{python} comes without test.test_concurrent_futures")
     done = subprocess.run(

@@ -168,7 +168,9 @@ def test_what_runs_in_a_cell_is_not_charged_to_a_job(tmp_path):
         assert cluster.submit(pow, 2, 3).result() == 8
         for turn in range(5):
             gate = Gate(tmp_path, f"cell{turn}")
-            cell = cluster["w0"].run_nowait(f"import job_functions, os, pathlib; job_functions.Gate({str(tmp_path)!r}, 'cell{turn}')(); os._exit(3)")
+            cell = cluster["w0"].run_nowait(
+                f"import job_functions, os, pathlib; job_functions.Gate({str(tmp_path)!r}, 'cell{turn}')(); os._exit(3)"
+            )
             gate.wait_running()
             results = cluster.map(jobs.square, [turn], retries=0)
             gate.open()
@@ -178,7 +180,9 @@ def test_what_runs_in_a_cell_is_not_charged_to_a_job(tmp_path):
 
 def test_results_that_were_ready_before_a_death_count(cluster, tmp_path):
     path, gate = tmp_path / "runs", Gate(tmp_path)
-    results = cluster.map(functools.partial(jobs.note_then_die, str(path), gate), range(10), chunksize=10, errors="return")
+    results = cluster.map(
+        functools.partial(jobs.note_then_die, str(path), gate), range(10), chunksize=10, errors="return"
+    )
     found = [next(results) for _ in range(9)]
     gate.open()
     assert isinstance(next(results), znb.WorkerLost)

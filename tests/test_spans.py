@@ -300,6 +300,8 @@ def test_attributes_are_plain_data():
     assert found["big"] == hex(1 << 80)
     assert found["list"][:2] == [1, "a"]
     assert type(found["name"]) is str
+    assert clean({"inf": float("inf"), "nan": float("nan"), "half": 0.5}) == {"inf": "inf", "nan": "nan", "half": 0.5}
+    assert clean({"lone": "\ud800", "fine": "é"}) == {"lone": "?", "fine": "é"}
     assert len(found["nested"]) < 100
     msgspec.msgpack.encode(found)
 
@@ -699,6 +701,23 @@ def test_entries_travel_as_columns():
     assert table.events[1][0].name == "tick"
     assert [table.threads[thread] for thread in table.thread] == [(0, 1, "thread 1"), (0, 2, "thread 2")]
     assert table.process(0) == HERE
+
+
+def test_whatever_was_recorded_can_travel():
+    odd = entry(
+        1,
+        1,
+        0,
+        5,
+        {"\ud800": object(), "s": {1}, "big": 1 << 70, "l": ["\udfff"]},
+        [(1, "\ud800", {"m": "\ud800", "r": b"x"})],
+    )
+    parts = msgspec.msgpack.decode(msgspec.msgpack.encode(pack(odd)), type=list[TracePart])
+    table = parts[0].table(HERE)
+    assert table.strings == ["5"]
+    assert table.attributes(0)["s"] == "{1}"
+    assert table.attributes(0)["l"] == ["?"]
+    assert table.events[0][0].attributes == {"m": "?", "r": b"x"}
 
 
 def test_tables_are_appended():

@@ -1,8 +1,7 @@
 """A cluster as the user holds it: start, connect, scale, stop, and the workers by index.
 
-Invariants: usable from any thread. The launcher says which workers there are; each has one live link, made when its
-process is ready and ended with a death certificate when it is not. The reactor's thread makes and ends links; everybody
-reads the table of links under ``_changed``, which is notified at each change.
+Invariants: usable from any thread; what blocks can be interrupted. It holds no state of its own but whose it is and
+whether it is closed: the launcher knows the processes, ``Membership`` the links, ``JobClient`` the jobs.
 """
 
 from __future__ import annotations
@@ -13,7 +12,6 @@ import itertools
 import os
 import sys
 import threading
-import time
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -21,15 +19,16 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 from znb.connection import ClusterEntry, clean_dead, find_cluster, list_clusters
-from znb.errors import NoWorkers, ServiceUnavailable, WorkerLost, ZnbError
+from znb.errors import ServiceUnavailable, ZnbError
 from znb.executor.client import JobClient, Show
 from znb.executor.futures import Future
 from znb.executor.maps import MapResult, start_map
 from znb.executor.submits import Submits
 from znb.jobview import JobViews
 from znb.launchers import Launcher, StartOptions, make_launcher
-from znb.lifecycle import ClusterEvent, DeathCertificate, Snapshot, WorkerStatus
+from znb.lifecycle import ClusterEvent, Snapshot
 from znb.link import Link
+from znb.membership import Membership
 from znb.progress import TqdmProgress, total_of
 from znb.rundir import FILE_NAME
 from znb.serialize import Codec
@@ -69,17 +68,14 @@ class Cluster(concurrent.futures.Executor):
         self.reused = False
         self._launcher = launcher
         self._reactor = reactor
-        self._changed = threading.Condition()
-        self._links: dict[str, Link] = {}
-        self._members: dict[str, WorkerStatus] = {}
-        self._given_up: dict[str, str] = {}
-        self._news: dict[str, str] = {}
+        self._closing = threading.Lock()
         self._labels = itertools.count(1)
         self._owner = False
         self._closed = False
         self._pid = os.getpid()
         self._job_views = JobViews()
         self._jobs = JobClient(reactor, self.codec, kill=self.kill, notify=self.notify, view=self._job_view)
+        self._membership = Membership(reactor, self.codec, self._jobs)
         self._submits = Submits(self._jobs, reactor)
         self.name = ""
 
@@ -163,7 +159,7 @@ class Cluster(concurrent.futures.Executor):
         def on_event(event: ClusterEvent) -> None:
             cluster = holder[0]() if holder else None
             if cluster is not None:
-                cluster._on_event(event)
+                cluster._membership.on_event(event)
 
         cluster = cls(make_launcher(where, reactor, on_event), reactor)
         holder.append(weakref.ref(cluster))
@@ -203,7 +199,7 @@ class Cluster(concurrent.futures.Executor):
             self.close()
 
     def _leave(self, leave: Callable[[], object]) -> None:
-        with self._changed:
+        with self._closing:
             if self._closed or os.getpid() != self._pid:
                 return
             self._closed = True
@@ -231,7 +227,7 @@ class Cluster(concurrent.futures.Executor):
 
     # -- jobs ----------------------------------------------------------------------------------------------
 
-    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future:  # type: ignore[override]
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future:
         """Have ``fn(*args, **kwargs)`` run on a worker.
 
         Everything is encoded at once, so the job computes with the values of this moment. It is run again if its
@@ -243,7 +239,7 @@ class Cluster(concurrent.futures.Executor):
         """
         return self._submits.submit(fn, args, kwargs)
 
-    def map(  # type: ignore[override]
+    def map(
         self,
         fn: Callable[..., Any],
         /,
@@ -353,14 +349,12 @@ class Cluster(concurrent.futures.Executor):
     @property
     def names(self) -> tuple[str, ...]:
         """Names of the workers, in order."""
-        with self._changed:
-            return tuple(self._members)
+        return tuple(self._membership.members)
 
     @property
     def workers(self) -> tuple[WorkerInfo, ...]:
         """The workers, in order."""
-        with self._changed:
-            return tuple(WorkerInfo(self._link_of, member) for member in self._members.values())
+        return tuple(WorkerInfo(self._membership.link_of, member) for member in self._membership.members.values())
 
     def __len__(self) -> int:
         return len(self.names)
@@ -424,140 +418,29 @@ class Cluster(concurrent.futures.Executor):
             NoWorkers: One of them is gone for good.
             ZnbError: The cluster is closed.
         """
-        notice_at = time.monotonic() + NOTICE_AFTER
-        said = ""
-        try:
-            while True:
-                with self._changed:
-                    missing = [name for name in names if name not in self._links]
-                    if not missing:
-                        return [self._links[name] for name in names]
-                    self._check_coming(missing)
-                    left = notice_at - time.monotonic()
-                    self._changed.wait(left if left > 0 else NOTICE_AFTER)
-                text = f"waiting: {', '.join(missing)} not ready yet"
-                if notify is not None and text != said and time.monotonic() >= notice_at:
-                    notify(text)
-                    said = text
-        finally:
-            if notify is not None and said:
-                notify("")
+        return self._membership.wait_links(names, notify)
 
     def take_news(self, names: Sequence[str]) -> Sequence[str]:
         """Return, once, what happened to these workers that their user has not been told."""
-        with self._changed:
-            return [news for name in names if (news := self._news.pop(name, ""))]
-
-    def _check_coming(self, missing: Sequence[str]) -> None:
-        if self._closed:
-            raise ZnbError(f"the cluster {self.name!r} has been closed here; connect to it, or start another")
-        for name in missing:
-            member = self._members.get(name)
-            if member is None:
-                raise NoWorkers(
-                    f"{name} is not a worker of {self.name!r} any more; there are {', '.join(self._members)}"
-                )
-            if name in self._given_up:
-                raise NoWorkers(self._given_up[name])
-
-    def _link_of(self, name: str) -> Link | None:
-        with self._changed:
-            return self._links.get(name)
+        return self._membership.take_news(names)
 
     def _least_busy(self, names: Sequence[str]) -> str:
-        return min(names, key=lambda name: WorkerInfo(self._link_of, self._members[name]).load())
+        workers = {worker.name: worker for worker in self.workers}
+        return min(names, key=lambda name: workers[name].load())
 
     def _follow(self, snapshot: Snapshot) -> None:
         """Wait until the links are those of a snapshot."""
-        self._reactor.wait_call(self._on_members, snapshot.workers)
+        self._reactor.wait_call(self._membership.on_members, snapshot.workers)
         self.wait_links([worker.name for worker in snapshot.workers])
 
-    # -- the reactor's thread ------------------------------------------------------------------------------
-
-    def _on_event(self, event: ClusterEvent) -> None:
-        if event.certificate is not None and event.worker is not None:
-            self._on_death(event.worker.name, event.certificate)
-        if event.worker is not None:
-            self._on_prospects(event)
-        if event.workers is not None:
-            self._on_members(event.workers)
-        elif event.worker is not None:
-            self._on_member(event.worker)
-        if event.event in {"lost", "stopping"}:
-            self._on_members(())
-
-    def _on_prospects(self, event: ClusterEvent) -> None:
-        """Note whether a worker is still being replaced."""
-        name = event.worker.name if event.worker is not None else ""
-        with self._changed:
-            if event.event == "gave_up":
-                self._given_up[name] = (
-                    f"{name} failed so often at its start that it is not replaced any more: {event.reason} "
-                    f"`%znb cluster restart {name}` tries again"
-                )
-            elif event.event in {"started", "replaced", "ready"}:
-                self._given_up.pop(name, None)
-
-    def _on_members(self, members: Sequence[WorkerStatus]) -> None:
-        with self._changed:
-            gone = [link for name, link in self._links.items() if name not in {m.name for m in members}]
-            self._members = {member.name: member for member in members}
-        for link in gone:
-            self._end_link(link, link.lost("has left the cluster"))
-        for member in members:
-            self._on_member(member)
-
-    def _on_member(self, member: WorkerStatus) -> None:
-        with self._changed:
-            if member.name in self._members:
-                self._members[member.name] = member
-            link = self._links.get(member.name)
-            wanted = member.state == "ready" and member.name in self._members
-        if link is not None and link.generation < member.generation:
-            self._end_link(link, link.lost("was replaced"))
-            link = None
-        if link is None and wanted:
-            self._make_link(member)
-        with self._changed:
-            self._changed.notify_all()
-
-    def _make_link(self, member: WorkerStatus) -> None:
-        link = Link(self._reactor, self.codec, member)
-        link.open()
-        with self._changed:
-            self._links[member.name] = link
-        self._jobs.add_worker(link)
-
-    def _on_death(self, name: str, certificate: DeathCertificate) -> None:
-        with self._changed:
-            link = self._links.get(name)
-            if not certificate.intentional:
-                self._news[name] = (
-                    f"{name} (pid {certificate.pid}) {certificate.meaning}. A new process takes its place, "
-                    f"without its variables"
-                )
-        if link is not None and link.generation == certificate.generation:
-            lost = WorkerLost(name, f"(pid {certificate.pid}) {certificate.meaning}")
-            for detail in certificate.details():
-                lost.add_note(detail)
-            self._end_link(link, lost, charge=not certificate.intentional)
-
-    def _end_link(self, link: Link, error: ZnbError, *, charge: bool = False) -> None:
-        with self._changed:
-            if self._links.get(link.name) is link:
-                del self._links[link.name]
-            self._changed.notify_all()
-        self._jobs.lose_worker(link, error, charge=charge)
-        link.close(error)
-
     def _on_shared_closed(self, key: bytes) -> None:
-        for link in self._links.values():
+        for link in self._membership.links():
             link.control_nowait("_znb_release", key, lambda _answer: None)
 
     def _end_links(self, done: threading.Event) -> None:
-        self._jobs.close(ZnbError(f"the cluster {self.name!r} was closed here"))
-        for link in list(self._links.values()):
-            self._end_link(link, ZnbError(f"the cluster {self.name!r} was closed here"))
+        reason = f"the cluster {self.name!r} has been closed here; connect to it, or start another"
+        self._jobs.close(ZnbError(reason))
+        self._membership.close(reason)
         done.set()
 
 

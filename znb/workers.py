@@ -90,8 +90,6 @@ class Workers:
         label = label or self._cluster.next_label()
         options = {"source": source, "label": label, "first_line": first_line, "variables": dict(push or {})}
         shown = sink or make_sink()
-        for news in self._cluster.take_news(self.names):
-            shown.write("stderr", f"{news}\n")
         view = OutputView(self.names, shown, scope=self._cluster.name)
         outcomes = self._ask("cell", options, view=view, timeout=timeout, label=label, sink=shown)
         return self._combine(outcomes)
@@ -166,6 +164,8 @@ class Workers:
     ) -> dict[str, Outcome]:
         payload = self._cluster.codec.encode(obj)
         announcer = sink or make_sink()
+        for news in self._cluster.take_news(self.names):
+            announcer.write("stderr", f"{news}\n")
         links = self._cluster.wait_links(self.names, announcer.notice)
         gather = Gather(view, announcer, self._cluster.kill)
         outcomes = gather.ask(links, method, payload, label=label, timeout=timeout)

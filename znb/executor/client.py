@@ -528,8 +528,8 @@ class JobClient:
         for start, stop in _runs(message.first, message.count, skip):
             group.drop(start, stop)
         acknowledge = functools.partial(self._acknowledge, peer, message.size_bytes)
-        self._tick()  # first, so that workers and the thread that this wakes do not wait for each other
         group.receiver.deliver(batch, message.count, skip, peer.link.name, acknowledge)
+        self._tick()  # after it: a group that is finished has had all its outcomes
 
     def _acknowledge(self, peer: _Peer, count_bytes: int) -> None:
         """Give a worker its credit back, when it is worth a message. From any thread."""

@@ -10,9 +10,10 @@ import itertools
 import operator
 import reprlib
 import traceback
+from math import isfinite
 from typing import Any, Final
 
-__all__ = ["ATTRIBUTES_MAX", "clean", "describe_error", "plain", "safe_text", "type_name"]
+__all__ = ["ATTRIBUTES_MAX", "clean", "describe_error", "plain", "safe_text", "scrub", "type_name", "valid_text"]
 
 #: Attributes of one span; later ones are dropped.
 ATTRIBUTES_MAX = 64
@@ -20,8 +21,8 @@ ATTRIBUTES_MAX = 64
 TEXT_MAX = 1024
 #: Characters of a traceback kept with a span.
 TRACEBACK_MAX = 16_000
-#: Types of values that are kept as they are, beside text and integers.
-PLAIN = frozenset({float, bool, type(None)})
+#: Types of values that are kept as they are, beside text and numbers.
+PLAIN = frozenset({bool, type(None)})
 #: Largest magnitude of an integer attribute: what msgpack and OTLP carry.
 INT_MAX = (1 << 63) - 1
 
@@ -43,10 +44,13 @@ def clean(attributes: dict[str, Any]) -> dict[str, Any]:
     for value in attributes.values():
         kind = type(value)
         if kind is str:
-            if len(value) > TEXT_MAX:
+            if len(value) > TEXT_MAX or not value.isascii():
                 break
         elif kind is int:
             if not -INT_MAX <= value <= INT_MAX:
+                break
+        elif kind is float:
+            if not isfinite(value):
                 break
         elif kind not in PLAIN:
             break
@@ -54,16 +58,18 @@ def clean(attributes: dict[str, Any]) -> dict[str, Any]:
         if len(attributes) <= ATTRIBUTES_MAX:
             return attributes
     items = itertools.islice(attributes.items(), ATTRIBUTES_MAX)
-    return {str(key)[:TEXT_MAX]: plain(value) for key, value in items}
+    return {valid_text(str(key)[:TEXT_MAX]): plain(value) for key, value in items}
 
 
 def plain(value: Any, depth: int = 0) -> Any:
     """Return a value as a number, a boolean, ``None``, a short text, or a short list of these."""
     kind = type(value)
     if kind is str:
-        return value if len(value) <= TEXT_MAX else value[: TEXT_MAX - 1] + "…"
+        return valid_text(value if len(value) <= TEXT_MAX else value[: TEXT_MAX - 1] + "…")
     if kind is int:
         return value if -INT_MAX <= value <= INT_MAX else plain(hex(value))
+    if kind is float:
+        return value if isfinite(value) else repr(value)  # JSON has no other numbers
     if kind in PLAIN:
         return value
     if kind in {list, tuple} and depth == 0 and len(value) <= ATTRIBUTES_MAX:
@@ -78,13 +84,18 @@ def _plain_object(value: Any) -> Any:
     if isinstance(value, str):
         return plain(str.__str__(value))
     if isinstance(value, float):
-        return float(value)
+        return plain(float(value))
     shape = getattr(value, "shape", None)
     if isinstance(shape, tuple) and shape:  # an array or a table: its repr would take long
         return f"<{type(value).__name__} {shape}>"
     if isinstance(value, int) or hasattr(value, "__index__"):
         return plain(operator.index(value))
     return plain(_SHORT.repr(value))
+
+
+def valid_text(text: str) -> str:
+    """Return a text with nothing in it that UTF-8 has no place for."""
+    return text if text.isascii() else text.encode("utf-8", "replace").decode()
 
 
 def safe_text(error: BaseException) -> str:
@@ -108,3 +119,14 @@ def describe_error(error: BaseException) -> dict[str, Any]:
         text = f"{text[: TRACEBACK_MAX // 2]}\n…\n{text[-TRACEBACK_MAX // 2 :]}"
     message = plain(safe_text(error))
     return {"exception.type": type_name(error), "exception.message": message, "exception.stacktrace": text}
+
+
+def scrub(value: Any) -> Any:
+    """Return a value as msgpack and JSON carry it, for what did not go through ``clean``."""
+    if isinstance(value, dict):
+        return {valid_text(str(key)): scrub(found) for key, found in value.items()}
+    if isinstance(value, list | tuple):
+        return [scrub(found) for found in value]
+    if isinstance(value, bytes):
+        return value
+    return valid_text(value) if type(value) is str else plain(value)

@@ -236,8 +236,6 @@ class OpenSpan:
         self.recorder.note_error(self, error)
 
 
-
-
 class Recorder:
     """Records the spans of one process.
 

@@ -29,6 +29,8 @@ from typing import Any, Final
 
 import msgspec
 
+from znb.spans.plain import scrub, valid_text
+
 __all__ = ["KINDS", "STATUSES", "Event", "Process", "Span", "SpanTable", "TracePart", "pack_entries"]
 
 #: What spans stand for. ``call`` is a request as its caller sees it, ``serve`` the same where it is answered; ``map``
@@ -303,6 +305,14 @@ def _greater(first: int, second: int) -> bool:
     return first > second
 
 
+def _encode_any(attributes: dict[str, Any]) -> bytes:
+    """Encode attributes, also those that did not go through ``plain.clean``."""
+    try:
+        return _encode(attributes)
+    except (TypeError, ValueError, OverflowError):
+        return _encode(scrub(attributes))
+
+
 def pack_entries(entries: Iterable[Sequence[Any]], thread_name: Any) -> list[TracePart]:
     """Return entries of a ring (see ``recorder.FIELDS``), by trace.
 
@@ -326,7 +336,7 @@ def _pack_trace(trace_id: int, rows: list[Sequence[Any]], thread_name: Any) -> T
     extents: list[int] = []
     for found in attributes:
         if found:
-            blob += _encode(found)
+            blob += _encode_any(found)
         extents.append(len(blob))
     columns = [
         array("Q", span_ids),
@@ -345,8 +355,12 @@ def _pack_trace(trace_id: int, rows: list[Sequence[Any]], thread_name: Any) -> T
     return TracePart(
         trace_id.to_bytes(16, "big"),
         [column.tobytes() for column in columns],
-        [str(name) for name in strings],
+        [valid_text(str(name)) for name in strings],
         [(ident, thread_name(ident)) for ident in idents],
         bytes(blob),
-        {row: [Event(*event) for event in events] for row, events in enumerate(all_events) if events},
+        {
+            row: [Event(time_ns, valid_text(name), scrub(found)) for time_ns, name, found in events]
+            for row, events in enumerate(all_events)
+            if events
+        },
     )
