@@ -57,9 +57,10 @@ class ObjectCall:
     Attributes:
         link: The worker's link.
         call: The call underneath.
+        started: Whether the worker has begun it.
     """
 
-    __slots__ = ("_handler", "_method", "_payload", "call", "headers", "link")
+    __slots__ = ("_handler", "_method", "_payload", "call", "headers", "link", "started")
 
     def __init__(
         self,
@@ -71,6 +72,7 @@ class ObjectCall:
     ) -> None:
         self.link = link
         self.headers = headers
+        self.started = False
         self._method = method
         self._payload: Payload | None = payload
         self._handler = handler
@@ -95,9 +97,12 @@ class ObjectCall:
         """Return the worker's end as the end of this call: each call has an error of its own, and says what ran."""
         if not isinstance(error, WorkerLost):
             return error
-        running = str(self.headers.get("label", self._method))
+        label = str(self.headers.get("label", self._method))
         lost = WorkerLost(
-            error.worker, error.reason, running=running, hint="A new process takes its place, without its variables"
+            error.worker,
+            error.reason if self.started else f"{error.reason} before it began {label}",
+            running=label if self.started else "",
+            hint="A new process takes its place, without its variables",
         )
         for note in getattr(error, "__notes__", ()):
             lost.add_note(note)
@@ -119,6 +124,7 @@ class ObjectCall:
 
     def _on_event(self, call: Call, reply: Reply | Lost) -> None:
         self.call = call  # this thread may be ahead of the one that is still making the call
+        self.started = self.started or (isinstance(reply, Reply) and reply.name == wire.STREAM)
         if isinstance(reply, Reply) and reply.name == wire.NEED and self._payload is not None:
             forget(self.link.known, reply.args)
             cargo, body, frames = pack(self._payload, self.link.codec, self.link.known)

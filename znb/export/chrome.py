@@ -25,7 +25,7 @@ import msgspec
 from znb.export.lanes import lanes
 from znb.spans import Process, SpanTable
 from znb.spans.samples import Frame, SampleTable
-from znb.spans.table import KINDS, STATUSES, Event
+from znb.spans.table import KINDS, STATUSES, Event, by_name
 from znb.traces.model import ClockError, TraceData
 
 __all__ = ["FORMAT", "read_chrome", "write_chrome"]
@@ -174,7 +174,7 @@ def read_chrome(document: dict[str, Any]) -> tuple[TraceData, str]:
     base = int(other["start_ns"])
     table = SpanTable()
     table.processes = [msgspec.convert(process, Process) for process in other["processes"]]
-    table.threads = [(int(number), int(ident), str(name)) for number, ident, name in other["threads"]]
+    table.threads = msgspec.convert(other["threads"], list[tuple[int, int, str]])
     names: dict[str, int] = {}
     rows: dict[str, int] = {}
     for event in document["traceEvents"]:
@@ -196,19 +196,19 @@ def read_chrome(document: dict[str, Any]) -> tuple[TraceData, str]:
             args["thread"],
             kind=event["cat"],
             status=status,
-            attributes=args.get("attributes"),
+            attributes=by_name(args.get("attributes", {})),
         )
     table.strings = list(names)
     for event in document["traceEvents"]:
         if event["ph"] == "i":
             args = event["args"]
-            happened = Event(base + round(event["ts"] * 1000), event["name"], args["attributes"])
+            happened = Event(base + round(event["ts"] * 1000), str(event["name"]), by_name(args["attributes"]))
             table.events.setdefault(rows[args["span_id"]], []).append(happened)
-    clocks = [
-        ClockError(msgspec.convert(process, Process), offset, error) for process, offset, error in other["clocks"]
-    ]
+    clocks = [ClockError(*clock) for clock in msgspec.convert(other["clocks"], list[tuple[Process, int, int]])]
     samples = _read_samples(document, base) if "samples" in document else SampleTable()
-    return TraceData(int(other["trace_id"], 16), table, samples, other["notes"], clocks), str(other["title"])
+    return TraceData(
+        int(other["trace_id"], 16), table, samples, msgspec.convert(other["notes"], list[str]), clocks
+    ), str(other["title"])
 
 
 def _read_samples(document: dict[str, Any], base: int) -> SampleTable:
@@ -216,12 +216,11 @@ def _read_samples(document: dict[str, Any], base: int) -> SampleTable:
     nodes: list[int] = []
     for number in range(len(document["stackFrames"])):
         found = document["stackFrames"][str(number)]
-        frame = Frame(found["name"], found["file"], found["line"], found["first_line"], found["category"])
+        fields = [found[key] for key in ("name", "file", "line", "first_line", "category")]
+        frame = msgspec.convert(fields, Frame)
         nodes.append(samples.node(nodes[int(found["parent"])] if "parent" in found else -1, frame))
-    threads = [
-        samples.place(msgspec.convert(process, Process), ident, name)
-        for process, ident, name in document["sampleThreads"]
-    ]
+    places = msgspec.convert(document["sampleThreads"], list[tuple[Process, int, str]])
+    threads = [samples.place(*place) for place in places]
     for row in document["samples"]:
         time = base + round(row["ts"] * 1000)
         samples.add(

@@ -11,7 +11,7 @@ import msgspec
 
 from znb.spans import KINDS, STATUSES, Process, SpanTable
 from znb.spans.samples import Frame, SampleTable
-from znb.spans.table import Event
+from znb.spans.table import Event, by_name
 from znb.traces.model import ClockError, TraceData
 
 __all__ = ["FORMAT", "read_document", "to_document"]
@@ -78,7 +78,8 @@ def read_document(document: dict[str, Any]) -> tuple[TraceData, str]:
     base = int(document["start_ns"])
     processes = [msgspec.convert(process, Process) for process in document["processes"]]
     table, spans = SpanTable(), document["spans"]
-    threads = [table.place(processes[p], ident, name) for p, ident, name in document["threads"]]
+    places = msgspec.convert(document["threads"], list[tuple[int, int, str]])
+    threads = [table.place(processes[p], ident, name) for p, ident, name in places]
     table.strings = [str(text) for text in document["strings"]]
     for row, span_id in enumerate(spans["id"]):
         end = spans["end"][row]
@@ -93,13 +94,13 @@ def read_document(document: dict[str, Any]) -> tuple[TraceData, str]:
             threads[spans["thread"][row]],
             kind=document["kinds"][spans["kind"][row]],
             status=document["statuses"][spans["status"][row]],
-            attributes=spans["attributes"].get(str(row)),
-            events=[Event(base + time, name, found) for time, name, found in spans["events"].get(str(row), ())],
+            attributes=by_name(spans["attributes"].get(str(row), {})),
+            events=[Event(base + time, str(name), by_name(e)) for time, name, e in spans["events"].get(str(row), ())],
         )
-    clocks = [ClockError(processes[p], offset, error) for p, offset, error in document["clocks"]]
-    data = TraceData(
-        int(document["trace_id"], 16), table, _read_samples(document, processes, base), document["notes"], clocks
-    )
+    found = msgspec.convert(document["clocks"], list[tuple[int, int, int]])
+    clocks = [ClockError(processes[p], offset, error) for p, offset, error in found]
+    notes = msgspec.convert(document["notes"], list[str])
+    data = TraceData(int(document["trace_id"], 16), table, _read_samples(document, processes, base), notes, clocks)
     return data, str(document["title"])
 
 
@@ -109,7 +110,8 @@ def _read_samples(document: dict[str, Any], processes: list[Process], base: int)
     nodes: list[int] = []
     for parent, number in zip(document["stacks"]["parent"], document["stacks"]["frame"], strict=True):
         nodes.append(samples.node(nodes[parent] if parent >= 0 else -1, frames[number]))
-    threads = [samples.place(processes[p], ident, name) for p, ident, name in document["sample_threads"]]
+    places = msgspec.convert(document["sample_threads"], list[tuple[int, int, str]])
+    threads = [samples.place(processes[p], ident, name) for p, ident, name in places]
     found = document["samples"]
     columns = [found[key] for key in ("span", "time", "wall", "cpu", "thread", "stack")]
     for span, time, wall, cpu, thread, stack in zip(*columns, strict=True):

@@ -127,6 +127,8 @@ def _parse(path: str | os.PathLike[str], content: bytes) -> dict[str, Any]:
         if end < 0:
             raise TraceFileError(path, f"the page is cut off after {len(content)} bytes: its trace has no end")
         content = content[start + len(PAGE_START) : end]
+    elif content.lstrip()[:15].lower() == b"<!doctype html>":
+        raise TraceFileError(path, "there is no trace in this page: it was cut off, or is one of something else")
     elif content.lstrip()[:1] not in {b"{", b"["}:
         raise TraceFileError(path, f"expected a saved trace ({_readable()}), got {_sight(content)}")
     try:

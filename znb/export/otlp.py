@@ -15,7 +15,7 @@ import msgspec
 
 from znb.spans import Process, SpanTable
 from znb.spans.samples import SampleTable
-from znb.spans.table import KINDS, STATUSES, Event
+from znb.spans.table import KINDS, STATUSES, Event, by_name
 from znb.traces.model import TraceData
 
 __all__ = ["attribute", "read_otlp", "resource_attributes", "span_attributes", "value_of", "write_otlp"]
@@ -143,7 +143,7 @@ def value_of(found: dict[str, Any]) -> Any:
 
 
 def _dict_of(found: Iterable[dict[str, Any]]) -> dict[str, Any]:
-    return {item["key"]: value_of(item.get("value", {})) for item in found}
+    return by_name({item["key"]: value_of(item.get("value", {})) for item in found})
 
 
 def read_otlp(document: dict[str, Any]) -> tuple[TraceData, str]:
@@ -172,7 +172,7 @@ def read_otlp(document: dict[str, Any]) -> tuple[TraceData, str]:
             str(resource.get("znb.boot", "")),
         )
         title = title or str(resource.get("znb.title", ""))
-        notes += resource.get("znb.notes", [])
+        notes += map(str, resource.get("znb.notes", []))
         for span in spans:
             if span["traceId"].lower() == trace_id:
                 _read_span(table, process, names, span)

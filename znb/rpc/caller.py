@@ -193,8 +193,8 @@ class Outgoing:
             packed = _encode(values.encode(content, out_of_band, where="args", careful=True))
         if len(packed) > MAX_BYTES:
             raise ValueError(
-                f"the arguments of {self.what} are {len(packed) / 1e6:.1f} MB of msgpack, and {MAX_BYTES / 1e6:g} MB are "
-                f"allowed; arrays and bytes travel beside it without a limit"
+                f"the arguments of {self.what} are {len(packed) / 1e6:.1f} MB of msgpack, and {MAX_BYTES / 1e6:g} MB "
+                f"are allowed; arrays and bytes travel beside it without a limit"
             )
         return msgspec.Raw(packed), buffers
 

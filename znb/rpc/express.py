@@ -1,7 +1,7 @@
 """The short way for calls that are quick: run by the thread that received them, alone or several in a row.
 
-A call is a ``Work`` with a ``Request`` only if it needs to be: if it is not over soon, raises, or returns no plain value.
-Calls that came in one message are answered in one, or in several if that would keep the first waiting.
+A call is a ``Work`` with a ``Request`` only if it needs to be: if it is not over soon, raises, or returns no plain
+value. Calls that came in one message are answered in one, or in several if that would keep the first waiting.
 
 Invariants: as in ``znb.rpc.work``. The crew's owner runs everything here; when another thread takes the socket over
 (``znb.rpc.crew``), what is left of a batch goes on there.
@@ -84,6 +84,7 @@ class Express:
     """
 
     __slots__ = (
+        "_batch",
         "_entry",
         "_event",
         "_iterator",

@@ -209,6 +209,9 @@ class Server:
         except ProtocolError as error:
             self._complain(error)
             self._refuse(peer, event, error)
+        except Exception as error:  # a defect of ours must not leave the caller waiting
+            logger.exception("a message to %s could not be handled", self.url)
+            self._refuse(peer, event, ProtocolError(f"{type(error).__name__}: {error}"))
 
     def _on_control(self, peer: bytes, channel: Any, event: wire.Event) -> None:
         request = self._open.get(peer, {}).get(channel)

@@ -270,6 +270,7 @@ class Work:
         return lambda: self.request.reply(msgspec.Raw(packed), buffers)
 
     def failure(self, error: BaseException) -> Callable[[], object] | None:
+        """Return what tells the caller of an error; ``None`` if there is nobody to tell."""
         if isinstance(error, CallStopped) and (self.cancelled or self.request.closed):
             return None
         return lambda: failures.fail(self.request, error, service=self.service.name)

@@ -119,6 +119,13 @@ class Span(msgspec.Struct, frozen=True):
         return None if self.end_ns is None else (self.end_ns - self.start_ns) / 1e9
 
 
+def by_name(attributes: Any) -> dict[str, Any]:
+    """Return attributes that came from elsewhere, if they are a dict by text; else raise ``TypeError``."""
+    if not isinstance(attributes, dict) or not all(isinstance(key, str) for key in attributes):
+        raise TypeError(f"expected attributes by name, got {attributes!r:.50}")
+    return attributes
+
+
 class SpanTable:
     """Spans of one trace as columns, from one process or many.
 
@@ -192,12 +199,10 @@ class SpanTable:
 
         Raises:
             OverflowError: An id or a time does not fit its column.
-            TypeError: Attributes are no dict.
+            TypeError: The attributes are no dict of texts.
         """
         row = len(self)
-        if not isinstance(attributes or {}, dict) or not all(isinstance(e.attributes, dict) for e in events):
-            raise TypeError(f"expected attributes by name for span {span_id:016x}")
-        encoded = _encode(attributes) if attributes else b""
+        encoded = _encode(by_name(attributes)) if attributes else b""
         self.span_id.append(span_id)
         try:
             self.parent_id.append(parent_id)
