@@ -44,8 +44,9 @@ def futures(submit, count: int) -> float:
 
 
 def measure_znb() -> dict[str, float]:
-    import numpy
+    import numpy as np
     import psutil
+
     import znb
 
     me = psutil.Process()
@@ -53,11 +54,9 @@ def measure_znb() -> dict[str, float]:
         result = {"futures": futures(cluster.submit, FUTURES)}
         result["map"] = timed(lambda: sum(cluster.map(abs, range(ITEMS))))
         result["trip"] = trips(lambda: cluster.submit(abs, -1).result())
-        array = numpy.ones(LARGE // 8)
+        array = np.ones(LARGE // 8)
         result["large"] = statistics.median(timed(lambda: cluster.submit(total, array).result()) for _ in range(5))
-        shared = timed(lambda: share(cluster, array))
-        result["shared"] = shared
-        del array
+        result["shared"] = timed(lambda: share(cluster, array))
         before = me.memory_info().rss
         assert sum(cluster.map(abs, range(ITEMS))) == ITEMS * (ITEMS - 1) // 2
         result["growth"] = max(0.0, (me.memory_info().rss - before) / 1e6)
@@ -73,10 +72,10 @@ def share(cluster, array) -> None:
 def measure_pool_executor() -> dict[str, float]:
     import multiprocessing
 
-    import numpy
+    import numpy as np
 
     with ProcessPoolExecutor(WORKERS, mp_context=multiprocessing.get_context("spawn")) as executor:
-        array = numpy.ones(LARGE // 8)
+        array = np.ones(LARGE // 8)
         return {
             "futures": futures(executor.submit, FUTURES),
             "trip": trips(lambda: executor.submit(abs, -1).result()),
@@ -99,7 +98,7 @@ def measure_raw() -> dict[str, float]:
     import pickle
     import tempfile
 
-    import numpy
+    import numpy as np
     import zmq
 
     with tempfile.TemporaryDirectory() as folder:
@@ -114,7 +113,7 @@ def measure_raw() -> dict[str, float]:
             socket.send(pickle.dumps((abs, -1)))
             pickle.loads(socket.recv())
 
-        array = numpy.ones(LARGE // 8)
+        array = np.ones(LARGE // 8)
 
         def large() -> None:
             socket.send(memoryview(array).cast("B"), copy=False)
@@ -147,10 +146,10 @@ def serve_echo(url: str) -> None:
 
 
 def measure_joblib() -> dict[str, float]:
-    import numpy
+    import numpy as np
     from joblib import Parallel, delayed
 
-    array = numpy.ones(LARGE // 8)
+    array = np.ones(LARGE // 8)
     with Parallel(n_jobs=WORKERS) as parallel:
         parallel(delayed(abs)(1) for _ in range(10))
         return {"shared": timed(lambda: parallel(delayed(total)(array) for _ in range(SHARERS)))}
@@ -166,7 +165,10 @@ def measure_dask() -> dict[str, float]:
             client.gather([client.submit(abs, -i, pure=False) for i in range(FUTURES_OF_SLOW)])
 
         run()
-        return {"futures": FUTURES_OF_SLOW / timed(run), "trip": trips_of_slow(lambda: client.submit(abs, -1, pure=False).result())}
+        return {
+            "futures": FUTURES_OF_SLOW / timed(run),
+            "trip": trips_of_slow(lambda: client.submit(abs, -1, pure=False).result()),
+        }
 
 
 def measure_ipyparallel() -> dict[str, float]:

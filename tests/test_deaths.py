@@ -54,7 +54,7 @@ def test_the_cell_gets_the_certificate_and_the_next_one_works(notebook, source, 
     assert failed.error.name == "WorkerLost"
     shown = failed.error.plain
     assert f"WorkerLost: w0 (pid {before['w0']}) {meaning}" in shown
-    assert f" while it ran In[{failed.reply['execution_count']}]" in shown
+    assert f"In[{failed.reply['execution_count']}]" in shown, "what it was running"
     assert "last words" in shown, "its last output"
     assert "variables" in shown, "they are gone, and the user is told"
     assert "znb/" not in shown
@@ -190,7 +190,9 @@ def test_a_worker_may_die_while_a_second_notebook_waits_for_it(notebook, kernel)
     open_gate(notebook, "die")
     assert "WorkerLost" in running.wait().error.name
     assert waiting.wait().error.name == "WorkerLost"
-    assert f"w0 (pid {pid}) exited with status 3 (os._exit or sys.exit) before it began In[" in waiting.error.plain
+    assert (
+        f"w0 (pid {pid}) exited with status 3 (os._exit or sys.exit) before it was done with In[" in waiting.error.plain
+    )
     assert second.run(remote("2", "--on 0")).ok().value == "2"
 
 

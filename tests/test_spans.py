@@ -20,6 +20,7 @@ from znb.spans import (
     RECORDER,
     Context,
     OpenSpan,
+    OptionalSpan,
     Process,
     Recorder,
     Ring,
@@ -321,13 +322,13 @@ def test_the_ring_keeps_no_objects_of_users_alive(recorded):
 
 
 def test_an_optional_span_without_children_is_not_recorded(recorded):
-    with OpenSpan(RECORDER, "cell", "cell", optional=True):
+    with OptionalSpan(RECORDER, "cell", "cell"):
         pass
     assert recorded.read() == []
-    with OpenSpan(RECORDER, "cell", "cell", optional=True), span("below"):
+    with OptionalSpan(RECORDER, "cell", "cell"), span("below"):
         pass
     assert recorded.names() == ["below", "cell"]
-    with pytest.raises(OSError), OpenSpan(RECORDER, "cell", "cell", optional=True):
+    with pytest.raises(OSError), OptionalSpan(RECORDER, "cell", "cell"):
         raise OSError
     assert recorded.names() == ["cell"]
 
@@ -360,8 +361,17 @@ def test_a_record_needs_no_open_span(recorded):
 
 
 def test_open_spans_are_known(recorded):
-    with span("a"), span("b"):
-        assert [opened.name for opened in RECORDER.open.values()] == ["a", "b"]
+    with OpenSpan(RECORDER, "root", "trace", None, None, 10), span("a"), OpenSpan(RECORDER, "b").start() as started:
+        assert [opened.name for opened in RECORDER.open.values()] == ["root", "a", "b"]
+        assert current() is started
+    with span("nobody watches"):
+        assert not RECORDER.open
+
+
+def test_a_span_that_is_ended_early_ends_once(recorded):
+    with span("a") as opened:
+        opened.end()
+    assert recorded.names() == ["a"]
 
 
 def test_a_forked_child_has_ids_and_a_ring_of_its_own(recorded):

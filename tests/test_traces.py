@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from made_traces import BASE, PROCESSES, Made, make_samples, make_trace, random_spans
 from znb.errors import ProtocolError
 from znb.profiler import Sampler
-from znb.spans import OpenSpan, Process, Recorder
+from znb.spans import OpenSpan, OptionalSpan, Process, Recorder
 from znb.spans.table import pack_entries
 from znb.traces import Batch, Feed, Parts, Request, Store, TraceData, analysis, assemble, decode_batch
 from znb.traces.clock import DRIFT, Estimate, Interval, RoundTrips, chain
@@ -290,7 +290,7 @@ def test_samples_of_several_processes_are_merged():
 def test_a_feed_sends_each_span_once():
     recorder = Recorder(64)
     feed = Feed(recorder, None, W0)
-    with OpenSpan(recorder, "outer"):
+    with OpenSpan(recorder, "outer", live=1):
         with OpenSpan(recorder, "inner"):
             pass
         first = feed.answer(Request(with_open=True))
@@ -307,7 +307,7 @@ def test_a_feed_sends_each_span_once():
 def test_a_feed_limits_its_answers_and_tells_what_was_overwritten():
     recorder = Recorder(16)
     feed = Feed(recorder, None, W0)
-    with OpenSpan(recorder, "root", optional=True) as root:
+    with OptionalSpan(recorder, "root") as root:
         for number in range(40):
             recorder.record(root, str(number), "span", 1, 2)
     first = feed.answer(Request(limit=4))

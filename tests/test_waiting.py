@@ -8,7 +8,7 @@ import signal
 import psutil
 import pytest
 
-from notebooks import Frozen, notices, open_gate, pids, plain, remote, run_script, with_cluster
+from notebooks import Frozen, define_wait_for, notices, open_gate, pids, plain, remote, run_script, with_cluster
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +27,7 @@ def second(notebook, kernel):
 
 def waits(cell, *words):
     """Wait until the cell says what it waits for, in these words."""
-    cell.wait_until(lambda cell: all(word in notices(cell) + plain(cell) for word in ("waiting", *words)))
+    cell.wait_until(lambda cell: all(word in notices(cell) + plain(cell) for word in ("wait", *words)))
     assert not cell.idle
 
 
@@ -42,10 +42,8 @@ def test_a_worker_that_is_busy_for_another_notebook_is_named(notebook, second):
     running = notebook.start(remote("print('begun')\nwait_for('free')", "--on w1"))
     running.wait_until(lambda cell: "begun" in plain(cell))
     waiting = second.start(remote("'went on'"))
-    number = int(notebook.run("1").reply["execution_count"]) if running.idle else "["
     waits(waiting, "w1 is busy with In[", "of another notebook")
     assert "w0" not in notices(waiting)
-    assert number == "["
     open_gate(notebook, "free")
     running.wait().ok()
     shows_nothing_but(waiting, "{'w0': 'went on', 'w1': 'went on'}")
@@ -125,23 +123,45 @@ def test_native_code_that_holds_the_interpreter_is_suspected(notebook):
     shows_nothing_but(waiting, "{'w0': 'went on', 'w1': 'went on'}")
 
 
-def test_a_worker_that_is_being_replaced_is_waited_for(notebook):
-    pid = pids(notebook)["w0"]
-    zygote = psutil.Process(pid).parent()
-    with Frozen(zygote.pid):
-        notebook.run("launcher = cluster._launcher; asked = launcher.request_nowait('restart', names=('w0',))").ok()
-    notebook.run("asked.result()").ok()
-    os.kill(pids(notebook)["w0"], signal.SIGKILL)
-    with Frozen(zygote.pid):
-        waiting = notebook.start("cluster.restart('w1')\ncluster.run('1')")
-        waiting.wait_until(lambda cell: cell.busy)
-    assert waiting.wait().ok().value == "{'w0': 1, 'w1': 1}"
+HOLD_READY = """
+import os, threading, time
+membership, held = cluster._membership, []
+heard = membership.on_event
+
+def hold(event):
+    if event.event == "ready":
+        held.append(event)
+    else:
+        heard(event)
+
+def let_go():
+    while not os.path.exists("ready"):
+        time.sleep(0.01)
+    membership.on_event = heard
+    for event in held:
+        cluster._reactor.call_soon(heard, event)
+
+membership.on_event = hold
+threading.Thread(target=let_go).start()
+"""
+
+
+def test_a_worker_whose_next_process_is_slow_to_start_is_waited_for(notebook):
+    notebook.run(HOLD_READY).ok()
+    assert notebook.run(remote("import os\nos._exit(3)", "--on w0")).error.name == "WorkerLost"
+    waiting = notebook.start(remote("'went on'"))
+    waits(waiting, "w0 not ready yet")
+    assert "w1" not in notices(waiting)
+    open_gate(notebook, "ready")
+    shows_nothing_but(waiting, "{'w0': 'went on', 'w1': 'went on'}")
+    define_wait_for(notebook)
 
 
 def test_no_workers_is_an_error_that_says_what_helps(notebook):
     notebook.run("%znb cluster scale 0").ok()
     failed = notebook.run(remote("1"))
     notebook.run("%znb cluster scale 2").ok()
+    define_wait_for(notebook)
     assert failed.reply["status"] == "error"
     assert "no workers" in plain(failed) + (failed.error.plain if failed.error else "")
     assert "scale" in plain(failed) + (failed.error.plain if failed.error else "")
@@ -152,6 +172,7 @@ def test_jobs_without_workers_say_so_and_go_on_when_there_are_some(notebook, sec
     waiting = notebook.start("list(cluster.map(abs, [-1, -2, -3]))")
     waits(waiting)
     second.run("cluster.scale(2)").ok()
+    define_wait_for(second)
     assert waiting.wait().ok().value == "[1, 2, 3]"
 
 

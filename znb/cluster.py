@@ -19,10 +19,10 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 from znb.connection import ClusterEntry, clean_dead, find_cluster, list_clusters
-from znb.errors import ServiceUnavailable, ZnbError
+from znb.errors import NoWorkers, ServiceUnavailable, ZnbError
 from znb.executor.client import JobClient, Show
 from znb.executor.futures import Future
-from znb.executor.maps import MapResult, start_map
+from znb.executor.maps import MapResult, check_map_options, start_map
 from znb.executor.submits import Submits
 from znb.jobview import JobViews
 from znb.launchers import Launcher, StartOptions, make_launcher
@@ -69,13 +69,14 @@ class Cluster(concurrent.futures.Executor):
         self._launcher = launcher
         self._reactor = reactor
         self._closing = threading.Lock()
+        self._ended = ""
         self._labels = itertools.count(1)
         self._owner = False
         self._closed = False
         self._pid = os.getpid()
         self._job_views = JobViews()
         self._jobs = JobClient(reactor, self.codec, kill=self.kill, notify=self.notify, view=self._job_view)
-        self._membership = Membership(reactor, self.codec, self._jobs)
+        self._membership = Membership(reactor, self.codec, self._jobs, self._on_ended)
         self._submits = Submits(self._jobs, reactor)
         self.name = ""
 
@@ -275,10 +276,20 @@ class Cluster(concurrent.futures.Executor):
         Raises:
             SerializationError: Something cannot travel; the message says what, and where it sits.
             RuntimeError: The executor has been shut down.
+            ValueError: An option is out of its range.
+            TypeError: An option is of another type.
         """
         self._submits.check_open()
         if not iterables:
             raise TypeError("map over what? Give at least one iterable: cluster.map(f, items)")
+        check_map_options(
+            chunksize=chunksize,
+            buffersize=buffersize,
+            retries=retries,
+            job_timeout=job_timeout,
+            errors=errors,
+            retry_on=retry_on,
+        )
         types = retry_on if isinstance(retry_on, tuple) else (retry_on,)
         return start_map(
             self._jobs,
@@ -287,9 +298,8 @@ class Cluster(concurrent.futures.Executor):
             ordered=ordered,
             errors=errors,
             timeout=timeout,
-            progress=TqdmProgress(progress if isinstance(progress, str) else "", total_of(iterables))
-            if progress
-            else None,
+            progress=lambda: TqdmProgress(progress if isinstance(progress, str) else "", total_of(iterables)),
+            show=bool(progress),
             retry_on=frozenset(f"{cls.__module__}.{cls.__qualname__}" for cls in types),
             retries=retries,
             job_timeout=job_timeout,
@@ -343,8 +353,8 @@ class Cluster(concurrent.futures.Executor):
 
     @property
     def closed(self) -> bool:
-        """Whether this process has let go of it."""
-        return self._closed
+        """Whether this process has let go of it, or it has ended."""
+        return self._closed or bool(self._ended)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -359,19 +369,24 @@ class Cluster(concurrent.futures.Executor):
     def __len__(self) -> int:
         return len(self.names)
 
+    def __reduce__(self) -> str:
+        raise TypeError("a cluster stays in its process; a job that needs one uses znb.Cluster.connect(name)")
+
     def __repr__(self) -> str:
-        if self._closed:
-            return f"<Cluster {self.name!r}, closed>"
+        if self.closed:
+            return f"<Cluster {self.name!r}, {'ended' if self._ended else 'closed'}>"
         return f"<Cluster {self.name!r} on {self._launcher.where}: {' '.join(self.names) or 'no workers'}>"
 
     def _repr_mimebundle_(self, **_: Any) -> dict[str, str]:
-        if self._closed:
+        if self.closed:
             return {"text/plain": repr(self)}
         status = self.status()
         return {"text/plain": str(status), "text/html": status.to_html()}
 
     def __getitem__(self, target: Target) -> Workers:
         """Return the workers that ``target`` means: a number, name, slice, or text such as ``"0,2"``."""
+        if self._ended:
+            raise NoWorkers(self._ended)
         return Workers(self, select(target, self.names, self._least_busy))
 
     def run(self, source: str, **options: Any) -> Any:
@@ -436,6 +451,15 @@ class Cluster(concurrent.futures.Executor):
     def _on_shared_closed(self, key: bytes) -> None:
         for link in self._membership.links():
             link.control_nowait("_znb_release", key, lambda _answer: None)
+
+    def _on_ended(self, reason: str) -> None:
+        """Take note that somebody else has ended the cluster, or that its supervisor is gone."""
+        if self._closed:
+            return
+        self._ended = f"the cluster {self.name!r} has ended: {reason or 'it was stopped from elsewhere'}; start another"
+        self._submits.refuse(self._ended)
+        self._jobs.close(ZnbError(self._ended))
+        self._membership.close(self._ended)
 
     def _end_links(self, done: threading.Event) -> None:
         reason = f"the cluster {self.name!r} has been closed here; connect to it, or start another"

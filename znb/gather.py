@@ -250,7 +250,7 @@ class Gather:
             if not isinstance(answer, Lost):  # if it is lost, the request itself hears of it
                 self._events.put((worker, None, (answer,)))
 
-        pending.link.control_nowait("_znb_ping", None, answered)
+        pending.link.control_nowait("_znb_ping", pending.link.client, answered)
 
     def _on_ping(self, pending: _Pending, running: dict[str, Any] | None) -> None:
         pending.asked = None

@@ -10,8 +10,8 @@ bytes of the region  content
 8 … 8 + SIZE         the last ``SIZE`` of them, as a ring
 =================== ==========================================================
 
-Invariants: a write costs a copy and no system call; what is read may lack the write that was under way at the death. One
-thread writes at a time (the capture's lock). The file also holds faulthandler's dump, at its beginning.
+Invariants: a write costs a copy and no system call; what is read may lack the write that was under way at the death.
+One thread writes at a time (the capture's lock). The file also holds faulthandler's dump, at its beginning.
 """
 
 from __future__ import annotations

@@ -100,7 +100,7 @@ class ObjectCall:
         label = str(self.headers.get("label", self._method))
         lost = WorkerLost(
             error.worker,
-            error.reason if self.started else f"{error.reason} before it began {label}",
+            error.reason if self.started else f"{error.reason} before it was done with {label}",
             running=label if self.started else "",
             hint="A new process takes its place, without its variables",
         )
@@ -139,6 +139,7 @@ class Link:
     """The client's end of one incarnation of a worker.
 
     Attributes:
+        client: What this process's jobs are known by at the worker.
         name: The worker's name.
         generation: 1 for the first process of that name, counted up by each replacement.
         pid: Process id on its host.
@@ -148,7 +149,8 @@ class Link:
         stubborn: Calls that went on after an interrupt, by id, with the number of interrupts they ignored.
     """
 
-    def __init__(self, reactor: Reactor, codec: Codec, member: WorkerStatus) -> None:
+    def __init__(self, reactor: Reactor, codec: Codec, member: WorkerStatus, client: bytes) -> None:
+        self.client = client
         self.reactor = reactor
         self.codec = codec
         self.name = member.name

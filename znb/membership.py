@@ -28,7 +28,13 @@ NOTICE_AFTER = 1.0
 
 
 class Listener(Protocol):
-    """Who hears of links, on the reactor's thread (``znb.executor.client.JobClient``)."""
+    """Who hears of links, on the reactor's thread (``znb.executor.client.JobClient``).
+
+    Attributes:
+        id: What its jobs are known by at the workers.
+    """
+
+    id: bytes
 
     def add_worker(self, link: Link) -> None:
         """A worker serves."""
@@ -44,9 +50,11 @@ class Membership:
         reactor: The I/O thread.
         codec: For the links.
         listener: Hears of links that come and go.
+        ended: Called on the reactor's thread, with the reason, when the whole cluster has ended.
     """
 
-    def __init__(self, reactor: Reactor, codec: Codec, listener: Listener) -> None:
+    def __init__(self, reactor: Reactor, codec: Codec, listener: Listener, ended: Callable[[str], None]) -> None:
+        self._ended = ended
         self._reactor = reactor
         self._codec = codec
         self._listener = listener
@@ -132,7 +140,7 @@ class Membership:
         elif event.worker is not None:
             self._on_member(event.worker)
         if event.event in {"lost", "stopping"}:
-            self.on_members(())
+            self._ended(event.reason)
 
     def _on_prospects(self, event: ClusterEvent) -> None:
         """Note whether a worker is still being replaced."""
@@ -177,7 +185,7 @@ class Membership:
             self._changed.notify_all()
 
     def _make_link(self, member: WorkerStatus) -> None:
-        link = Link(self._reactor, self._codec, member)
+        link = Link(self._reactor, self._codec, member, self._listener.id)
         link.open()
         with self._changed:
             self._links[member.name] = link

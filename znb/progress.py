@@ -66,7 +66,8 @@ def _make_bar(title: str, total: int | None) -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # tqdm warns where its own choice is experimental
         from tqdm.auto import tqdm  # noqa: PLC0415 - 30 ms that only a bar needs
-    is_log = tqdm.__module__ != "tqdm.notebook" and not sys.stderr.isatty()
+    is_notebook = any(cls.__module__ == "tqdm.notebook" for cls in tqdm.__mro__)
+    is_log = not is_notebook and not sys.stderr.isatty()
     interval = LOG_INTERVAL if is_log else INTERVAL
     return tqdm(
         desc=title or None,

@@ -10,7 +10,8 @@ through ``/proc/<pid>/fd`` of the process that put it, read-only and without a c
              table                    msgpack: [[offset, length] of each buffer …]
 
 What travels is a *ticket*: where the memory is, and how to tell that it still is the same. It goes as an out-of-band
-buffer whose exporter keeps the memory open: whoever holds an encoded message, such as a job that waits, holds the memory.
+buffer whose exporter keeps the memory open: whoever holds an encoded message, such as a job that waits, holds the
+memory.
 
 Invariants: the memory is never written after ``put``; it goes when the last handle, message and mapping is gone, and
 with the last process that has it, however that ends, because the kernel counts. Wherever a handle is unpickled it

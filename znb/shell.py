@@ -142,7 +142,7 @@ class Shell:
         """Raise the error that says why there is no debugger."""
         raise StdinNotImplementedError(
             "a remote cell has no keyboard, so no debugger can be used in it. The traceback shows where an "
-            "error came from; `%znb attach` opens a console inside the worker"
+            "error came from"
         )
 
     # -- cells ---------------------------------------------------------------------------------------------

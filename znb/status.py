@@ -85,14 +85,16 @@ class ClusterStatus(msgspec.Struct, frozen=True, kw_only=True):
         rows = self.rows()
         widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
         lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-        return "\n".join([f"cluster {self.name!r} on {self.where}, {len(self.workers)} workers", *lines])
+        return "\n".join([f"cluster {self.name!r} on {self.where}, {count_of(len(self.workers), 'worker')}", *lines])
 
     def to_html(self) -> str:
         """Return the table as HTML; it takes its colours from the notebook."""
         head, *body = [[html.escape(cell) for cell in row] for row in self.rows()]
         lines = ["<tr>" + "".join(f'<td style="text-align:left">{cell}</td>' for cell in row) + "</tr>" for row in body]
         header = "".join(f'<th scope="col" style="text-align:left">{cell}</th>' for cell in head)
-        title = f"cluster {html.escape(self.name)} on {html.escape(self.where)}, {len(self.workers)} workers"
+        title = (
+            f"cluster {html.escape(self.name)} on {html.escape(self.where)}, {count_of(len(self.workers), 'worker')}"
+        )
         return (
             f"<table><caption>{title}</caption><thead><tr>{header}</tr></thead><tbody>{''.join(lines)}</tbody></table>"
         )
@@ -177,3 +179,8 @@ def _memory(pid: int) -> int:
         return int(psutil.Process(pid).memory_info().rss)
     except psutil.Error:
         return 0
+
+
+def count_of(number: int, noun: str) -> str:
+    """Return a number with its noun: ``1 worker``, ``2 workers``."""
+    return f"{number} {noun}{'s' * (number != 1)}"

@@ -31,7 +31,16 @@ import zmq
 
 from znb.errors import ZnbError
 
-__all__ = ["Reactor", "ReactorStats", "Timer", "is_local", "prepare_socket", "receive_small", "send_message"]
+__all__ = [
+    "Reactor",
+    "ReactorStats",
+    "Timer",
+    "is_local",
+    "prepare_socket",
+    "receive_at_dealer",
+    "receive_small",
+    "send_message",
+]
 
 logger = logging.getLogger("znb.transport")
 T = TypeVar("T")
@@ -499,14 +508,25 @@ def send_message(socket: zmq.Socket[bytes], frames: list[Any]) -> None:
     _send(socket, frame, 0, copy=(frame.nbytes if type(frame) is memoryview else len(frame)) < COPY_BYTES)
 
 
-def receive_small(socket: zmq.Socket[bytes], flags: int = int(zmq.NOBLOCK)) -> list[Any]:
-    """Take a message off a socket whose first frames are small: those as bytes, from the fourth on ``zmq.Frame``."""
+def receive_small(socket: zmq.Socket[bytes], flags: int = int(zmq.NOBLOCK), small: int = 3) -> list[Any]:
+    """Take a message off a socket whose first frames are small: those as bytes, the others as ``zmq.Frame``.
+
+    Args:
+        socket: Where it arrives.
+        flags: ``zmq.NOBLOCK``, or 0 to wait for one.
+        small: How many frames are small: 3 at a ROUTER (identity, empty, blob), 2 at a DEALER.
+    """
     frame: Any = socket.recv(flags, copy=False)
     frames: list[Any] = [frame.bytes]
     while frame.more:
         frame = socket.recv(flags, copy=False)
-        frames.append(frame.bytes if len(frames) < 3 else frame)
+        frames.append(frame.bytes if len(frames) < small else frame)
     return frames
+
+
+def receive_at_dealer(socket: zmq.Socket[bytes]) -> list[Any]:
+    """As ``receive_small``, for a DEALER."""
+    return receive_small(socket, small=2)
 
 
 #: Socket.send of pyzmq's C extension, without the wrapper.

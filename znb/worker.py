@@ -5,7 +5,7 @@ Calls that a worker answers itself, at once and on the I/O thread, even while us
 ================== ============================== =====================================================
 method              arguments                      result
 ================== ============================== =====================================================
-_znb_ping           none                           what runs now, or null
+_znb_ping           the client's id, or null      what runs now, or null
 _znb_interrupt      [call ids of this connection]  null; they end with ``KeyboardInterrupt``; null: what runs
 _znb_stats          none                           pid, memory, times, what runs
 _znb_stacks         none                           text: the stack of every thread
@@ -156,7 +156,7 @@ class Worker:
         now = time.monotonic()
         return {
             "label": running.label,
-            "yours": running.owner == request.peer,
+            "yours": running.owner in {request.peer, request.args},
             "seconds": now - running.since,
             "queued": running.queued,
         }

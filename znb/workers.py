@@ -87,6 +87,8 @@ class Workers:
             WorkerLost: A worker died while it ran.
             KeyboardInterrupt: The wait was interrupted, and the cell with it.
         """
+        if not isinstance(source, str):
+            raise TypeError(f"run takes source text, got {source!r}; for a function use call, or cluster.submit")
         label = label or self._cluster.next_label()
         options = {"source": source, "label": label, "first_line": first_line, "variables": dict(push or {})}
         shown = sink or make_sink()

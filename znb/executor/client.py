@@ -185,6 +185,10 @@ class JobClient:
         kill: Kills the process of a worker that ignores its interrupt; called on the delivery thread.
         notify: Shows a line to the user; called from any thread.
         view: Returns what shows the output of jobs that the calling cell starts.
+
+    Attributes:
+        id: What its jobs are known by at the workers.
+        lock: Held while the scheduler, a group or a sending socket is used.
     """
 
     def __init__(
@@ -201,7 +205,7 @@ class JobClient:
         self.notify = notify
         self._reactor = reactor
         self._kill = kill
-        self._id = os.urandom(8)
+        self.id = os.urandom(8)
         self.lock = threading.RLock()
         self._scheduler = Scheduler()
         self._peers: dict[int, _Peer] = {}
@@ -267,14 +271,14 @@ class JobClient:
                 return
             if self._sink is None:
                 self._sink = self._reactor.socket(zmq.PULL)
-                self._sink_url = f"{link.jobs_url.rpartition('/')[0]}/{self._id.hex()}.sink"
+                self._sink_url = f"{link.jobs_url.rpartition('/')[0]}/{self.id.hex()}.sink"
                 self._sink.bind(self._sink_url)
                 self._reactor.add_socket(self._sink, self._on_message)
             socket = self._reactor.socket(zmq.PUSH)
             socket.connect(link.jobs_url)
             number = self._scheduler.add_worker(link.name, time.monotonic())
             peer = self._peers[number] = _Peer(link, number, socket)
-            self._send(peer, frames.Hello(self._id, number, self._sink_url, RESULT_CREDIT, PRINT_CREDIT, WIRE_VERSION))
+            self._send(peer, frames.Hello(self.id, number, self._sink_url, RESULT_CREDIT, PRINT_CREDIT, WIRE_VERSION))
             self._tick()
 
     def lose_worker(self, link: Link, error: ZnbError, *, charge: bool) -> None:
@@ -297,7 +301,7 @@ class JobClient:
                 group.receiver.abort(error)
             self._groups.clear()
             for peer in self._peers.values():
-                self._send(peer, frames.Bye(self._id))
+                self._send(peer, frames.Bye(self.id))
             for peer in self._peers.values():
                 peer.socket.setsockopt(zmq.LINGER, 200)
                 self._reactor.close_socket(peer.socket)
@@ -403,9 +407,9 @@ class JobClient:
             case Send():
                 self._send_chunk(command)
             case Revoke(worker, chunk, start, stop):
-                self._send(self._peers[worker], frames.Revoke(self._id, chunk, start, stop))
+                self._send(self._peers[worker], frames.Revoke(self.id, chunk, start, stop))
             case Interrupt(worker, chunk, index):
-                self._send(self._peers[worker], frames.Stop(self._id, chunk, index))
+                self._send(self._peers[worker], frames.Stop(self.id, chunk, index))
             case Kill(worker, _):
                 name = self._peers[worker].link.name
                 self.later(lambda: self._kill(name))
@@ -418,7 +422,7 @@ class JobClient:
                 for peer in self._peers.values():
                     if number in peer.defined:
                         peer.defined.discard(number)
-                        self._send(peer, frames.Forget(self._id, number))
+                        self._send(peer, frames.Forget(self.id, number))
                 finished.receiver.finished()
                 finished.function = _NOTHING  # its receiver refers to it, so it would wait for the collector
 
@@ -428,7 +432,7 @@ class JobClient:
             peer.defined.add(command.group)
             cargo, body, parts = pack(group.function, self.codec, peer.known)
             timed = group.options.get("job_timeout") is not None
-            self._send(peer, frames.Define(self._id, command.group, body, cargo, group.call, timed, group.label), parts)
+            self._send(peer, frames.Define(self.id, command.group, body, cargo, group.call, timed, group.label), parts)
         segments: list[frames.Segment] = []
         buffers: list[Any] = []
         index = command.start
@@ -440,7 +444,7 @@ class JobClient:
             buffers += parts
             index = end
         group.receiver.sent(command.start, command.stop)
-        chunk = frames.Chunk(self._id, command.chunk, command.group, command.start, command.attempt, segments)
+        chunk = frames.Chunk(self.id, command.chunk, command.group, command.start, command.attempt, segments)
         self._send(peer, chunk, buffers)
 
     def _fail(self, command: Fail) -> None:
@@ -468,7 +472,7 @@ class JobClient:
     def _grant_print(self, peer: _Peer, count: int) -> None:
         with self.lock:
             if peer.number in self._peers:
-                self._send(peer, frames.Consumed(self._id, count, printed=True))
+                self._send(peer, frames.Consumed(self.id, count, printed=True))
 
     # -- the reactor's thread: what workers say ------------------------------------------------------------
 
@@ -492,7 +496,7 @@ class JobClient:
                 case frames.Need():
                     peer.known.difference_update(message.keys)
                     cargo, _, supplied = pack(Payload(b"", (), tuple(message.keys)), self.codec, peer.known)
-                    self._send(peer, frames.Supply(self._id, cargo), supplied)
+                    self._send(peer, frames.Supply(self.id, cargo), supplied)
                 case frames.Printed():
                     self.later(functools.partial(self._show, peer, self._groups.get(message.group), message))
             self._tick_soon()
@@ -536,7 +540,7 @@ class JobClient:
         with self.lock:
             peer.unacknowledged += count_bytes
             if peer.unacknowledged >= RESULT_CREDIT // 4 and peer.number in self._peers:
-                self._send(peer, frames.Consumed(self._id, peer.unacknowledged))
+                self._send(peer, frames.Consumed(self.id, peer.unacknowledged))
                 peer.unacknowledged = 0
 
     # -- the delivery thread -------------------------------------------------------------------------------

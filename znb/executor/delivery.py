@@ -1,7 +1,8 @@
-"""The delivery thread: runs callbacks of futures and shows what jobs print, so that user code never holds up the I/O thread.
+"""The delivery thread: runs callbacks and shows output, so that user code never holds up the I/O thread.
 
 Invariants: what it is given runs once, in the order given, on one thread; nothing that was given before ``close`` is
-dropped, and what comes later runs at once, on the thread that brings it. The thread is started by the first thing to do.
+dropped, and what comes later runs at once, on the thread that brings it. The thread is started by the first thing to
+do.
 """
 
 from __future__ import annotations

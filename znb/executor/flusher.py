@@ -1,8 +1,8 @@
 """Sends outcomes that wait behind a job that takes long, though the main thread is inside that job.
 
-A chunk's outcomes are sent together, because a message costs as much as many short jobs. If one of its jobs turns out to
-be long, those before it must not wait for it: their results would come late, and be lost with the process if the long job
-kills it. Encoding runs code, so it is not the I/O thread that does it.
+A chunk's outcomes are sent together, because a message costs as much as many short jobs. If one of its jobs turns out
+to be long, those before it must not wait for it: their results would come late, and be lost with the process if the
+long job kills it. Encoding runs code, so it is not the I/O thread that does it.
 
 Owning thread: its own; ``watch`` and ``unwatch`` are for the main thread.
 """

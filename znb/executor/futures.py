@@ -17,10 +17,16 @@ from collections.abc import Callable, Collection, Generator
 from concurrent.futures import _base as states
 from typing import Any, Protocol
 
+from znb.errors import CallTimeout
+
 __all__ = ["Batch", "Future", "Owner"]
 
 #: Seconds after which a wait that makes no progress says what it waits for (API.md §2).
 NOTICE_AFTER = 1.0
+#: States in which nothing more happens to a future.
+DONE = frozenset((states.FINISHED, states.CANCELLED, states.CANCELLED_AND_NOTIFIED))
+#: Seconds between two turns of an event loop in which a job is awaited: an interrupt is noticed that soon.
+AWAIT_TICK = 0.25
 
 
 class Owner(Protocol):
@@ -107,20 +113,19 @@ class Future(concurrent.futures.Future[Any]):
         self._batch: Batch | None = None
 
     def __await__(self) -> Generator[Any, None, Any]:
-        return asyncio.wrap_future(self).__await__()
+        return self._wait_async().__await__()
 
     def result(self, timeout: float | None = None) -> Any:
         """Return the job's value, waiting for it.
 
         Raises:
             Exception: What the job raised, of its own type.
-            TimeoutError: Not done within ``timeout`` seconds; the job goes on.
+            CallTimeout: Not done within ``timeout`` seconds (a ``TimeoutError``); the job goes on.
             CancelledError: The job was cancelled.
             WorkerLost: Workers died under it more often than ``retries`` allows.
             KeyboardInterrupt: The wait was interrupted; so is every job that this thread has submitted.
         """
-        self.wait_done(timeout)
-        error = self.exception(0)
+        error = self.exception(timeout)
         if error is None:
             return super().result(0)
         try:
@@ -132,10 +137,12 @@ class Future(concurrent.futures.Future[Any]):
         """Return what the job raised, or ``None``, waiting for the end.
 
         Raises:
-            TimeoutError: Not done within ``timeout`` seconds.
+            CallTimeout: Not done within ``timeout`` seconds (a ``TimeoutError``).
             CancelledError: The job was cancelled.
         """
         self.wait_done(timeout)
+        if timeout is not None and self._state not in DONE:
+            raise CallTimeout(self.label, timeout)
         batch = self._batch
         if batch is not None:
             self._settle(batch)
@@ -147,7 +154,7 @@ class Future(concurrent.futures.Future[Any]):
         Raises:
             KeyboardInterrupt: The wait was interrupted; so is every job that this thread has submitted.
         """
-        if self._state in {states.FINISHED, states.CANCELLED, states.CANCELLED_AND_NOTIFIED}:
+        if self._state in DONE:
             return
         first = NOTICE_AFTER if timeout is None else min(timeout, NOTICE_AFTER)
         try:
@@ -155,7 +162,7 @@ class Future(concurrent.futures.Future[Any]):
                 return
             if timeout is None or timeout > NOTICE_AFTER:
                 if reason := self._owner.explain_wait(self):
-                    self._owner.notify(f"waiting: {self.label} waits because {reason}")
+                    self._owner.notify(f"{self.label} waits because {reason}")
                 self._wait_done(None if timeout is None else timeout - NOTICE_AFTER)
         except KeyboardInterrupt:
             self._owner.cancel_all_of(self.thread)
@@ -222,10 +229,21 @@ class Future(concurrent.futures.Future[Any]):
                 self._batch = None
                 self._result, self._exception = (None, failure) if failure else batch.take(self.index)
 
+    async def _wait_async(self) -> Any:
+        """Wait in an event loop; whatever ends the wait early cancels the job."""
+        wrapped = asyncio.wrap_future(self)
+        try:
+            while not wrapped.done():
+                # A loop that sleeps in its selector would notice the interrupt key only when the job is done.
+                await asyncio.wait({wrapped}, timeout=AWAIT_TICK)
+            return wrapped.result()
+        except (asyncio.CancelledError, KeyboardInterrupt):
+            self.cancel()
+            raise
+
     def _wait_done(self, timeout: float | None) -> bool:
-        done = {states.FINISHED, states.CANCELLED, states.CANCELLED_AND_NOTIFIED}
         with self._condition:
-            return self._condition.wait_for(lambda: self._state in done, timeout)
+            return self._condition.wait_for(lambda: self._state in DONE, timeout)
 
     def _invoke_callbacks(self) -> None:
         if self._done_callbacks:  # type: ignore[attr-defined]

@@ -4,27 +4,28 @@ The consumer's thread pulls items, encodes them and decodes results; the reactor
 user code (iterators, pickling) runs where its owner waits for it, and a consumer that stops taking results stops the
 source.
 
-Invariants: at most what the scheduler permits has been pulled and not been taken; each result is yielded once; a map that
-is dropped, closed or interrupted cancels what is left of it, at once.
+Invariants: at most what the scheduler permits has been pulled and not been taken; each result is yielded once; a map
+that is dropped, closed or interrupted cancels what is left of it, at once.
 """
 
 from __future__ import annotations
 
 import itertools
+import math
 import queue
 import threading
 import time
 from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Sized
 from typing import Any, Literal, Protocol
 
-from znb.errors import Cancelled, SerializationError, ZnbError
+from znb.errors import CallTimeout, Cancelled, SerializationError, ZnbError
 from znb.executor.client import Group, JobClient, Part
 from znb.executor.frames import CALL_ONE, CALL_STAR
 from znb.executor.futures import NOTICE_AFTER, Batch
 from znb.serialize import Payload
 from znb.shipping import payload_bytes
 
-__all__ = ["MapResult", "Progress", "start_map"]
+__all__ = ["MapResult", "Progress", "check_map_options", "start_map"]
 
 #: Items encoded together at most. A chunk takes its items from such parts, so at its edges up to this much of a part
 #: goes to two workers.
@@ -68,11 +69,18 @@ class MapResult(Iterator[Any]):
 
     def __init__(self, flow: _Flow) -> None:
         self.group = flow.group
+        self._flow = flow
         self._results = flow.results()
         next(self._results)  # begun, so that it is also ended when nobody ever iterates
 
-    def __iter__(self) -> Iterator[Any]:
+    def __iter__(self) -> Iterator[Any]:  # noqa: PYI034 - the generator itself, which costs nothing per result
         return self._results
+
+    def __repr__(self) -> str:
+        return f"<map of {self.group.label}, {self._flow.taken} results taken>"
+
+    def _ipython_display_(self) -> None:
+        self._flow.show_progress()
 
     def __next__(self) -> Any:
         return next(self._results)
@@ -92,10 +100,22 @@ def start_map(
     ordered: bool = True,
     errors: Literal["raise", "return"] = "raise",
     timeout: float | None = None,
-    progress: Progress | None = None,
+    progress: Callable[[], Progress],
+    show: bool = False,
     **options: Any,
 ) -> MapResult:
     """Start a map; ``options`` are those of ``client.Group``.
+
+    Args:
+        client: Runs the jobs.
+        function: What to call.
+        iterables: With what.
+        ordered: See ``Cluster.map``, also for the next two.
+        errors: See there.
+        timeout: See there.
+        progress: Makes what shows the progress, when that is wanted.
+        show: Whether it is wanted from the beginning.
+        options: Of the group.
 
     Raises:
         SerializationError: The function cannot travel.
@@ -104,7 +124,7 @@ def start_map(
     label = getattr(function, "__qualname__", None) or type(function).__qualname__
     items = iter(iterables[0]) if call == CALL_ONE else zip(*iterables, strict=False)
     ends = any(isinstance(iterable, Sized) for iterable in iterables)
-    flow = _Flow(client, items, ends, ordered=ordered, errors=errors, timeout=timeout, progress=progress)
+    flow = _Flow(client, items, ends, ordered=ordered, errors=errors, timeout=timeout, progress=progress, show=show)
     flow.group = Group(client.codec.encode(function), call, label, flow, show=client.view(), pulled=True, **options)
     client.open_group(flow.group, flow.pull_ahead(), last=flow.exhausted)
     return MapResult(flow)
@@ -125,6 +145,40 @@ class _Outcomes:
         self.acknowledge = acknowledge
 
 
+def check_map_options(
+    *,
+    chunksize: object,
+    buffersize: object,
+    retries: object,
+    job_timeout: object,
+    errors: object,
+    retry_on: object,
+) -> None:
+    """Raise what is wrong with the options of a map, before anything is started.
+
+    Raises:
+        ValueError: An option is out of its range.
+        TypeError: An option is of another type.
+    """
+    for name, value, least in (("chunksize", chunksize, 1), ("buffersize", buffersize, 1), ("retries", retries, 0)):
+        if value is None and name != "retries":
+            continue
+        if not isinstance(value, int) or isinstance(value, bool):
+            raise TypeError(f"{name} must be an integer{'' if name == 'retries' else ' or None'}, got {value!r}")
+        if value < least:
+            raise ValueError(f"{name} must be at least {least}, got {value}")
+    if job_timeout is not None:
+        if not isinstance(job_timeout, int | float):
+            raise TypeError(f"job_timeout must be seconds or None, got {job_timeout!r}")
+        if not 0 < job_timeout < math.inf:
+            raise ValueError(f"job_timeout must be a positive number of seconds, got {job_timeout!r}")
+    if errors not in {"raise", "return"}:
+        raise ValueError(f"errors must be 'raise' or 'return', got {errors!r}")
+    for kind in retry_on if isinstance(retry_on, tuple) else (retry_on,):
+        if not (isinstance(kind, type) and issubclass(kind, BaseException)):
+            raise TypeError(f"retry_on must be an exception type or a tuple of them, got {kind!r}")
+
+
 class _Flow:
     """What both threads share of one map (``client.Receiver``), and the generator of its results.
 
@@ -142,7 +196,8 @@ class _Flow:
         ordered: bool,
         errors: Literal["raise", "return"],
         timeout: float | None,
-        progress: Progress | None,
+        progress: Callable[[], Progress],
+        show: bool,
     ) -> None:
         self._client = client
         self._items = items
@@ -151,7 +206,9 @@ class _Flow:
         self._errors = errors
         self._timeout = timeout
         self._deadline = None if timeout is None else time.monotonic() + timeout
-        self._progress = progress
+        self._make_progress = progress
+        self._progress = progress() if show else None
+        self.taken = 0
         self._arrivals: queue.SimpleQueue[tuple[Any, ...]] = queue.SimpleQueue()
         self._source_error: BaseException | None = None
         self._part_items = 1
@@ -165,6 +222,12 @@ class _Flow:
         self._turn = threading.RLock()
         self._ready: dict[int, _Outcomes] = {}
         self._yielding: _Outcomes | None = None
+
+    def show_progress(self) -> None:
+        """Show how far it has come, from now on."""
+        if self._progress is None:
+            self._progress = self._make_progress()
+            self._progress.update(self.taken, 0, self._retried)
 
     # -- the reactor's thread ------------------------------------------------------------------------------
 
@@ -244,6 +307,7 @@ class _Flow:
             else:
                 yield from map(list.pop, itertools.repeat(values, count))
             self._client.taken(self.group, count)
+            self.taken += count
             if self._progress is not None:
                 self._progress.update(count, failed, self._retried)
             self._take_arrivals()
@@ -309,12 +373,12 @@ class _Flow:
         """
         left = None if self._deadline is None else self._deadline - time.monotonic()
         if left is not None and left <= 0:
-            raise TimeoutError(f"no result of {self.group.label} within the {self._timeout:g} s allowed")
+            raise CallTimeout(f"the map of {self.group.label}", self._timeout or 0.0)
         if self._wait_arrival(NOTICE_AFTER if left is None else min(left, NOTICE_AFTER)):
             return
         if left is None or left > NOTICE_AFTER:
             if reason := self._client.explain(self.group):
-                self._client.notify(f"waiting: {self.group.label} waits because {reason}")
+                self._client.notify(f"{self.group.label} waits because {reason}")
             self._wait_arrival(None if left is None else left - NOTICE_AFTER)
 
     def _on_batch(self, batch: Batch, count: int, skip: Collection[int], acknowledge: Callable[[], None]) -> None:

@@ -1,8 +1,8 @@
 """``submit``: one future for each job; jobs of the same function travel together.
 
-Invariants: arguments are encoded in the caller's thread, at once, so a job computes with the values of the moment it was
-submitted; jobs of one function start in the order submitted. Any thread may submit; the reactor's thread numbers the jobs
-and completes the futures.
+Invariants: arguments are encoded in the caller's thread, at once, so a job computes with the values of the moment it
+was submitted; jobs of one function start in the order submitted. Any thread may submit; the reactor's thread numbers
+the jobs and completes the futures.
 """
 
 from __future__ import annotations
@@ -122,11 +122,7 @@ class Submits:
         """
         codec = self._client.codec
         encoded = codec.encode(function)
-        try:
-            part = Part(codec.encode([(args, kwargs)]), 1)
-        except SerializationError:
-            codec.encode((args, kwargs), labels=("args", "kwargs"))  # raises again, and says where it sits
-            raise
+        part = self._encode_arguments(args, kwargs)
         label = getattr(function, "__qualname__", None) or type(function).__qualname__
         with self._lock:
             self.check_open()
@@ -143,6 +139,15 @@ class Submits:
         if encoded.buffers:
             self._client.feed(stream.group, (), last=True)
         return future
+
+    def _encode_arguments(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Part:
+        codec = self._client.codec
+        try:
+            return Part(codec.encode([(args, kwargs)]), 1)
+        except SerializationError as error:
+            failure = error
+        codec.encode((args, kwargs), labels=("args", "kwargs"))  # raises again, and says where it sits
+        raise failure
 
     def check_open(self) -> None:
         """Raise ``RuntimeError`` if no more jobs are taken."""

@@ -1,13 +1,16 @@
 """What a worker holds of its clients' jobs: functions, clients, and chunks with the outcomes not yet sent.
 
-Invariants: a job is given back or begun, never both; outcomes leave in order, each once. The I/O thread makes these and
-takes chunks apart (``give_back``); the main thread claims jobs and runs them; a helper may take outcomes of a chunk that
-hangs in a job (``znb.executor.flusher``). ``Work.lock`` guards what is claimed, ``Work.sending`` what is sent.
+Invariants: a job is given back or begun, never both; outcomes leave in order, each once. The I/O thread makes these
+and takes chunks apart (``give_back``); the main thread claims jobs and runs them; a helper may take outcomes of a
+chunk that hangs in a job (``znb.executor.flusher``). ``Work.lock`` guards what is claimed, ``Work.sending`` what is
+sent.
 """
 
 from __future__ import annotations
 
+import asyncio
 import functools
+import inspect
 import queue
 import threading
 import time
@@ -26,7 +29,8 @@ from znb.transport import Timer
 
 __all__ = ["Function", "Outcomes", "Peer", "Work", "bases_of"]
 
-#: Seconds of work for which jobs are claimed at a time: what a flush may be late by, and a revocation if jobs are short.
+#: Seconds of work for which jobs are claimed at a time: what a flush may be late by, and a revocation if jobs are
+#: short.
 CLAIM_TIME = 0.001
 #: Jobs claimed at a time, at most.
 CLAIM_MAX = 4096
@@ -50,6 +54,8 @@ class Function:
         """
         if self.loaded is None:
             function = codec.decode(self.define.body, unpack(self.define.cargo, self.frames, codec))
+            if inspect.iscoroutinefunction(function):
+                function = functools.partial(_run_coroutine, function)
             if self.define.call == CALL_STAR:
                 function = functools.partial(_call_star, function)
             elif self.define.call == CALL_BOTH:
@@ -57,6 +63,10 @@ class Function:
             self.loaded = function
             self.frames = []
         return self.loaded
+
+
+def _run_coroutine(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    return asyncio.run(function(*args, **kwargs))
 
 
 def _call_star(function: Callable[..., Any], item: tuple[Any, ...]) -> Any:
@@ -114,8 +124,9 @@ class Outcomes(NamedTuple):
 class Work:
     """One chunk, from its arrival to its last outcome.
 
-    Jobs are claimed a batch at a time. ``batch`` is the first job of the present one, ``items`` what is left of its items
-    (the I/O thread may take away from the end), and ``values`` grows by one as each ends, which tells what runs now.
+    Jobs are claimed a batch at a time. ``batch`` is the first job of the present one, ``items`` what is left of its
+    items (the I/O thread may take away from the end), and ``values`` grows by one as each ends, which tells what runs
+    now.
 
     Attributes:
         next: The first job not claimed by the main thread.

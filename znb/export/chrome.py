@@ -206,9 +206,8 @@ def read_chrome(document: dict[str, Any]) -> tuple[TraceData, str]:
             table.events.setdefault(rows[args["span_id"]], []).append(happened)
     clocks = [ClockError(*clock) for clock in msgspec.convert(other["clocks"], list[tuple[Process, int, int]])]
     samples = _read_samples(document, base) if "samples" in document else SampleTable()
-    return TraceData(
-        int(other["trace_id"], 16), table, samples, msgspec.convert(other["notes"], list[str]), clocks
-    ), str(other["title"])
+    notes = msgspec.convert(other["notes"], list[str])
+    return TraceData(int(other["trace_id"], 16), table, samples, notes, clocks), str(other["title"])
 
 
 def _read_samples(document: dict[str, Any], base: int) -> SampleTable:

@@ -1,7 +1,7 @@
 """Folded stacks: a line for each call path, with the microseconds that it took by itself.
 
-Frames are separated by ``;``. A span's samples stand below it, as far as there are any; the rest of its own time stands on the span. Source: Brendan
-Gregg's stackcollapse format, which flamegraph.pl, inferno and speedscope read.
+Frames are separated by ``;``. A span's samples stand below it, as far as there are any; the rest of its own time stands
+on the span. Source: Brendan Gregg's stackcollapse format, which flamegraph.pl, inferno and speedscope read.
 """
 
 from __future__ import annotations

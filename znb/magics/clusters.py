@@ -38,7 +38,10 @@ def _start(session: Session, args: argparse.Namespace) -> None:
 
 def _running_already(cluster: Cluster, wanted: int | None) -> str:
     count = len(cluster)
-    text = f"The cluster {cluster.name!r} is running already, with {count_workers(count)}: this is it."
+    text = (
+        f"The cluster {cluster.name!r} is running already, with {count_workers(count)} and their variables. "
+        "`%znb cluster restart` gives fresh workers."
+    )
     if wanted is not None and wanted != count:
         text += f" `%znb cluster scale {wanted}` changes their number."
     return text

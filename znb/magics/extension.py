@@ -138,6 +138,8 @@ def spell_out_help(lines: list[str]) -> list[str]:
         ['%znb cluster start --help\n']
         >>> spell_out_help(["%%znb remote --help"])
         ['%%znb remote --help\n', '\n']
+        >>> spell_out_help(["%%znb remote"])
+        ['%%znb remote']
     """
     filled = [line for line in lines if line.strip()]
     if len(filled) != 1:
@@ -147,5 +149,7 @@ def spell_out_help(lines: list[str]) -> list[str]:
     asks = text.endswith("?")
     if not words or words[0] not in {f"%{MAGIC}", f"%%{MAGIC}"}:
         return lines
+    if not asks and "--help" not in words and "-h" not in words:
+        return lines  # the first line of a cell magic that is still being typed, for instance
     line = " ".join([*words, "--help"]) if asks else text
     return [f"{line}\n", "\n"] if words[0].startswith("%%") else [f"{line}\n"] if asks else lines

@@ -15,7 +15,8 @@ import functools
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from znb.tracebacks import show_in_shell
+from znb.errors import ZnbError
+from znb.tracebacks import render, show_in_shell
 
 if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell
@@ -42,7 +43,7 @@ def _message(error: BaseException) -> list[str]:
 
 
 class ErrorHandler:
-    """Shows remote groups and syntax errors in a shell as they want to be shown."""
+    """Shows remote groups and syntax errors in a shell as they want to be shown, and znb's own without its frames."""
 
     def __init__(self, shell: InteractiveShell) -> None:
         self._shell = shell
@@ -54,7 +55,7 @@ class ErrorHandler:
         """Take over from the handler that is there, which goes on to handle all that is not ours."""
         self._handled, self._handle = self._shell.custom_exceptions, self._shell.CustomTB
         self._shell.set_custom_exc(  # type: ignore[no-untyped-call]
-            (*self._handled, BaseExceptionGroup, SyntaxError), self._show
+            (*self._handled, BaseExceptionGroup, SyntaxError, ZnbError), self._show
         )
         self._installed = self._shell.CustomTB
 
@@ -71,6 +72,8 @@ class ErrorHandler:
         frames: TracebackType,
         tb_offset: int | None = None,
     ) -> Any:
+        if isinstance(error, ZnbError) and not hasattr(error, "_render_traceback_"):
+            error._render_traceback_ = functools.partial(render, error)  # type: ignore[attr-defined]
         if hasattr(error, "_render_traceback_"):
             return show_in_shell(shell, kind, error, frames, tb_offset)
         if isinstance(error, self._handled):

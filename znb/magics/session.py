@@ -69,8 +69,7 @@ class Session:
         """Return the live client of the cluster of this name, if this notebook has one."""
         named = self.namespace.get(VARIABLE)
         known = [*self._held.values(), *([named] if isinstance(named, Cluster) else [])]
-        # A cluster that somebody else has stopped has no members any more; its name may be another's by now.
-        return next((c for c in known if c.name == name and not c.closed and len(c) > 0), None)
+        return next((cluster for cluster in known if cluster.name == name and not cluster.closed), None)
 
     def adopt(self, cluster: Cluster) -> str:
         """Make a cluster the current one, and bind it to the notebook's variable.

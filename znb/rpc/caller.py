@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import collections
 import os
+import threading
 import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -223,6 +224,7 @@ class Caller:
         self.hooks = Hooks(hooks, process_hooks)
         self.endpoints = [Endpoint(self, address) for address in addresses]
         self.closed = False
+        self.lock = threading.Lock()
         self._reactor: Reactor | None = None
         self._turn = 0
 
@@ -448,14 +450,19 @@ class Caller:
 
     def reactor(self) -> Reactor:
         """Return the I/O thread, started when it is first needed."""
-        if self._reactor is None or self._reactor.stopped or self._reactor.forked:
-            self._reactor = Reactor("znb-proxy-io")
-            self._reactor.start()
-        return self._reactor
+        found = self._reactor
+        if found is not None and not found.forked:
+            return found
+        with self.lock:
+            if self._reactor is None or self._reactor.forked:
+                self._reactor = Reactor("znb-proxy-io")
+                self._reactor.start()
+            return self._reactor
 
     def close(self) -> None:
         """Hang up everywhere. May be called twice."""
-        self.closed = True
+        with self.lock:  # whoever makes a reactor meanwhile has made it, or finds us closed
+            self.closed = True
         for endpoint in self.endpoints:
             endpoint.close()
         if self._reactor is not None:

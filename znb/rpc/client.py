@@ -21,7 +21,7 @@ import zmq
 from znb import wire
 from znb.errors import AuthError, Cancelled, ProtocolError, ServiceUnavailable, ZnbError
 from znb.flow import CreditWindow, window_for
-from znb.transport import Reactor, Timer, is_local, receive_small, send_message
+from znb.transport import Reactor, Timer, is_local, receive_at_dealer, send_message
 
 __all__ = ["MONITORED", "Call", "Connection", "ConnectionStats", "Lost", "Reply", "connect_timeout"]
 
@@ -105,8 +105,11 @@ class Call:
         self._connection.reactor.call_soon(self._connection.cancel, self, reason)
 
     def abandon(self) -> None:
-        """Cancel, and hear no more of it."""
-        self._connection.reactor.call_soon(self._connection.abandon, self)
+        """Cancel, and hear no more of it; on the reactor's thread at once."""
+        if self._connection.reactor.on_thread:
+            self._connection.abandon(self)
+        else:
+            self._connection.reactor.call_soon(self._connection.abandon, self)
 
     def deliver(self, event: Reply | Lost) -> None:
         """Hand an event to the handler. On the reactor's thread."""
@@ -226,7 +229,7 @@ class Connection:
             silent = ServiceUnavailable(self.url, f"nobody answered within {timeout:g} s")
             self._dialling = self.reactor.call_later(timeout, self._hang_up, silent)
         self._socket.connect(self.url)
-        self.reactor.add_socket(self._socket, self._on_message, receive=receive_small)
+        self.reactor.add_socket(self._socket, self._on_message, receive=receive_at_dealer)
         self.reactor.at_stop(self._on_stop)
 
     def close(self, error: ZnbError) -> None:

@@ -144,11 +144,11 @@ class Line:
     def receive_now(self, channel: int, method: str) -> tuple[wire.Event, int]:
         """As ``receive`` without a deadline, for the case that the reply is all that comes."""
         try:
-            frames = receive_small(self._socket, 0)
+            frames = receive_small(self._socket, 0, 2)
             event = wire.decode_event(frames[1], frames[2:], raw=True)
             if event.name in wire.REPLIES and event.headers.get("response_to") == channel:
                 self._heard = time.monotonic()
-                return event, len(frames[1])
+                return event, len(frames[1]) + sum(len(frame) for frame in event.buffers)
         except (zmq.Again, IndexError):
             self._check(method)
         return self.receive(channel, deadline=None, what=method)
@@ -164,7 +164,7 @@ class Line:
         if deadline is None:
             while True:
                 try:
-                    return receive_small(self._socket, 0)
+                    return receive_small(self._socket, 0, 2)
                 except zmq.Again:
                     self._check(what)
         while True:
@@ -174,7 +174,7 @@ class Line:
                 raise CallTimeout(what, allowed)
             self._socket.setsockopt(_RCVTIMEO, max(1, min(_LOOK_MS, int(left * 1000))))
             try:
-                return receive_small(self._socket, 0)
+                return receive_small(self._socket, 0, 2)
             except zmq.Again:
                 self._check(what)
             finally:

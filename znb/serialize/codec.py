@@ -144,8 +144,8 @@ class Codec:
         """
         try:
             return self.attempt(obj)
-        except Exception as error:
-            raise explain(self, obj, error, labels) from error
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is explained
+            raise explain(self, obj, error, labels) from None
 
     def decode(self, body: bytes | memoryview, buffers: Iterable[Frame] = ()) -> Any:
         """Return the object of a payload.

@@ -4,6 +4,7 @@
 ``recorder``     the process's recorder: open spans, the ring of finished ones, what is active on each thread
 ``ring``         a bounded ring that any thread writes and several readers follow, each with its own cursor
 ``context``      what crosses a boundary: W3C ``traceparent``, threads, futures' callbacks
+``remote``       the two ends of a call, as spans
 ``user``         ``span`` and ``traced``, which users write
 ``table``        finished spans as columns: how they travel and how a client keeps them
 =============== ==========================================================================================
@@ -12,8 +13,18 @@ Invariants: nothing here knows sockets, IPython or the wire; recording never blo
 reference to a user's objects; what is dropped is counted.
 """
 
-from znb.spans.context import Context, decode_context, encode_context, follow_threads, headers, read_headers, run_in
-from znb.spans.recorder import RECORDER, OpenSpan, Recorder, current
+from znb.spans.context import (
+    Context,
+    bound,
+    decode_context,
+    encode_context,
+    follow_threads,
+    headers,
+    read_headers,
+    run_in,
+)
+from znb.spans.recorder import RECORDER, OpenSpan, OptionalSpan, Recorder, current
+from znb.spans.remote import calling, mark, serving
 from znb.spans.ring import Ring
 from znb.spans.table import KINDS, STATUSES, Process, Span, SpanTable, TracePart
 from znb.spans.user import span, traced
@@ -24,19 +35,24 @@ __all__ = [
     "STATUSES",
     "Context",
     "OpenSpan",
+    "OptionalSpan",
     "Process",
     "Recorder",
     "Ring",
     "Span",
     "SpanTable",
     "TracePart",
+    "bound",
+    "calling",
     "current",
     "decode_context",
     "encode_context",
     "follow_threads",
     "headers",
+    "mark",
     "read_headers",
     "run_in",
+    "serving",
     "span",
     "traced",
 ]

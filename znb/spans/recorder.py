@@ -27,7 +27,7 @@ from typing import Any, Final, Protocol, Self
 from znb.spans.plain import ATTRIBUTES_MAX, clean, describe_error, plain, safe_text, type_name
 from znb.spans.ring import Ring
 
-__all__ = ["FIELDS", "RECORDER", "OpenSpan", "Parent", "Recorder", "current", "set_current"]
+__all__ = ["FIELDS", "RECORDER", "OpenSpan", "OptionalSpan", "Parent", "Recorder", "current", "set_current"]
 
 #: What an entry of the ring holds, in order.
 FIELDS = (
@@ -72,9 +72,9 @@ class OpenSpan:
         parent: What it is a child of; ``None`` for what is active where it starts.
         live: Milliseconds between samples, if it is watched; 0 for not. What is below a watched span is watched too, in
             every process.
-        optional: Whether it is only worth recording if something becomes a child of it.
 
     Attributes:
+        optional: Whether it is only worth recording if something becomes a child of it.
         trace_id: 128 bits; 0 before it starts.
         span_id: 64 bits; 0 before it starts.
         start_ns: ``perf_counter_ns`` of its start.
@@ -82,11 +82,28 @@ class OpenSpan:
         used: Whether it has children.
         outer: What was active when it was entered.
         entered: Whether code runs inside of it, on ``thread``.
+        kept: Whether it is among the recorder's open ones.
     """
 
+    optional = False
+
     __slots__ = (
-        "attributes", "entered", "events", "kind", "live", "name", "optional", "outer", "parent_id", "recorder",
-        "span_id", "start_ns", "status", "thread", "trace_id", "used",
+        "attributes",
+        "entered",
+        "events",
+        "kept",
+        "kind",
+        "live",
+        "name",
+        "outer",
+        "parent_id",
+        "recorder",
+        "span_id",
+        "start_ns",
+        "status",
+        "thread",
+        "trace_id",
+        "used",
     )  # fmt: skip
 
     def __init__(
@@ -97,7 +114,6 @@ class OpenSpan:
         attributes: dict[str, Any] | None = None,
         parent: Parent | None = None,
         live: int = 0,
-        optional: bool = False,  # noqa: FBT001, FBT002 - keyword arguments cost a tenth of what a span may
     ) -> None:
         self.recorder = recorder
         self.name = name
@@ -106,16 +122,16 @@ class OpenSpan:
         self.events: list[tuple[int, str, dict[str, Any]]] | None = None
         self.status = "ok"
         self.live = live
-        self.optional = optional
         self.used = self.entered = False
         self.outer = parent
+        self.span_id = 0
 
     def start(self) -> Self:
         """Begin, as a child of the given parent or of what is active here."""
-        self._start(self.outer or current())
+        self._start(self.outer or current(), keep=True)
         return self
 
-    def _start(self, parent: Parent | None) -> None:
+    def _start(self, parent: Parent | None, *, keep: bool) -> None:
         recorder = self.recorder
         if parent is None:
             parent = recorder.adopt()
@@ -128,24 +144,31 @@ class OpenSpan:
             self.parent_id = parent.span_id
         self.span_id = span_id = recorder.new_span_id()
         self.thread = get_ident()
-        recorder.open[span_id] = self
         if parent is not None and parent.live:
             self.live = parent.live
         if self.live:
             recorder.watch(self.live)
+        self.kept = keep or self.live > 0 or self.optional
+        if self.kept:
+            recorder.open[span_id] = self
         self.start_ns = perf_counter_ns()
 
-    def end(self, error: BaseException | None = None, *, end_ns: int = 0) -> None:
+    def end(self, error: BaseException | None = None) -> None:
         """End, with the status that ``error`` gives it. Ends once; later calls do nothing.
 
         Args:
             error: What it failed with; ``None`` for nothing.
-            end_ns: When it ended, as ``perf_counter_ns``; 0 for now.
         """
-        end_ns = end_ns or perf_counter_ns()
+        self._end(error, perf_counter_ns())
+
+    def _end(self, error: BaseException | None, end_ns: int) -> None:
         recorder = self.recorder
-        if recorder.open.pop(self.span_id, None) is None:
+        if self.kept:
+            if recorder.open.pop(self.span_id, None) is None:
+                return
+        elif not self.entered:
             return
+        self.entered = False
         if error is not None:
             recorder.note_error(self, error)
         if self.live:
@@ -158,21 +181,25 @@ class OpenSpan:
             self.status, self.thread, self.attributes, self.events,
         )  # fmt: skip
 
-    # What follows is ``start``, ``enter``, ``leave`` and ``end`` once more, written out: it halves what a span costs.
+    # What follows is ``start``, ``enter``, ``leave`` and ``end`` once more, written out for spans that nobody
+    # watches. They are not kept among the open ones: that would be a tenth of what a span costs, and only who watches
+    # wants to know.
 
     def __enter__(self) -> Self:
+        if self.span_id:  # it was started before
+            self.enter()
+            return self
         outer = current()
         parent = self.outer or outer
-        if parent is None or parent.live or self.live:
-            self._start(parent)
+        if parent is None or parent.live or self.live or self.optional:
+            self._start(parent, keep=False)
         else:
             parent.used = True
             self.trace_id = parent.trace_id
             self.parent_id = parent.span_id
-            recorder = self.recorder
-            self.span_id = span_id = recorder.new_span_id()
+            self.span_id = self.recorder.new_span_id()
             self.thread = get_ident()
-            recorder.open[span_id] = self
+            self.kept = False
             self.start_ns = perf_counter_ns()
         self.outer = outer
         self.entered = True
@@ -183,15 +210,16 @@ class OpenSpan:
         end_ns = perf_counter_ns()
         if current() is self:  # else a generator was left in the middle, and others have taken over
             set_current(self.outer)
+        if error is not None or self.kept or not self.entered:
+            self._end(error, end_ns)
+            return
+        self.entered = False
         recorder = self.recorder
-        if error is not None or self.live or self.optional:
-            self.end(error, end_ns=end_ns)
-        elif recorder.open.pop(self.span_id, None) is not None:
-            number = recorder.take()
-            recorder.slots[number & recorder.mask] = (
-                number, self.trace_id, self.span_id, self.parent_id, self.name, self.kind, self.start_ns, end_ns,
-                self.status, self.thread, self.attributes, self.events,
-            )  # fmt: skip
+        number = recorder.take()
+        recorder.slots[number & recorder.mask] = (
+            number, self.trace_id, self.span_id, self.parent_id, self.name, self.kind, self.start_ns, end_ns,
+            self.status, self.thread, self.attributes, self.events,
+        )  # fmt: skip
 
     def enter(self) -> None:
         """Make a started span the one that spans are children of, on this thread and in this context."""
@@ -236,6 +264,14 @@ class OpenSpan:
         self.recorder.note_error(self, error)
 
 
+class OptionalSpan(OpenSpan):
+    """A span that is only worth recording if something becomes a child of it, or if it fails: a notebook's cell."""
+
+    optional = True
+
+    __slots__ = ()
+
+
 class Recorder:
     """Records the spans of one process.
 
@@ -247,7 +283,9 @@ class Recorder:
     Attributes:
         key: Tells this process from all others, also one forked from it.
         ring: Finished spans.
-        open: Those that have not ended, by id; of those entered on one thread, the innermost is the last.
+        open: Those that have not ended, by id, if they are watched or were begun with ``start``. Of those entered on
+        one
+            thread, the innermost is the last.
         inherited: By thread, the context that it was started in or runs a callback in.
         take, slots, mask: The ring's own, at hand.
         live: How many watched spans are open; while there are any, the sampler runs.

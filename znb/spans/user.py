@@ -44,8 +44,9 @@ class UserSpan(OpenSpan):
         self.events = None
         self.status = "ok"
         self.live = 0
-        self.optional = self.used = self.entered = False
+        self.used = self.entered = False
         self.outer = None
+        self.span_id = 0
 
 
 #: What users write.
@@ -105,7 +106,9 @@ def _wrap(function: Callable[..., Any], name: str, attributes: dict[str, Any]) -
 
 
 class _Stepping:
-    """A generator's span: it is inside while it runs, and with it what it has opened and not closed; its caller never is.
+    """A generator's span.
+
+    It is inside while it runs, and with it what it has opened and not closed; its caller never is.
 
     Attributes:
         opened: Its span.

@@ -394,7 +394,7 @@ def to_pandas(data: TraceData) -> Any:
         raise ImportError("to_pandas needs pandas: pip install pandas") from error
     rows = []
     own = self_ns(data)
-    for row in range(len(data)):
+    for row in data.by_start:
         span = data.span(row)
         rows.append({
             "name": span.name, "kind": span.kind, "span_id": span.span_id, "parent_id": span.parent_id,

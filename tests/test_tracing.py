@@ -1,0 +1,226 @@
+from __future__ import annotations
+
+import itertools
+import threading
+import time
+
+import msgspec
+import pytest
+from trace_peer import Failed, Peer, run
+
+import znb.tracing
+from znb.export import TraceFileError
+from znb.spans import RECORDER, OpenSpan, current, span
+from znb.traces import Request
+from znb.tracing import TRACES, Trace, Traces, trace
+
+
+@pytest.fixture
+def peers():
+    """Two processes that serve, the second with another clock, and what brings their spans here."""
+    found = {"a": Peer("a"), "b": Peer("b", "skewed")}
+    keys: dict[str, str] = {}
+
+    def collect(timeout):
+        for name, peer in found.items():
+            if peer.process.poll() is not None:
+                continue
+            more = True
+            while more:
+                batch = TRACES.store.take_encoded(
+                    *peer.feed(TRACES.store.request_for(keys.get(name, ""), with_open=True))
+                )
+                keys[name] = batch.process.key
+                more = batch.more
+
+    collect(1.0)  # they have begun when they answer
+    TRACES.collectors.append(collect)
+    yield found
+    TRACES.collectors.remove(collect)
+    for peer in found.values():
+        peer.close()
+
+
+PROGRAM = [
+    ["span", "prepare", [["busy", 0.15]]],
+    ["call", "a.load", [["sleep", 0.1], ["span", "parse", [["busy", 0.2]]]]],
+    ["call", "b.score", [["busy", 0.1], ["sleep", 0.2], ["span", "fit", [["busy", 0.1]]]]],
+    ["try", "risky", [["call", "a.fail", [["busy", 0.05], ["raise", "no luck"]]]]],
+    ["sleep", 0.1],
+]
+
+
+def test_a_known_workload_over_three_processes_agrees_with_the_truth(peers):
+    truth: dict[str, float] = {}
+    with trace("workload") as t:
+        run(PROGRAM, peers, truth, "workload")
+    # Every span once, and its parent right.
+    by_id = {one.span_id: one for one in t.spans}
+    edges = sorted((one.name, by_id[one.parent_id].name if one.parent_id else "", one.worker) for one in t.spans)
+    me = by_id[t.find("workload")[0].span_id].worker
+    assert edges == sorted([
+        ("workload", "", me), ("prepare", "workload", me), ("call a.load", "workload", me), ("a.load", "call a.load", "a"),
+        ("parse", "a.load", "a"), ("call b.score", "workload", me), ("b.score", "call b.score", "b"), ("fit", "b.score", "b"),
+        ("risky", "workload", me), ("call a.fail", "risky", me), ("a.fail", "call a.fail", "a"),
+    ])  # fmt: skip
+    # Self times.
+    own = {total.name: total.own for total in t.self_times()}
+    for name, seconds in truth.items():
+        assert own[name] == pytest.approx(seconds, rel=0.05, abs=0.003)
+    # The critical path is the whole workload, since nothing ran beside it.
+    path = t.critical_path()
+    assert sum(segment.seconds for segment in path) == pytest.approx(t.seconds)
+    names = [name for name, _ in itertools.groupby(segment.span.name for segment in path if segment.seconds > 0.03)]
+    assert names == ["prepare", "a.load", "parse", "b.score", "fit", "a.fail", "workload"]
+    # One clock, though b's shows another time.
+    (clock,) = t.data.clocks
+    assert clock.process.worker == "b"
+    assert abs(clock.offset_ns - 5_000_000_000) <= clock.error_ns < 50_000_000
+    for one in t.spans:
+        if one.parent_id:
+            assert one.start_ns >= by_id[one.parent_id].start_ns - clock.error_ns
+    # Errors where they happened.
+    (failure,) = t.errors()
+    assert [step.name for step in failure.path] == ["workload", "risky", "call a.fail", "a.fail"]
+    assert failure.message == "no luck"
+    assert "raise Failed(step[1])" in failure.traceback
+    # Samples belong to their spans, on each process.
+    running = {total.name: total.running for total in t.self_times()}
+    for name in ("prepare", "parse", "fit"):
+        assert 0.03 < running[name] <= own[name] * 1.1 + 0.02
+    assert t.notes == []
+    assert "b.score" in t.text()
+
+
+def test_of_a_lost_process_is_shown_what_had_come(peers):
+    with trace("half") as t:
+        run([["call", "a.first", []]], peers, {})
+        TRACES.collect(1.0)
+        with pytest.raises(TypeError), OpenSpan(RECORDER, "call a.second", "call"):
+            peers["a"].process.kill()
+            error, _ = peers["a"].ask("call", "a.second", [], {})
+        row = t.data.row_of(t.find("a.first")[0])
+        TRACES.store.lose(t.data.table.process(row).key, "was killed by SIGKILL")
+    assert [one.name for one in t.spans] == ["half", "call a.first", "a.first", "call a.second"]
+    assert any("a is gone (was killed by SIGKILL)" in note for note in t.notes)
+    assert "! a is gone" in t.text()
+
+
+def test_a_trace_can_be_looked_at_while_it_grows():
+    with trace("growing") as t:
+        with span("one"):
+            pass
+        assert {one.name: one.status for one in t.spans} == {"growing": "open", "one": "ok"}
+        with span("two"):
+            assert len(t.spans) == 3
+    assert [one.status for one in t.spans] == ["ok"] * 3
+    assert t.notes == []
+    data = t.data
+    assert t.data is data
+    assert len(t.trace_id) == 32
+
+
+def test_a_trace_before_it_begins_is_empty():
+    t = trace("later")
+    assert len(t.spans) == 0
+    assert t.trace_id == "0" * 32
+    with t:
+        pass
+    with pytest.raises(RuntimeError, match="entered before"), t:
+        pass
+    assert len(t.spans) == 1
+
+
+def test_a_trace_that_fails_goes_on_failing():
+    with pytest.raises(ValueError), trace("bad") as t:
+        raise ValueError("x")
+    assert t.spans[0].status == "error"
+    assert current() is None
+
+
+def test_traces_nest():
+    with trace("outer") as outer, trace("inner") as inner:
+        pass
+    assert inner.trace_id == outer.trace_id
+    assert [one.name for one in outer.spans] == ["outer", "inner"]
+
+
+def test_what_a_trace_is_asked():
+    with trace("asked") as t, OpenSpan(RECORDER, "call svc.f", "call", {"encode_ns": 5}) as call:
+        time.sleep(0.001)
+    assert [one.name for one in t.find("f")] == ["call svc.f"]
+    assert t.pieces(t.find("f")[0])[0].name == "encode"
+    assert t.pieces(f"{call.span_id:016x}")
+    assert [root.span.name for root in t.tree()] == ["asked"]
+    assert t.diff(t)[0].difference == 0
+    assert len(t.critical_path()) >= 2
+    assert t.errors() == []
+    pytest.importorskip("pandas")
+    assert list(t.to_pandas()["name"]) == ["asked", "call svc.f"]
+
+
+def test_how_a_trace_is_shown(tmp_path):
+    with trace("shown") as t:
+        pass
+    bundle = t._repr_mimebundle_()
+    assert bundle["image/svg+xml"].startswith("<svg")
+    assert bundle["text/plain"] == str(t) == t.text()
+    assert repr(t) == "<Trace 'shown', 1 spans>"
+    assert t.flame()._repr_svg_() == str(t.flame())
+    assert t.save(tmp_path / "t.json").exists()
+    with pytest.raises(TraceFileError):
+        t.save(tmp_path / "t.doc")
+
+
+def test_a_saved_trace_is_opened(tmp_path):
+    with trace("saved", lr=0.1) as t:
+        pass
+    for suffix in (".json", ".html", ".otlp.json"):
+        again = Trace.load(t.save(tmp_path / f"x{suffix}"))
+        assert again.title == "saved"
+        assert list(again.spans) == list(t.spans)
+        assert again.spans[0].attributes == {"lr": 0.1}
+
+
+def test_the_latest_traces_are_kept():
+    with trace("kept") as t:
+        pass
+    with span("by itself"):
+        pass
+    found = {one.trace_id: one for one in TRACES}
+    assert found[t.trace_id].title == "kept"
+    assert [one.title for one in TRACES][-1] == "by itself"
+    assert list(TRACES[t.trace_id[:12]].spans) == list(t.spans)
+    assert list(TRACES[int(t.trace_id, 16)].spans) == list(t.spans)
+    with pytest.raises(KeyError):
+        TRACES["ffff0000ffff0000ff"]
+
+
+def test_a_trace_that_was_dropped_stays_with_who_has_read_it():
+    traces = Traces(RECORDER)
+    traces.store._traces_max = 2
+    with traces.new("first", 0.01, {}) as t:
+        pass
+    assert len(t.spans) == 1
+    for _ in range(4):
+        with span("more"):
+            pass
+    list(traces)
+    assert traces.store.version(int(t.trace_id, 16)) == -1
+    assert len(t.spans) == 1
+    traces.sampler.close()
+
+
+def test_sending_says_what_is_missing(monkeypatch):
+    import sys
+
+    monkeypatch.setitem(sys.modules, "opentelemetry.exporter.otlp.proto.http.trace_exporter", None)
+    with trace("sent") as t:
+        pass
+    with pytest.raises(znb.errors.ZnbError, match="otlp"):
+        t.send()
+
+
+def test_a_request_travels():
+    assert msgspec.msgpack.decode(msgspec.msgpack.encode(Request("k", (1, 2))), type=Request) == Request("k", (1, 2))
+    assert issubclass(Failed, Exception)
