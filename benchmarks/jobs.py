@@ -209,8 +209,8 @@ def topics():
                 f"*Futures*: {FUTURES:,} no-op tasks, one future each, submitted and gathered (1,000 for Dask and "
                 f"ipyparallel). *Map*: {ITEMS:,} integers, summed; `Pool.map` at its best chunk size, znb by default. "
                 "*Round trip*: one no-op, median. *Array*: 80 MB to a worker and a number back; raw: the same bytes as "
-                f"one frame. *Shared*: 80 MB used by {SHARERS} tasks, placing included. *Growth*: of the client's memory "
-                "by a million jobs."
+                f"one frame. *Shared*: 80 MB used by {SHARERS} tasks, placing included. *Growth*: of the client's "
+                "memory by a million jobs."
             ),
             script=Path(__file__),
             contenders={

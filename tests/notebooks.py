@@ -55,6 +55,13 @@ def define_wait_for(kernel: Kernel) -> None:
     kernel.run(remote(_WAIT_FOR)).ok()
 
 
+def connect_to(kernel: Kernel, other: Kernel) -> Kernel:
+    """Load the extension, and connect to the cluster of another notebook."""
+    file = other.run("print(cluster.connection_file)").ok().stdout.strip()
+    kernel.run(f"%load_ext znb\n%znb cluster connect {file}").ok()
+    return kernel
+
+
 def remote(source: str, options: str = "") -> str:
     """Return a remote cell."""
     return f"%%znb remote {options}\n" + textwrap.dedent(source).strip("\n")

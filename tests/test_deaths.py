@@ -10,7 +10,7 @@ import time
 import psutil
 import pytest
 
-from notebooks import define_wait_for, lines_of, notices, open_gate, pids, plain, remote, run_script, with_cluster
+from notebooks import connect_to, define_wait_for, lines_of, notices, open_gate, pids, plain, remote, run_script, with_cluster
 
 #: Seconds after which the cell of a dead worker must have ended; the promise is 1 s, and test machines are busy.
 SOON = 5.0
@@ -180,8 +180,7 @@ def test_a_worker_may_die_while_it_prints_a_lot(notebook):
 
 def test_a_worker_may_die_while_a_second_notebook_waits_for_it(notebook, kernel):
     second = kernel()
-    file = notebook.run("print(cluster._launcher.file.cluster_dir)").ok().stdout.strip()
-    second.run(f"%load_ext znb\n%znb cluster connect {file}/connection.json").ok()
+    connect_to(second, notebook)
     pid = pids(notebook)["w0"]
     running = notebook.start(remote("print('begun')\nwait_for('die')\nimport os\nos._exit(3)", "--on 0"))
     running.wait_until(lambda cell: "begun" in plain(cell))

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from notebooks import Frozen, notices, open_gate, pids, plain, remote, run_script, with_cluster
+from notebooks import Frozen, connect_to, notices, open_gate, pids, plain, remote, run_script, with_cluster
 
 #: Seconds after which an interrupted cell must have ended; the promise is 1 s, and test machines are busy.
 SOON = 5.0
@@ -193,8 +193,7 @@ def test_code_that_ignores_an_interrupt_and_ends_later_is_forgotten(kernel):
 
 def test_a_cell_that_waits_for_another_notebook_is_taken_out_of_the_queue(notebook, kernel):
     second = kernel()
-    file = notebook.run("print(cluster._launcher.file.cluster_dir)").ok().stdout.strip()
-    second.run(f"%load_ext znb\n%znb cluster connect {file}/connection.json").ok()
+    connect_to(second, notebook)
     running = notebook.start(remote("print('begun')\nwait_for('first')\n'undisturbed'"))
     running.wait_until(lambda cell: "begun" in plain(cell))
     queued = second.start(remote("ran = 1"))

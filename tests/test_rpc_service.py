@@ -17,6 +17,7 @@ import subprocess
 import sys
 import threading
 import time
+import weakref
 
 import msgspec
 import numpy as np
@@ -1044,3 +1045,28 @@ def test_a_long_life_leaves_tables_empty(svc, service):
     assert len(endpoint.lines) <= 4
     assert svc._znb_caller.reactor().stats().timers == 0
     assert service.crew.stats().timers <= 3
+
+
+@pytest.mark.parametrize("warm", [0, 30])
+def test_arguments_and_results_go_without_the_collector(service, svc, warm):
+    kept = []
+
+    def take(x):
+        kept.append(weakref.ref(x))
+        return x
+
+    service.replace({"take": take})
+    array = np.arange(100_000)
+    for _ in range(warm):
+        svc["take"](array)
+    kept.clear()
+    gc.collect()
+    gc.disable()
+    try:
+        mine = [weakref.ref(svc["take"](array)), weakref.ref(svc["take"].future(array).result(5))]
+        wait_until(lambda: service.server.stats().requests == 0)
+        svc["take"](array)
+        wait_until(lambda: [r() is None for r in kept[:2]] == [True, True])
+        assert [r() is None for r in mine] == [True, True]
+    finally:
+        gc.enable()

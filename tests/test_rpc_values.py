@@ -6,6 +6,7 @@ import datetime as dt
 import decimal
 import enum
 import fractions
+import gc
 import math
 import os
 import pathlib
@@ -13,6 +14,7 @@ import threading
 import time
 import types
 import uuid
+import weakref
 import zoneinfo
 
 import msgspec
@@ -240,6 +242,20 @@ def test_large_arrays_are_not_copied():
     assert np.shares_memory(np.frombuffer(buffers[0]), array)
     back = values.decode(pack(encoded), buffers)[0]
     assert np.shares_memory(back, array)
+
+
+def test_buffers_go_with_their_values_without_the_collector():
+    data = pack(values.encode(np.zeros(20_000, "u1"), [], where="x"))
+
+    gc.disable()
+    try:
+        array = values.decode(data, buffers := [np.zeros(20_000, "u1")])
+        reference = weakref.ref(buffers[0])
+        assert array.nbytes == 20_000
+        del array, buffers
+        assert reference() is None
+    finally:
+        gc.enable()
 
 
 def test_received_small_arrays_can_be_written():

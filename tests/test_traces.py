@@ -568,8 +568,8 @@ def test_to_pandas_without_pandas(monkeypatch):
 
 def test_the_pieces_of_a_call_cover_it_and_have_names():
     data = make_trace([
-        Made("call f", 0, 1000, -1, 0, "call", attributes={"encode_ns": 50, "sent_ns": 80, "replied_ns": 900, "decode_ns": 60}),
-        Made("f", 150, 800, 0, 1, "serve", attributes={"queue_ns": 100, "decode_ns": 20, "encode_ns": 30}),
+        Made("call f", 0, 1000, -1, 0, "call", attributes={"encoded_ns": 50, "sent_ns": 80, "replied_ns": 900, "decoding_ns": 940}),
+        Made("f", 150, 800, 0, 1, "serve", attributes={"taken_ns": 100, "decoded_ns": 120, "ran_ns": 620}),
     ])  # fmt: skip
     found = pieces(data, 0)
     assert [(piece.name, piece.end_ns - BASE) for piece in found] == [
@@ -580,8 +580,19 @@ def test_the_pieces_of_a_call_cover_it_and_have_names():
     assert [piece.name for piece in pieces(data, 1)] == ["queue", "decode", "run", "encode"]
 
 
+def test_the_pieces_of_a_job():
+    data = make_trace([
+        Made("f", 0, 100, -1, 0, "submit", attributes={"sent_ns": 10, "replied_ns": 95}),
+        Made("f", 50, 80, 0, 1, "job", attributes={"queued_ns": 30}),
+    ])  # fmt: skip
+    assert [(piece.name, piece.end_ns - BASE) for piece in pieces(data, 0)] == [
+        ("send", 10), ("transfer", 20), ("queue", 50), ("run", 80), ("reply", 95), ("take", 100),
+    ]  # fmt: skip
+    assert [(piece.name, piece.end_ns - BASE) for piece in pieces(data, 1)] == [("queue", 50), ("run", 80)]
+
+
 def test_the_pieces_of_other_spans_and_of_half_a_call():
-    data = make_trace([Made("call f", 0, 100, -1, 0, "call", attributes={"encode_ns": 50}), Made("x", 5, 9, 0)])
+    data = make_trace([Made("call f", 0, 100, -1, 0, "call", attributes={"encoded_ns": 50}), Made("x", 5, 9, 0)])
     assert [piece.name for piece in pieces(data, 0)] == ["encode", "wait"]
     assert [piece.name for piece in pieces(data, 1)] == ["run"]
 

@@ -146,7 +146,7 @@ def test_traces_nest():
 
 
 def test_what_a_trace_is_asked():
-    with trace("asked") as t, OpenSpan(RECORDER, "call svc.f", "call", {"encode_ns": 5}) as call:
+    with trace("asked") as t, OpenSpan(RECORDER, "call svc.f", "call", {"encoded_ns": 5}) as call:
         time.sleep(0.001)
     assert [one.name for one in t.find("f")] == ["call svc.f"]
     assert t.pieces(t.find("f")[0])[0].name == "encode"

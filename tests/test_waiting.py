@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import os
-import signal
 
 import psutil
 import pytest
 
-from notebooks import Frozen, define_wait_for, notices, open_gate, pids, plain, remote, run_script, with_cluster
+from notebooks import Frozen, connect_to, define_wait_for, notices, open_gate, pids, plain, remote, run_script, with_cluster
 
 
 @pytest.fixture(scope="module")
@@ -20,8 +19,7 @@ def notebook(shared_kernel):
 def second(notebook, kernel):
     """Another notebook with the same cluster."""
     other = kernel()
-    file = notebook.run("print(cluster._launcher.file.cluster_dir)").ok().stdout.strip()
-    other.run(f"%load_ext znb\n%znb cluster connect {file}/connection.json").ok()
+    connect_to(other, notebook)
     return other
 
 

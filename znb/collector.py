@@ -74,6 +74,10 @@ class Collector:
         self._ticking = False
         self._quiet = 0
 
+    def open(self) -> None:
+        """Hear of remote work that begins."""
+        self._recorder.on_remote += (self.touch,)
+
     # -- any thread ----------------------------------------------------------------------------------------
 
     def touch(self) -> None:
@@ -108,6 +112,7 @@ class Collector:
 
     def close(self) -> None:
         """Ask no more. May be called twice."""
+        self._recorder.on_remote = tuple(note for note in self._recorder.on_remote if note != self.touch)
         if self._timer is not None:
             self._timer.cancel()
         for reader in self._readers.values():

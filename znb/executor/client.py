@@ -227,11 +227,15 @@ class JobClient:
 
     def feed(self, group: Group, parts: Sequence[Part], *, last: bool = False) -> None:
         """Add jobs to a group, in the order of the calls; after ``last`` no more follow."""
-        self._reactor.call_soon(self._feed, group, parts, last)
+        with self.lock:
+            self._feed(group, parts, last)
+            self._tick()
 
     def taken(self, group: Group, count: int) -> None:
         """Say that the consumer has taken ``count`` more outcomes."""
-        self._reactor.call_soon(self._taken, group, count)
+        with self.lock:
+            self._scheduler.taken(group.number, count)
+            self._tick()
 
     def cancel(self, group: Group, index: int | None = None) -> None:
         """Cancel one job, or a group with all its jobs."""
@@ -330,7 +334,6 @@ class JobClient:
                 group.add(part, self._scheduler.feed(group.number, part.count))
             if last:
                 self._scheduler.exhausted(group.number)
-            self._tick_soon()
 
     def feed_nowait(self, group: Group, part: Part) -> int | None:
         """Add one job and return its number, or ``None`` if the group has ended; opens a new group.
@@ -347,11 +350,6 @@ class JobClient:
     def hand_out(self) -> None:
         """Give work to the workers now, on the calling thread: saves a hop where somebody waits for one job."""
         self._tick()
-
-    def _taken(self, group: Group, count: int) -> None:
-        with self.lock:
-            self._scheduler.taken(group.number, count)
-            self._tick_soon()
 
     def _cancel(self, group: Group, index: int | None) -> None:
         with self.lock:

@@ -45,7 +45,7 @@ UNBOUNDED = 1 << 60
 #: Seconds after which a thread that waits for a map's end sees that another has taken the last of its results.
 HANDOVER = 0.05
 #: Results yielded between two looks at what has arrived.
-SLICE = 2048
+SLICE = 16384
 
 
 class Progress(Protocol):

@@ -115,10 +115,16 @@ class Call:
         """Hand an event to the handler. On the reactor's thread."""
         if self.ended:
             return
+        handler = self._handler
         if isinstance(event, Lost) or event.is_last:
-            self.ended = True
-            self.frames = []
-        self._handler(self, event)
+            self.end()
+        handler(self, event)
+
+    def end(self) -> None:
+        """Hear no more, and let go of whoever did. On the reactor's thread."""
+        self.ended = True
+        self.frames = []
+        self._handler = _deaf
 
 
 class ConnectionStats(NamedTuple):
@@ -261,8 +267,7 @@ class Connection:
         """Cancel a call and forget it."""
         self.send_control(call, wire.CANCEL, ["abandoned"])
         self._calls.pop(call.id, None)
-        call.ended = True
-        call.frames = []
+        call.end()
 
     def _hang_up(self, error: ZnbError) -> None:
         self.reactor.not_at_stop(self._on_stop)
@@ -383,6 +388,10 @@ class Connection:
                 wire.check_reply(event)
             del self._calls[call.id]
         call.deliver(reply)
+
+
+def _deaf(_call: Call, _event: Reply | Lost) -> None:
+    """Hear nothing."""
 
 
 def broken(url: str, event: int) -> ZnbError:

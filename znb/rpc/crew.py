@@ -97,6 +97,7 @@ class Crew(Reactor):
             if self._owner != threading.get_ident():
                 return False
             self._lent = False
+            self._overrun = int  # what it holds may be large
             return True
 
     # -- one socket, waited for without a poll -------------------------------------------------------------
@@ -218,6 +219,7 @@ class Crew(Reactor):
             if self._stopped or not self._lent or self._turns != seen:
                 return False
             self._overrun()
+            self._overrun = int
             self._owner = threading.get_ident()
             self._lent = False
             self._reserve = False

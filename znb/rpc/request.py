@@ -198,11 +198,14 @@ class Request:
             gate = self._gate
         if gate is not None:
             gate.close()
-        if self.on_cancel is not None:
-            self._server.reactor.guard(self.on_cancel)
+        on_cancel = self.on_cancel
+        self.on_cancel = self.on_grant = None
+        if on_cancel is not None:
+            self._server.reactor.guard(on_cancel)
 
-    def close_gate(self) -> None:
-        """Refuse more items, because the end is sent."""
+    def ended(self) -> None:
+        """Refuse more items, because the end is sent, and let go of whoever wanted to hear of it."""
+        self.on_cancel = self.on_grant = None
         if self._gate is not None:
             self._gate.close()
 

@@ -161,7 +161,7 @@ class Server:
                 return
         except GateClosed:  # the caller has gone meanwhile
             return
-        request.close_gate()
+        request.ended()
         self._forget(request)
         self._send_nowait(frames)
 

@@ -261,6 +261,10 @@ class Decoder:
         """Return the value whose msgpack form is ``data``. May raise anything that bad data leads to."""
         return self._decoder.decode(data)
 
+    def close(self) -> None:
+        """Break the circle of references, so that the buffers go with the values, and not when the collector runs."""
+        del self._decoder
+
     def buffer(self, number: Any) -> Any:
         """Return one of the buffers, without a copy."""
         if type(number) is not int or not 0 <= number < len(self.buffers):
@@ -287,12 +291,16 @@ def decode(data: Any, buffers: list[Any] | None = None) -> Any:
     Raises:
         ProtocolError: It is none, or names what does not exist.
     """
+    decoder = Decoder(buffers) if buffers else _without_buffers
     try:
-        return (Decoder(buffers) if buffers else _without_buffers).read(data)
+        return decoder.read(data)
     except RecursionError as error:
         raise ProtocolError("expected a plain value, got one nested too deeply") from error
     except Exception as error:
         raise ProtocolError(f"expected a plain value, got something else: {type(error).__name__}: {error}") from error
+    finally:
+        if decoder is not _without_buffers:
+            decoder.close()
 
 
 # -- there -----------------------------------------------------------------------------------------------------

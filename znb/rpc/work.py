@@ -324,6 +324,7 @@ def read_arguments(request: Request) -> tuple[list[Any], dict[str, Any]]:
         ProtocolError: They are not what they should be.
     """
     args = values.decode(request.args, request.buffers) if isinstance(request.args, msgspec.Raw) else request.args
+    request.args, request.buffers = None, []  # large ones go when the method is done with them
     return split_arguments(args, request.headers)
 
 

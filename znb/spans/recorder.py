@@ -291,10 +291,16 @@ class Recorder:
         live: How many watched spans are open; while there are any, the sampler runs.
         interval_ms: Milliseconds between two samples.
         on_live: Called when the first watched span opens.
+        on_remote: Called when something remote begins, often: collectors, which must only note it.
         worker: The worker's name; empty in a process that is none.
         prefix: The trace whose id was last written or read as text, and the text.
         threads: Names of the threads that have recorded, by ident.
     """
+
+    __slots__ = (
+        "_bits", "_live_lock", "describe", "inherited", "interval_ms", "key", "live", "mask", "new_span_id", "on_live",
+        "on_remote", "open", "prefix", "ring", "size", "slots", "take", "threads", "worker",
+    )  # fmt: skip
 
     def __init__(
         self, size: int = RING_SIZE, describe: Callable[[BaseException], Mapping[str, Any]] | None = None
@@ -302,6 +308,7 @@ class Recorder:
         self.size = size
         self.describe = describe or describe_error
         self.on_live: Callable[[], object] | None = None
+        self.on_remote: tuple[Callable[[], object], ...] = ()
         self.worker = ""
         self.reset()
 
@@ -413,6 +420,11 @@ class Recorder:
         """Count a watched span no longer."""
         with self._live_lock:
             self.live -= 1
+
+    def touch(self) -> None:
+        """Note that something remote begins."""
+        for note in self.on_remote:
+            note()
 
     def thread_name(self, ident: int) -> str:
         """Return a thread's name, also of one that has ended if it was asked for before."""

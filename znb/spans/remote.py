@@ -1,4 +1,4 @@
-"""The two ends of a call, as spans: what the places that send and serve calls need, each in a line or two.
+"""The two ends of a call, as spans: what the places that send and serve calls need.
 
 ``calling`` on the caller's side adds the context to the headers; ``serving`` on the other makes a span of it, inside of
 which the method runs. Marks along the way (see ``znb.traces.pieces``) are nanoseconds since the span began.
@@ -27,6 +27,7 @@ def calling(name: str, headers: dict[str, Any], **attributes: Any) -> OpenSpan:
     """
     span = OpenSpan(RECORDER, name, "call", attributes).start()
     headers.update(context_headers(span))
+    RECORDER.touch()
     return span
 
 

@@ -1,38 +1,36 @@
-"""The pieces of a call: encode, send, transfer, queue, decode, run, encode, transfer, decode.
+"""The pieces of a call: encode, send, transfer, queue, decode, run, encode, reply, take, decode.
 
-Caller and server each note, in attributes of their own spans, when they handed on; nothing is sent for it. What lies
+Caller and server each note on their own spans when they handed on (``znb.spans.mark``); nothing is sent for it. What lies
 between one's handing on and the other's receiving is transfer, known up to the error of their clocks.
 
-================ ===================== ========================================================================
-span              attribute             nanoseconds
-================ ===================== ========================================================================
-call              ``encode_ns``         from its start until the arguments were encoded
-call              ``sent_ns``           from its start until the request was given to the socket
-call              ``replied_ns``        from its start until the last reply was there, on the I/O thread
-call              ``decode_ns``         decoding the result, at its end
-serve             ``queue_ns``          from its start (the request was there) until a thread took it
-serve             ``decode_ns``         decoding the arguments, after that
-serve             ``encode_ns``         encoding the result, at its end
-job               ``sent_ns``           the *client's* clock when its chunk was given to the socket (0: not known)
-job               ``queue_ns``          from the chunk's arrival until its start
-job               ``decode_ns``         decoding the chunk's items; of the first job of a chunk
-================ ===================== ========================================================================
+=================== ================== =========================================================================
+span                 attribute          nanoseconds since the span began
+=================== ================== =========================================================================
+call, submit         ``encoded_ns``     the arguments were encoded
+call, submit         ``sent_ns``        the request was given to the socket
+call, submit         ``replied_ns``     the last reply was there, on the I/O thread
+call, submit         ``decoding_ns``    the waiting thread began to decode the result
+serve                ``taken_ns``       a thread took it; before that, since its arrival, it waited
+serve, job           ``decoded_ns``     the arguments were decoded
+serve                ``ran_ns``         the method had returned
+job                  ``queued_ns``      *before* it began: since its chunk arrived
+=================== ================== =========================================================================
 
-Invariants: pure; pieces are in order, do not overlap, and cover the call from start to end; where a figure is missing
-its piece is part of the next.
+Invariants: pure; pieces are in order, do not overlap, and cover the call from start to end; where a mark is missing its
+piece is part of the next.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from znb.spans.table import KINDS
 from znb.traces.model import TraceData
 
 __all__ = ["Piece", "pieces"]
 
-_CALL = KINDS.index("call")
-_SERVE = KINDS.index("serve")
+_CALLS = frozenset({KINDS.index("call"), KINDS.index("submit")})
+_SERVES = frozenset({KINDS.index("serve"), KINDS.index("job")})
 
 
 class Piece(NamedTuple):
@@ -63,44 +61,62 @@ class Piece(NamedTuple):
 def pieces(data: TraceData, row: int) -> list[Piece]:
     """Return the pieces of a call, seen from both ends; of another span, itself as one piece ``run``."""
     table = data.table
-    if table.kind[row] == _CALL:
-        served = next((child for child in data.children(row) if table.kind[child] == _SERVE), None)
-        return _call(data, row, served)
-    if table.kind[row] == _SERVE:
-        return _served(data, row)
+    if table.kind[row] in _CALLS:
+        served = [child for child in data.children(row) if table.kind[child] in _SERVES]
+        return _call(data, row, served[-1] if served else None)  # the last attempt is the one that was answered
+    if table.kind[row] in _SERVES:
+        return _between(_arrival(data, row), data.end(row), _served(data, row))
     return [Piece("run", table.process(row).label, table.start_ns[row], data.end(row))]
 
 
 def _call(data: TraceData, row: int, served: int | None) -> list[Piece]:
     table = data.table
-    own, here = table.attributes(row), table.process(row)
+    here = table.process(row).label
     start, end = table.start_ns[row], data.end(row)
-    encoded = start + own.get("encode_ns", 0)
-    sent = start + own.get("sent_ns", own.get("encode_ns", 0))
-    replied = start + own["replied_ns"] if "replied_ns" in own else end
-    decoding = end - own.get("decode_ns", 0)
-    marks = [("encode", here.label, encoded, 0), ("send", here.label, sent, 0)]
+    marks = _Marks(table.attributes(row), start)
+    encoded = marks.get("encoded_ns", start)
+    found = [("encode", here, encoded, 0), ("send", here, marks.get("sent_ns", encoded), 0)]
     if served is None:
-        marks.append(("wait", "", replied, 0))
+        found.append(("wait", "", marks.get("replied_ns", end), 0))
     else:
         there = table.process(served)
         error = next((clock.error_ns for clock in data.clocks if clock.process == there), 0)
-        marks.append(("transfer", "", table.start_ns[served], error))
-        marks += [(piece.name, piece.worker, piece.end_ns, 0) for piece in _served(data, served)]
-        marks.append(("reply", "", replied, error))
-    marks += [("take", here.label, decoding, 0), ("decode", here.label, end, 0)]
-    return _between(start, end, marks)
+        found.append(("transfer", "", _arrival(data, served), error))
+        found += _served(data, served)
+        found.append(("reply", "", marks.get("replied_ns", end), error))
+    found += [("take", here, marks.get("decoding_ns", end), 0), ("decode", here, end, 0)]
+    return _between(start, end, found)
 
 
-def _served(data: TraceData, row: int) -> list[Piece]:
+def _arrival(data: TraceData, row: int) -> int:
+    """Return when a request was there; a job's span begins later, when it runs."""
+    queued = data.table.attributes(row).get("queued_ns", 0)
+    return data.table.start_ns[row] - (queued if isinstance(queued, int) else 0)
+
+
+def _served(data: TraceData, row: int) -> list[tuple[str, str, int, int]]:
+    """Return where the pieces of the serving side end."""
     table = data.table
-    own, label = table.attributes(row), table.process(row).label
-    start, end = table.start_ns[row], data.end(row)
-    taken = start + own.get("queue_ns", 0)
-    decoded = taken + own.get("decode_ns", 0)
-    encoding = end - own.get("encode_ns", 0)
-    marks = [("queue", taken), ("decode", decoded), ("run", encoding), ("encode", end)]
-    return _between(start, end, [(name, label, mark, 0) for name, mark in marks])
+    label, start = table.process(row).label, table.start_ns[row]
+    marks = _Marks(table.attributes(row), start)
+    taken = marks.get("taken_ns", start)
+    decoded = marks.get("decoded_ns", taken)
+    ran = marks.get("ran_ns", data.end(row))
+    return [(name, label, at, 0) for name, at in (("queue", taken), ("decode", decoded), ("run", ran))] + [
+        ("encode", label, data.end(row), 0)
+    ]
+
+
+class _Marks:
+    """The marks of a span, as Unix time."""
+
+    def __init__(self, attributes: dict[str, Any], start: int) -> None:
+        self._attributes = attributes
+        self._start = start
+
+    def get(self, name: str, default: int) -> int:
+        since = self._attributes.get(name)
+        return self._start + since if isinstance(since, int) else default
 
 
 def _between(start: int, end: int, marks: list[tuple[str, str, int, int]]) -> list[Piece]:
