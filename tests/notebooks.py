@@ -19,6 +19,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import time
 from ast import literal_eval
 from typing import TYPE_CHECKING
 
@@ -106,9 +107,18 @@ def family(kernel: Kernel) -> list[psutil.Process]:
 
 
 def wait_gone(processes: list[psutil.Process], timeout: float = 30.0) -> list[psutil.Process]:
-    """Wait until processes have ended; return those that have not."""
-    _, alive = psutil.wait_procs(processes, timeout=timeout)
-    return [p for p in alive if p.status() != psutil.STATUS_ZOMBIE]
+    """Wait until processes have ended, be they waited for by their parents or not; return those that have not."""
+    deadline = time.monotonic() + timeout
+    while (alive := [p for p in processes if _runs(p)]) and time.monotonic() < deadline:
+        psutil.wait_procs(alive, timeout=0.02)
+    return alive
+
+
+def _runs(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 class Frozen:

@@ -301,6 +301,78 @@ class TestRoutes:
         assert text_of(outputs) == "b\n"
 
 
+class TestMarks:
+    """Each write goes under the mark of its moment, which ``ended`` tells to have changed."""
+
+    def test_each_write_has_the_mark_of_its_moment(self):
+        run_captured(
+            """
+            found, ended = [], []
+            with capture.route(lambda *got: found.append(got), mark=lambda: len(ended), ended=ended):
+                for job in range(100):
+                    print("job", job)
+                    print("err", job, file=sys.stderr)
+                    ended.append(None)
+            expected = [(Text(s, f"{t} {n}\\n"), n) for n in range(100) for s, t in (("stdout", "job"), ("stderr", "err"))]
+            assert found == expected, found
+            """
+        )
+
+    def test_a_line_that_is_not_finished_ends_with_its_job(self):
+        run_captured(
+            """
+            found, ended = [], []
+            with capture.route(lambda *got: found.append(got), mark=lambda: len(ended), ended=ended):
+                for job in range(5):
+                    print(job, end=" ")
+                    print("more", end="")
+                    ended.append(None)
+                print("whole")
+            assert found == [(Text("stdout", f"{n} more"), n) for n in range(5)] + [(Text("stdout", "whole\\n"), 5)], found
+            """
+        )
+
+    def test_displays_are_marked_too(self):
+        run_captured(
+            """
+            found, ended = [], [1, 2]
+            with capture.route(lambda *got: found.append(got), mark=lambda: len(ended), ended=ended):
+                capture.post(Display({"text/plain": "d"}))
+            assert found == [(Display({"text/plain": "d"}), 2)], found
+            """
+        )
+
+    def test_descriptor_output_is_marked_when_settled(self):
+        run_captured(
+            """
+            found, ended = [], []
+            with capture.route(lambda *got: found.append(got), mark=lambda: len(ended), ended=ended):
+                for job in range(5):
+                    os.write(1, b"fd %d\\n" % job)
+                    capture.settle()
+                    ended.append(None)
+            assert found == [(Text("stdout", f"fd {n}\\n"), n) for n in range(5)], found
+            """
+        )
+
+    def test_another_threads_route_has_its_own_mark(self):
+        run_captured(
+            """
+            found, service = [], []
+            def serve():
+                with capture.route(lambda *got: service.append(got), mark=lambda: 7):
+                    print("service")
+            with capture.route(lambda *got: found.append(got), mark=lambda: 1):
+                thread = threading.Thread(target=serve)
+                thread.start()
+                thread.join()
+                print("job")
+            assert service == [(Text("stdout", "service\\n"), 7)], service
+            assert found == [(Text("stdout", "job\\n"), 1)], found
+            """
+        )
+
+
 class TestBackPressure:
     def test_a_blocked_listener_holds_writers_back_and_loses_nothing(self):
         run_captured(

@@ -10,7 +10,18 @@ import time
 import psutil
 import pytest
 
-from notebooks import connect_to, define_wait_for, lines_of, notices, open_gate, pids, plain, remote, run_script, with_cluster
+from notebooks import (
+    connect_to,
+    define_wait_for,
+    lines_of,
+    notices,
+    open_gate,
+    pids,
+    plain,
+    remote,
+    run_script,
+    with_cluster,
+)
 
 #: Seconds after which the cell of a dead worker must have ended; the promise is 1 s, and test machines are busy.
 SOON = 5.0

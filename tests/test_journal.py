@@ -50,6 +50,19 @@ def test_one_piece_longer_than_the_ring_keeps_its_end(crash_file):
     assert read_journal(crash_file) == "x" * (SIZE - 3) + "end"
 
 
+def test_only_what_was_written_since_the_last_beginning_is_read(crash_file):
+    journal = Journal(crash_file)
+    journal.write("an earlier cell\n")
+    journal.begin()
+    assert read_journal(crash_file) == ""
+    journal.write("this one\n")
+    assert read_journal(crash_file) == "this one\n"
+    journal.write("x" * 2 * SIZE)
+    journal.begin()
+    journal.write("after much\n")
+    assert read_journal(crash_file) == "after much\n"
+
+
 @given(st.lists(st.text(st.characters(codec="ascii", exclude_characters="\n"), max_size=SIZE), max_size=12))
 def test_the_ring_holds_the_end_of_everything_written(pieces):
     fd = os.memfd_create("znb-test")

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import stat
 import subprocess
 import sys
+from pathlib import Path
 
 import psutil
 import pytest
 
 import znb
-from notebooks import connect_to, family, notices, plain, remote, run_script, script, wait_gone, with_cluster
+from notebooks import connect_to, family, notices, open_gate, plain, remote, run_script, script, wait_gone, with_cluster
 
 
 def files(world):
@@ -34,7 +34,6 @@ def zn(*arguments):
 
 
 def test_the_connection_file_is_private(kernel, world):
-    os.umask(os.umask(0))
     notebook = with_cluster(kernel(), 1)
     (file,) = world.runtime.rglob("connection.json")
     assert mode(file) == 0o600
@@ -119,11 +118,11 @@ def test_scale_and_restart_are_seen_by_the_other_notebook(kernel):
 def test_after_the_end_nothing_is_left(kernel, world, how):
     notebook = with_cluster(kernel(), 2)
     processes = family(notebook)
-    shared = set(os.listdir("/dev/shm"))
+    shared = set(Path("/dev/shm").iterdir())
     notebook.run(how).ok()
     assert wait_gone(processes) == []
     assert files(world) == []
-    assert set(os.listdir("/dev/shm")) <= shared
+    assert set(Path("/dev/shm").iterdir()) <= shared
 
 
 def test_kernel_shutdown_leaves_nothing(each_kernel, world):
@@ -193,17 +192,27 @@ def test_a_restarted_kernel_connects_and_ends_the_cluster_with_itself(each_kerne
     assert files(world) == []
 
 
-def test_a_kernel_restarted_while_a_cell_runs_finds_out_what_runs(kernel):
+def test_a_kernel_that_is_restarted_while_a_cell_runs_interrupts_it(kernel):
     notebook = with_cluster(kernel(), 2)
-    cell = notebook.start(remote("print('begun')\nwait_for('old')\nx = 'of the old cell'"))
+    cell = notebook.start(remote("print('begun')\nwait_for('never')"))
     cell.wait_until(lambda cell: "begun" in plain(cell))
     notebook.restart()
     notebook.run("%load_ext znb\n%znb cluster connect").ok()
-    waiting = notebook.start(remote("x"))
-    waiting.wait_until(lambda cell: "busy with In[" in notices(cell))
-    (notebook.cwd / "old").touch()
-    assert waiting.wait().ok().value == "{'w0': 'of the old cell', 'w1': 'of the old cell'}"
+    assert notebook.run(remote("1")).ok().value == "{'w0': 1, 'w1': 1}"
     notebook.run("%znb cluster stop").ok()
+
+
+def test_a_cell_whose_kernel_was_killed_goes_on_and_the_next_one_is_told(kernel):
+    first = with_cluster(kernel(), 2)
+    cell = first.start(remote("print('begun')\nwait_for('old')\nprint('unheard')\nx = 'of the old cell'"))
+    cell.wait_until(lambda cell: "begun" in plain(cell))
+    first.kill()
+    second = kernel()
+    second.run("%load_ext znb\n%znb cluster connect").ok()
+    waiting = second.start(remote("x"))
+    waiting.wait_until(lambda cell: "busy with In[" in notices(cell))
+    open_gate(first, "old")
+    assert waiting.wait().ok().value == "{'w0': 'of the old cell', 'w1': 'of the old cell'}"
 
 
 def test_a_kept_cluster_goes_on_until_it_is_stopped(kernel, world):

@@ -35,7 +35,19 @@ from znb.errors import (
     ServiceUnavailable,
     ZnbError,
 )
-from znb.rpc import Hook, connect, current_call, expose, list_services, process_hooks, serve, unexpose
+from znb.rpc import (
+    Hook,
+    connect,
+    current_call,
+    expose,
+    inspect_service,
+    list_services,
+    ping,
+    process_hooks,
+    serve,
+    service_stats,
+    unexpose,
+)
 from znb.rpc import host as hosting
 
 keep_zero_copy_warm()
@@ -366,9 +378,10 @@ def test_introspection_and_ping_answer_while_all_threads_are_busy(svc, things):
     futures = [svc.dull.future() for _ in range(6)]
     for _ in range(4):
         assert things.started.acquire(timeout=5)
-    svc._znb_description.fetch()
-    assert svc._znb_caller.call("_znb_ping", (), {}, svc._znb_limits) is None
-    stats = svc._znb_caller.call("_znb_stats", (), {}, svc._znb_limits)
+    told = inspect_service(svc)
+    assert told["methods"]["add"]["signature"] == "(a: int, b: int = 1) -> int"
+    assert 0 < ping(svc) < 5
+    stats = service_stats(svc)
     assert (stats["running"], stats["waiting"]) == (4, 2)
     things.release.set()
     assert {f.result(5) for f in futures} == {"done"}
@@ -1070,3 +1083,34 @@ def test_arguments_and_results_go_without_the_collector(service, svc, warm):
         assert [r() is None for r in mine] == [True, True]
     finally:
         gc.enable()
+
+
+class FakeWorkers:
+    """What ``on=`` needs of workers: here they are all this process."""
+
+    def __init__(self):
+        self.calls = []
+
+    def call(self, function, *args):
+        self.calls.append(args)
+        return function(*args)
+
+
+def test_expose_on_workers_makes_a_replica_on_each():
+    workers = FakeWorkers()
+    try:
+        assert expose(len, name="far", on=workers) is len
+        assert workers.calls[0][1] == "far"
+        with connect("far") as svc:
+            assert svc.len([1, 2]) == 2
+    finally:
+        hosting.host.close()
+
+
+def test_ipython_shows_signature_docs_and_source(svc):
+    from IPython.core.oinspect import Inspector
+
+    info = Inspector().info(svc.add, "svc.add", detail_level=1)
+    assert "(a: int, b: int = 1) -> int" in info["definition"]
+    assert "Sum of two numbers." in info["docstring"] or "Sum of two numbers." in (info["source"] or "")
+    assert "return a + b" in info["source"]

@@ -186,3 +186,51 @@ def test_stop_interrupts_what_runs_and_run_returns():
         print(type(outcomes.get()[1].error).__name__)
     """)
     assert out == "KeyboardInterrupt\n"
+
+
+def test_an_interrupt_hits_the_children_that_a_task_waits_for():
+    out = run("""
+        import os, subprocess
+        from znb.commands import find_children, interrupt_children
+        runner.__init__(find_children, interrupt_children)
+        def script():
+            started = threading.Event()
+            def execute():
+                started.set()
+                return os.system("sleep 60")  # which ignores interrupts itself
+            waiting = task(execute)
+            started.wait()
+            while not find_children():
+                pass
+            runner.interrupt(waiting)
+            outcomes.get()
+            print(find_children())
+        in_background(script)
+    """)
+    assert out == "[]\n"
+
+
+def test_an_interrupt_leaves_alone_the_children_of_a_task_that_it_may_not_hit():
+    out = run("""
+        import subprocess
+        from znb.commands import find_children, interrupt_children
+        runner.__init__(find_children, interrupt_children)
+        def script():
+            started = threading.Event()
+            children = []
+            def execute():
+                children.append(subprocess.Popen(["cat"], stdin=subprocess.PIPE))
+                started.set()
+                while guarded.interrupting:
+                    pass
+                children[0].stdin.close()
+                return children[0].wait()
+            guarded = Task(execute, outcomes.put, owner="a", label="t", guard=lambda: False)
+            guarded.interrupting = True
+            runner.submit(guarded)
+            started.wait()
+            runner.interrupt(guarded)
+            print(outcomes.get())
+        in_background(script)
+    """)
+    assert out == "Success(value=0)\n"

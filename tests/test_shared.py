@@ -109,12 +109,17 @@ def test_inside_other_objects(cluster):
             assert np.array_equal(found, array)
 
 
-def test_in_a_function_and_as_an_item(cluster):
+def test_as_an_argument_of_a_partial_and_as_an_item(cluster):
     with cluster.put(np.arange(20_000)) as handle:
-        assert list(cluster.map(lambda i: int(handle[i]), [1, 5])) == [1, 5]
-        assert list(cluster.map(jobs.square, [3, 4])) == [9, 16]
         assert [int(found[7]) for found in cluster.map(look, [handle] * 50)] == [7] * 50
         assert list(cluster.map(functools.partial(np.take, handle), [3, 4])) == [3, 4]
+
+
+def test_in_a_closure():
+    """In a cluster of its own, because workers remember functions with all they hold."""
+    with znb.Cluster.start(1, name="closures") as cluster, cluster.put(np.arange(20_000)) as handle:
+        assert list(cluster.map(lambda i: int(handle[i]), [1, 5])) == [1, 5]
+        assert cluster.submit(lambda: int(handle[7])).result() == 7
 
 
 def test_push(cluster):

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 from znb.spans import (
     RECORDER,
+    Brief,
     Context,
     OpenSpan,
     OptionalSpan,
@@ -26,13 +27,16 @@ from znb.spans import (
     Ring,
     SpanTable,
     TracePart,
+    calling,
     current,
     decode_context,
     encode_context,
     follow_threads,
     headers,
+    mark,
     read_headers,
     run_in,
+    serving,
     span,
     traced,
 )
@@ -207,6 +211,7 @@ def test_an_exception_marks_the_span_and_goes_on(recorded):
     assert details["exception.message"] == "'x'"
     assert "raise KeyError" in details["exception.stacktrace"]
     ((_, _, outer),) = found["outer"]["events"]
+    assert outer["exception.message"] == "'x'"
     assert outer["exception.span"] == f"{found['inner']['span_id']:016x}"
     assert "exception.stacktrace" not in outer
 
@@ -792,3 +797,85 @@ def test_contexts_can_be_compared_and_shown():
     assert context != "x"
     assert "live=0" in repr(context)
     assert pickle.loads(pickle.dumps(HERE)) == HERE
+
+
+# -- the ends of a call
+
+
+def test_a_call_and_how_it_is_served(recorded):
+    sent = {"label": "x"}
+    with span("cell") as cell:
+        call = calling("svc.f", sent, worker="w0")
+        mark(call, "sent_ns")
+    served = serving("svc.f", sent, call.start_ns + 1, method="f")
+    with served:
+        mark(served, "taken_ns")
+        with span("inside"):
+            pass
+    call.end()
+    found = recorded.by_name()
+    assert sent["traceparent"].split("-")[2] == f"{call.span_id:016x}"
+    assert served.parent_id == call.span_id
+    assert call.parent_id == cell.span_id
+    assert served.start_ns == call.start_ns + 1
+    assert served.attributes.keys() == {"method", "taken_ns"}
+    assert found["inside"]["parent_id"] == served.span_id
+    assert call.attributes["sent_ns"] >= 0
+
+
+def test_a_started_span_can_be_left_and_entered_again(recorded):
+    served = serving("svc.f", {})
+    served.enter()
+    with span("first"):
+        pass
+    served.leave()
+    assert current() is None
+    with served, span("second"):
+        pass
+    found = recorded.by_name()
+    assert found["first"]["parent_id"] == found["second"]["parent_id"] == found["svc.f"]["span_id"]
+
+
+def test_brief_spans(recorded):
+    with span("cell") as cell:
+        brief = Brief()
+    mark(brief, "sent_ns")
+    brief.end("job", "submit", "error")
+    found = recorded.by_name()["job"]
+    assert (found["span_id"], found["parent_id"], found["status"]) == (brief.span_id, cell.span_id, "error")
+    assert found["attributes"]["sent_ns"] > 0
+
+
+def test_remote_work_of_a_script_has_a_root_that_is_renewed():
+    recorder = Recorder(64)
+    roots = {recorder.caller().span_id for _ in range(10_000)}
+    assert len(roots) == 1
+    assert recorder.caller().span_id not in roots
+    entries = [dict(zip(FIELDS, entry, strict=True)) for entry in recorder.ring.read(Cursor(), 100).entries]
+    assert [entry["span_id"] in roots for entry in entries] == [True, False]
+    assert [(entry["kind"], entry["status"], entry["end_ns"]) for entry in entries] == [("cell", "open", 0)] * 2
+
+
+def test_collectors_hear_of_remote_work(recorded):
+    heard = []
+    before = RECORDER.on_remote
+    RECORDER.on_remote += (lambda: heard.append(1),)
+    try:
+        calling("x", {}).end()
+    finally:
+        RECORDER.on_remote = before
+    assert heard == [1]
+
+
+def test_an_exception_of_another_process_shows_its_way_here_too(recorded):
+    error = ValueError("far")
+    error._znb_span = ("another process", 5)
+    with pytest.raises(ValueError), span("outer"), span("here"):
+        raise error
+    found = recorded.by_name()
+    assert "exception.stacktrace" in found["here"]["events"][0][2]
+    assert found["outer"]["events"][0][2]["exception.span"] == f"{found['here']['span_id']:016x}"
+    error._znb_span = "odd"
+    with pytest.raises(ValueError), span("again"):
+        raise error
+    assert "exception.stacktrace" in recorded.by_name()["again"]["events"][0][2]

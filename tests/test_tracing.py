@@ -1,14 +1,13 @@
 from __future__ import annotations
 
 import itertools
-import threading
 import time
 
 import msgspec
 import pytest
-from trace_peer import Failed, Peer, run
 
 import znb.tracing
+from trace_peer import Failed, Peer, run
 from znb.export import TraceFileError
 from znb.spans import RECORDER, OpenSpan, current, span
 from znb.traces import Request

@@ -13,7 +13,8 @@ import pytest
 import zmq
 
 from znb.errors import ZnbError
-from znb.transport import CANCELLED_MAX, Reactor, is_local
+from znb.transport import Reactor, is_local
+from znb.transport.timers import CANCELLED_MAX
 
 
 @pytest.fixture
@@ -283,7 +284,7 @@ def test_no_call_is_lost_while_it_stops():
 
 
 def test_a_stop_that_takes_too_long_says_so(monkeypatch, caplog):
-    monkeypatch.setattr("znb.transport.STOP_TIMEOUT", 0.01)
+    monkeypatch.setattr("znb.transport.reactor.STOP_TIMEOUT", 0.01)
     reactor = Reactor("znb-test-io")
     reactor.start()
     release = threading.Event()

@@ -7,7 +7,18 @@ import os
 import psutil
 import pytest
 
-from notebooks import Frozen, connect_to, define_wait_for, notices, open_gate, pids, plain, remote, run_script, with_cluster
+from notebooks import (
+    Frozen,
+    connect_to,
+    define_wait_for,
+    notices,
+    open_gate,
+    pids,
+    plain,
+    remote,
+    run_script,
+    with_cluster,
+)
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,8 @@
 File descriptors 1 and 2 become pipes, so that C extensions and child processes are heard, and ``sys.stdout``
 and ``sys.stderr`` become objects that write into one queue. Python's writes first take in what the pipes hold:
 ``os.write(1, b"a"); print("b")`` is seen as ``a``, ``b``. One thread, the pump, empties pipes and queue into the
-``emit`` function of the current *route* (the running cell or job), or into a ring when nobody listens.
+``emit`` function of the current *route* (the running cell or chunk of jobs), or into a ring when nobody listens.
+What a route's ``mark`` returns when something is written (the job that runs) is given to ``emit`` with it.
 
 Invariants: only the pump calls ``emit``, so outputs of a process have one order; the queue is bounded, and a
 thread that writes while it is full waits (signals interrupt the wait); what was written before a route closes
@@ -19,7 +20,6 @@ from __future__ import annotations
 
 import codecs
 import collections
-import fcntl
 import io
 import logging
 import os
@@ -28,29 +28,24 @@ import sys
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Sized
 from typing import Any, Final, Self
 
 from znb.flow import GateClosed
 from znb.outputs import Output, Text
-from znb.streams import FDS, CapturedStream, CStdio, Stream
+from znb.routes import BATCH_CHARS, Emit, Journal, Mark, MarkedEmit, Queue, Ring, Route, Segment, now, pieces
+from znb.streams import FDS, PIPE_BYTES, CapturedStream, CStdio, Stream, redirect
 
-__all__ = ["Capture", "Emit"]
-
-Emit = Callable[[Output], None]
+__all__ = ["Capture"]
 
 #: Seconds that the first write of a quiet period waits for the rest of its line (API: shown within 100 ms).
 FIRST_DELAY: Final = 0.005
 #: Seconds between batches while output flows; with the reader's own delay a line is still shown within 100 ms.
 BATCH_DELAY: Final = 0.03
-#: Characters after which a batch is sent without waiting, and the most that one ``Text`` holds.
-BATCH_CHARS: Final = 65_536
 #: Characters in the queue at which writers wait: enough to keep the pump busy, small beside any heap.
 QUEUE_CHARS: Final = 4 * BATCH_CHARS
 #: Characters of unheard output that are kept.
 STRAY_CHARS: Final = 65_536
-#: Bytes of each pipe, so that a child that writes much is not held up between two batches.
-PIPE_BYTES: Final = 4 * 65_536
 #: Characters that a display counts for when its size is not worth finding out.
 DISPLAY_CHARS: Final = 1024
 
@@ -58,35 +53,16 @@ _NEVER: Final = sys.maxsize
 _log = logging.getLogger(__name__)
 
 
-class _Route:
-    """Where output goes: a listener, and whether it has gone."""
-
-    __slots__ = ("closed", "emit")
-
-    def __init__(self, emit: Emit) -> None:
-        self.emit = emit
-        self.closed = False
-
-
-class _Segment(io.StringIO):
-    """Consecutive writes to one stream for one route."""
-
-    def __init__(self, owner: CapturedStream, route: _Route | None) -> None:
-        super().__init__()
-        self.owner = owner
-        self.route = route
-
-
 class _Routing:
     """Context in which output goes to one listener."""
 
     __slots__ = ("_capture", "_flush", "_ident", "_previous", "_route")
 
-    def __init__(self, capture: Capture, emit: Emit, *, flush: bool) -> None:
+    def __init__(self, capture: Capture, route: Route, *, flush: bool) -> None:
         self._capture = capture
-        self._route = _Route(emit)
+        self._route = route
         self._flush = flush
-        self._previous: _Route | None = None
+        self._previous: Route | None = None
         self._ident = 0
 
     def __enter__(self) -> None:
@@ -98,7 +74,7 @@ class _Routing:
             capture._end_line()
             capture._segment = None
             if ident == threading.main_thread().ident:
-                self._previous, capture._route = capture._route, self._route
+                self._previous = capture._direct_to(self._route)
             else:
                 self._ident = ident
                 self._previous = capture._thread_routes.get(ident)
@@ -115,7 +91,7 @@ class _Routing:
                 self._route.closed = self._flush  # else what is still queued for it is to be emitted
                 capture._segment = None
                 if not self._ident:
-                    capture._route = self._previous
+                    capture._direct_to(self._previous)
                 elif self._previous is None:
                     capture._thread_routes.pop(self._ident, None)
                 else:
@@ -129,25 +105,29 @@ class Capture:
         closed: What ``emit`` raises when its listener has gone; its output then goes to the ring, in silence.
     """
 
-    def __init__(self, *, closed: type[Exception] = GateClosed, journal: Callable[[str], object] | None = None) -> None:
+    def __init__(self, *, closed: type[Exception] = GateClosed, journal: Journal | None = None) -> None:
         self._journal = journal
         self._closed_error = closed
         self._stdio = CStdio()
         self._lock = threading.RLock()
         self._changed = threading.Condition(self._lock)
-        self._queue: collections.deque[_Segment | tuple[_Route | None, Output]] = collections.deque()
-        self._segment: _Segment | None = None
+        self._queue: Queue = collections.deque()
+        self._segment: Segment | None = None
         self._line: list[str] = []
         self._line_owner: CapturedStream | None = None
+        self._line_mark: int | None = None
+        self._line_count = 0
+        self._mark: Mark | None = None
+        self._ended_jobs: Sized = ()
         self._line_looks = False
         self._size = 0
         self._wake_at, self._look_at = _NEVER, QUEUE_CHARS
-        self._route: _Route | None = None
-        self._thread_routes: dict[int, _Route] = {}
+        self._route: Route | None = None
+        self._told: int | None = None
+        self._thread_routes: dict[int, Route] = {}
         self._exempt: set[int] = set()
         self._begun = self._ended = 0
-        self._ring: collections.deque[str] = collections.deque()
-        self._ring_chars = 0
+        self._ring = Ring(STRAY_CHARS)
         self._thread: threading.Thread | None = None
         self._running = False
         self._stopping = False
@@ -163,7 +143,7 @@ class Capture:
                 stream.flush()
         self._saved_streams = (sys.stdout, sys.stderr)
         self._saved_fds = (os.dup(1), os.dup(2))
-        self._pipes = {name: self._redirect(fd) for name, fd in FDS.items()}
+        self._pipes = {name: redirect(fd) for name, fd in FDS.items()}
         self._decoders = {name: codecs.getincrementaldecoder("utf-8")("replace") for name in FDS}
         self._wake_read, self._wake_write = os.pipe()
         os.set_blocking(self._wake_write, False)
@@ -212,18 +192,6 @@ class Capture:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _redirect(self, fd: int) -> int:
-        read, write = os.pipe()
-        if hasattr(fcntl, "F_SETPIPE_SZ"):
-            try:
-                fcntl.fcntl(write, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
-            except OSError as error:  # beyond the user's allowance: the usual size will do
-                _log.debug("pipe of descriptor %d keeps its size: %s", fd, error)
-        os.dup2(write, fd)
-        os.close(write)
-        os.set_blocking(read, False)
-        return read
-
     def _close_fds(self) -> None:
         if hasattr(self._poller, "close"):
             self._poller.close()
@@ -232,7 +200,9 @@ class Capture:
 
     # -- routes --------------------------------------------------------------------------------------------
 
-    def route(self, emit: Emit, *, flush: bool = True) -> _Routing:
+    def route(
+        self, emit: Emit | MarkedEmit, *, mark: Mark | None = None, ended: Sized = (), flush: bool = True
+    ) -> _Routing:
         """Return a context in which output goes to ``emit``.
 
         On the main thread it is the process's output, that of threads and children included; on another thread it
@@ -240,19 +210,39 @@ class Capture:
 
         Args:
             emit: Called by the pump; may block, which holds writers back.
+            mark: What it returns when something is written is given to ``emit`` with it.
+            ended: Its length changes with the mark until ``settle`` is called; that is cheap to see. A line ends then.
             flush: Whether to emit what was written before, and at the end what was written meanwhile. Without it the
                 caller does so where it matters, and saves 10 µs.
         """
-        return _Routing(self, emit, flush=flush)
+        return _Routing(self, Route(emit, mark, ended), flush=flush)
+
+    def settle(self) -> None:
+        """Mark what has been written so far: the next mark is about to come. Costs 1 µs, and waits for nobody."""
+        if not self.direct:
+            with self._lock:
+                self._drain()
+                self._end_line()
+
+    def _direct_to(self, route: Route | None) -> Route | None:
+        """Direct the process's output to a route; return the one before. Under the lock."""
+        before, self._route = self._route, route
+        self._mark, self._ended_jobs = (None, ()) if route is None else (route.mark, route.ended)
+        self._line_mark, self._line_count = None, 0
+        self._told = None
+        return before
 
     def exempt(self) -> None:
         """Let the calling thread write without ever waiting: it serves those that ``emit`` waits for."""
         self._exempt.add(threading.get_ident())
 
-    def stray(self) -> str:
-        """Return the last 64 kB of what was written while nobody listened."""
+    def stray(self, *, take: bool = False) -> str:
+        """Return the last 64 kB of what was written while nobody listened; ``take`` forgets it."""
         with self._lock:
-            return "".join(self._ring)
+            text = self._ring.text()
+            if take:
+                self._ring.clear()
+            return text
 
     # -- writers -------------------------------------------------------------------------------------------
 
@@ -264,15 +254,25 @@ class Capture:
         # Every piece of every print comes through here: that of a line which is not finished costs little, and
         # what a child writes meanwhile does not come between it and the rest.
         with self._lock:
-            if self._line and self._line_owner is not owner:
+            if self._line and (self._line_owner is not owner or self._line_count != len(self._ended_jobs)):
                 self._end_line()
             self._size = size = self._size + len(text)
             if "\n" in text or "\r" in text or self._thread_routes:
                 self._drain()
-                text = self._take_line() + text
-                self._append(owner, self._thread_routes.get(threading.get_ident(), self._route), text)
+                if self._line:
+                    text = self._take_line() + text
+                elif self._mark is not None:
+                    self._line_mark = self._mark()
+                if self._thread_routes:
+                    route = self._route_here()
+                    self._append(owner, route, now(route), text)
+                else:
+                    self._append(owner, self._route, self._line_mark, text)
             else:
-                self._line_owner = owner
+                if not self._line:
+                    self._line_owner = owner
+                    if self._mark is not None:
+                        self._line_mark, self._line_count = self._mark(), len(self._ended_jobs)
                 self._line.append(text)
             if size >= self._look_at:
                 self._overflow()
@@ -287,11 +287,14 @@ class Capture:
                 self._drain()
                 self._end_line()
 
+    def _route_here(self) -> Route | None:
+        return self._thread_routes.get(threading.get_ident(), self._route)
+
     def _end_line(self) -> None:
         owner = self._line_owner
         text = self._take_line()
         if text and owner is not None:
-            self._append(owner, self._route, text)
+            self._append(owner, self._route, self._line_mark, text)
 
     def _take_line(self) -> str:
         if not self._line:
@@ -300,14 +303,17 @@ class Capture:
         line, self._line = self._line, empty
         return "".join(line)
 
-    def _append(self, owner: CapturedStream, route: _Route | None, text: str) -> None:
+    def _append(self, owner: CapturedStream, route: Route | None, mark: int | None, text: str) -> None:
         segment = self._segment
-        if segment is None or segment.owner is not owner or segment.route is not route:
-            segment = self._segment = _Segment(owner, route)
+        if segment is None or segment.stream != owner.stream or segment.mark != mark or segment.route is not route:
+            segment = self._segment = Segment(owner.stream, route, mark)
             self._queue.append(segment)
         segment.write(text)
         if self._journal is not None:
-            self._journal(text)
+            if mark is not None and mark != self._told:
+                self._told = mark
+                self._journal.begin()
+            self._journal.write(text)
 
     def _overflow(self) -> None:
         """Do what a size of ``_look_at`` asks for: wake the pump, wait for room."""
@@ -323,9 +329,9 @@ class Capture:
         with self._lock:
             self._drain()
             self._end_line()
-            route = self._thread_routes.get(threading.get_ident(), self._route)
+            route = self._route_here()
             self._segment = None
-            self._queue.append((route, output))
+            self._queue.append((route, output, now(route)))
             data = getattr(output, "data", {})
             self._size += sum(len(v) if isinstance(v, str) else DISPLAY_CHARS for v in data.values()) + 1
             self._overflow()
@@ -399,7 +405,7 @@ class Capture:
                     break
                 text = self._decoders[stream].decode(data)
                 if text:
-                    self._append(self._streams[stream], self._route, text)
+                    self._append(self._streams[stream], self._route, now(self._route), text)
                     self._size += len(text)
                 if len(data) < BATCH_CHARS:
                     break
@@ -439,7 +445,7 @@ class Capture:
         except BlockingIOError:
             return
 
-    def _take(self) -> collections.deque[_Segment | tuple[_Route | None, Output]]:
+    def _take(self) -> Queue:
         with self._lock:
             self._wake_at, self._look_at = _NEVER, QUEUE_CHARS
             self._drain()
@@ -455,21 +461,24 @@ class Capture:
             self._changed.notify_all()
             return entries
 
-    def _emit(self, entries: collections.deque[_Segment | tuple[_Route | None, Output]]) -> None:
+    def _emit(self, entries: Queue) -> None:
         for entry in entries:
-            if isinstance(entry, _Segment):
-                for text in _pieces(entry.getvalue()):
-                    self._deliver(entry.route, Text(entry.owner.stream, text))
+            if isinstance(entry, Segment):
+                for text in pieces(entry.getvalue()):
+                    self._deliver(entry.route, Text(entry.stream, text), entry.mark)
             else:
                 self._deliver(*entry)
         with self._lock:
             self._ended = self._begun
             self._changed.notify_all()
 
-    def _deliver(self, route: _Route | None, output: Output) -> None:
+    def _deliver(self, route: Route | None, output: Output, mark: int | None) -> None:
         if route is not None and not route.closed:
             try:
-                route.emit(output)
+                if mark is None:
+                    route.emit(output)
+                else:
+                    route.emit(output, mark)
             except self._closed_error:
                 route.closed = True
             except Exception:  # noqa: BLE001 - the pump must outlive any listener
@@ -479,19 +488,4 @@ class Capture:
                 return
         text = output.text if isinstance(output, Text) else str(getattr(output, "data", {}).get("text/plain", ""))
         with self._lock:
-            self._ring.append(text)
-            self._ring_chars += len(text)
-            while self._ring_chars > STRAY_CHARS:
-                oldest = self._ring.popleft()
-                keep = oldest[len(oldest) - max(0, STRAY_CHARS - self._ring_chars + len(oldest)) :]
-                if keep:
-                    self._ring.appendleft(keep)
-                self._ring_chars += len(keep) - len(oldest)
-
-
-def _pieces(text: str) -> Iterator[str]:
-    """Cut text to pieces that can travel: of limited size, and without half characters."""
-    if not text.isascii():
-        text = text.encode("utf-8", "backslashreplace").decode("utf-8")
-    for start in range(0, len(text), BATCH_CHARS):
-        yield text[start : start + BATCH_CHARS]
+            self._ring.add(text)

@@ -187,7 +187,7 @@ class Cluster(concurrent.futures.Executor):
         self._leave(self._launcher.stop)
 
     def close(self) -> None:
-        """Let go of the cluster. It ends if this process started it (without ``keep``) and nobody else uses it."""
+        """Let go of the cluster. It ends if it is this process's (not with ``keep``), with the last who uses it."""
         self._leave(lambda: self._launcher.detach(stop=self._owner))
 
     def __enter__(self) -> Self:
@@ -218,7 +218,7 @@ class Cluster(concurrent.futures.Executor):
     def _at_exit(self) -> None:
         """Let the jobs there finish, as the pools of ``concurrent.futures`` do, unless the user wants to be gone."""
         kernel = kernel_at_exit()
-        if kernel == "restarts":
+        if kernel == "restarts" or os.getpid() != self._pid:
             return
         try:
             if not kernel and not isinstance(getattr(sys, "last_value", None), KeyboardInterrupt):

@@ -22,12 +22,12 @@ import struct
 import subprocess
 import termios
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Final
 
 import psutil
 
-__all__ = ["collect", "interrupt_children", "stream"]
+__all__ = ["collect", "find_children", "interrupt_children", "stream"]
 
 #: Rows and columns that the command believes to have; those of pexpect, which IPython uses.
 WINDOW: Final = (24, 80)
@@ -76,16 +76,33 @@ def collect(command: str) -> tuple[str, int]:
     return output.decode("utf-8", "replace"), _status(process.returncode)
 
 
-def interrupt_children() -> None:
-    """Send SIGINT to this process's descendants in its own process group, as a terminal does with Ctrl-C.
-
-    For any thread. What runs in a session of its own, as every ``!command``, is left alone.
-    """
+def find_children() -> list[psutil.Process]:
+    """Return this process's descendants in its own process group. For any thread."""
+    try:
+        if hasattr(os, "waitid"):  # which tells in a microsecond that there is no child; to look for them takes 5 ms
+            os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    except ChildProcessError:
+        return []
     group = os.getpgrp()
+    found = []
     for child in psutil.Process().children(recursive=True):
         with contextlib.suppress(ProcessLookupError, PermissionError):
             if os.getpgid(child.pid) == group:
-                os.kill(child.pid, signal.SIGINT)
+                found.append(child)
+    return found
+
+
+def interrupt_children(children: Iterable[psutil.Process] | None = None) -> None:
+    """Send SIGINT to this process's descendants in its own process group, as a terminal does with Ctrl-C.
+
+    For any thread. What runs in a session of its own, as every ``!command``, is left alone.
+
+    Args:
+        children: What ``find_children`` has returned before; those that have ended meanwhile are left out.
+    """
+    for child in find_children() if children is None else children:
+        with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied):
+            child.send_signal(signal.SIGINT)
 
 
 def _shell() -> str:

@@ -22,7 +22,7 @@ restart   names (default: all)    when their next generations are ready
 kill      names, signum (9)       at once; they are replaced when they are dead
 signal    names, signum, group    at once; ``group``: to the worker's children as well
 keep      keep                    at once
-detach    stop                    at once; with ``stop``, if nobody else is left, like stop. It hangs up then
+detach    stop                    at once, and it hangs up; the last who leaves ends the cluster, if one had ``stop``
 stop                              when nothing is left of the cluster but the zygote, which then ends
 ======== ======================= ================================================================
 

@@ -25,10 +25,18 @@ class JobView:
         self._sink = make_sink(detached=True)
         self._partial: dict[tuple[str, str, int, str], str] = {}
 
-    def __call__(self, worker: str, label: str, index: int, attempt: int, output: Output) -> None:
-        """Show an output of job ``index`` of ``label``, which is being run for the ``attempt``-th time."""
+    def __call__(self, worker: str, label: str, index: int, attempt: int, output: Output | None) -> None:
+        """Show an output of job ``index`` of ``label``, which is being run for the ``attempt``-th time.
+
+        ``None`` says that it has ended: lines that it has not finished are shown as they are.
+        """
         again = f" (run again: attempt {attempt})" if attempt > 1 else ""
         prefix = f"{worker} {label}[{index}]{again} │ "
+        if output is None:
+            for stream in ("stdout", "stderr"):
+                if rest := self._partial.pop((worker, label, index, stream), ""):
+                    self._sink.write(stream, f"{prefix}{_last_state(rest)}\n")
+            return
         if isinstance(output, Text):
             key = (worker, label, index, output.stream)
             lines = (self._partial.pop(key, "") + output.text).split("\n")

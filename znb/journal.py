@@ -6,12 +6,14 @@ goes into this ring, which is part of its crash file; the zygote reads it when t
 =================== ==========================================================
 bytes of the region  content
 =================== ==========================================================
-0 … 7                how many bytes were ever written, little-endian
-8 … 8 + SIZE         the last ``SIZE`` of them, as a ring
+0 … 7                how many bytes were ever written, in this machine's order
+8 … 15               how many of them when the present cell or job began
+16 … 16 + SIZE       the last ``SIZE`` of them, as a ring
 =================== ==========================================================
 
 Invariants: a write costs a copy and no system call; what is read may lack the write that was under way at the death.
-One thread writes at a time (the capture's lock). The file also holds faulthandler's dump, at its beginning.
+One thread writes at a time (the capture's lock); ``begin`` is for any. The file also holds faulthandler's dump, at its
+beginning.
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ __all__ = ["Journal", "read_journal"]
 OFFSET = 1 << 20
 #: Bytes of text that are kept: a screenful.
 SIZE = 4096
-_HEADER = 8
+_HEADER = 16
 
 
 class Journal:
@@ -37,32 +39,43 @@ class Journal:
 
     def __init__(self, fd: int) -> None:
         os.ftruncate(fd, OFFSET + _HEADER + SIZE)
-        self._map = mmap.mmap(fd, _HEADER + SIZE, offset=OFFSET)
+        region = memoryview(mmap.mmap(fd, _HEADER + SIZE, offset=OFFSET))
+        self._counts = region[:_HEADER].cast("Q")
+        self._ring = region[_HEADER:]
         self._written = 0
 
     def write(self, text: str) -> None:
         """Append text."""
         data = text.encode("utf-8", "surrogatepass")
-        total = self._written + len(data)
-        data = data[-SIZE:]
-        start = (total - len(data)) % SIZE
-        first = data[: SIZE - start]
-        self._map[_HEADER + start : _HEADER + start + len(first)] = first
-        if len(first) < len(data):
-            self._map[_HEADER : _HEADER + len(data) - len(first)] = data[len(first) :]
-        self._written = total
-        self._map[:_HEADER] = total.to_bytes(_HEADER, "little")
+        size = len(data)
+        start = self._written % SIZE
+        if start + size <= SIZE:
+            self._ring[start : start + size] = data
+        else:
+            data = data[-SIZE:]
+            start = (self._written + size - len(data)) % SIZE
+            first = data[: SIZE - start]
+            self._ring[start : start + len(first)] = first
+            self._ring[: len(data) - len(first)] = data[len(first) :]
+        self._written += size
+        self._counts[0] = self._written
+
+    def begin(self) -> None:
+        """Forget what was written so far: another cell or job begins, or none runs any more."""
+        self._counts[1] = self._written
 
 
 def read_journal(fd: int) -> str:
-    """Return the last words in a crash file; empty if there are none."""
+    """Return the last words in a crash file, of the cell or job that ran; empty if there are none."""
     region = os.pread(fd, _HEADER + SIZE, OFFSET)
-    written = int.from_bytes(region[:_HEADER], "little")
-    ring = region[_HEADER:]
-    if not written or len(ring) < SIZE:
+    if len(region) < _HEADER + SIZE:
         return ""
-    if written <= SIZE:
-        return ring[:written].decode("utf-8", "replace")
+    written, begun = memoryview(region)[:_HEADER].cast("Q")
+    ring = region[_HEADER:]
     start = written % SIZE
-    text = (ring[start:] + ring[:start]).decode("utf-8", "replace")
-    return text.partition("\n")[2] or text
+    words = ring[:written] if written <= SIZE else ring[start:] + ring[:start]
+    new = min(written - begun, len(words))
+    text = words[len(words) - new :].decode("utf-8", "replace")
+    if written - begun <= SIZE:
+        return text
+    return text.partition("\n")[2] or text  # its first line has lost its beginning

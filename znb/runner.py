@@ -83,9 +83,20 @@ class Task:
 
 
 class Runner:
-    """Runs tasks on the thread that calls ``run``, which must be the process's main thread."""
+    """Runs tasks on the thread that calls ``run``, which must be the process's main thread.
 
-    def __init__(self) -> None:
+    Args:
+        find_children: Returns the child processes that an interrupt should hit as well.
+        interrupt_children: Interrupts them; some may have ended.
+    """
+
+    def __init__(
+        self,
+        find_children: Callable[[], list[Any]] = list,
+        interrupt_children: Callable[[list[Any]], object] = lambda _children: None,
+    ) -> None:
+        self._find_children = find_children
+        self._interrupt_children = interrupt_children
         self._inbox: queue.SimpleQueue[Task | None] = queue.SimpleQueue()
         self._waiting: dict[Hashable, collections.deque[Task]] = {}
         self._turns: collections.deque[Hashable] = collections.deque()
@@ -106,11 +117,24 @@ class Runner:
         """Raise ``KeyboardInterrupt`` in a running task; a queued one ends with it before it starts."""
         task.interrupting = True
         if self._current is task:
-            self._signal()
-            threading.Thread(target=self._insist, args=(task,), name="znb-interrupt", daemon=True).start()
+            threading.Thread(target=self._carry_out, args=(task,), name="znb-interrupt", daemon=True).start()
 
     def _signal(self) -> None:
         signal.pthread_kill(self._thread.ident or 0, signal.SIGINT)
+
+    def _carry_out(self, task: Task) -> None:
+        """Interrupt a task that runs, and the children that it waits for, as a terminal does.
+
+        They are found before it hears of the interrupt, so that what it starts then to clean up is left alone. They
+        hear of it after it, so that it is not told of a child's end first.
+        """
+        children = self._find_children()
+        if self._current is task and task.interrupting:
+            hits = task.guard is None or task.guard()
+            self._signal()
+            if hits and children:
+                self._interrupt_children(children)
+        self._insist(task)
 
     def _insist(self, task: Task) -> None:
         """Send the signal again until its handler has run.

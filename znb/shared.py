@@ -268,8 +268,7 @@ def put(codec: Codec, obj: Any, *, closed: Callable[[bytes], object] | None = No
     except BaseException:
         os.close(fd)
         raise
-    length = len(obj) if hasattr(type(obj), "__len__") else None
-    return Shared(memory, tuple(pickler.definitions), length)
+    return Shared(memory, tuple(pickler.definitions), _length_of(obj))
 
 
 class _PutPickler(BasePickler):
@@ -431,6 +430,13 @@ def _write(fd: int, data: Any, position: int) -> int:
         view = view[written:]
         position += written
     return -(-position // ALIGNMENT) * ALIGNMENT
+
+
+def _length_of(obj: Any) -> int | None:
+    try:
+        return len(obj)
+    except TypeError:
+        return None
 
 
 def _is_immutable(obj: Any) -> bool:

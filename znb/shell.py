@@ -20,15 +20,16 @@ import re
 import sys
 import traceback
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Sized
 from contextlib import AbstractContextManager
 from typing import Any, Final, NoReturn, Self, TypeVar
 
 from IPython.core.error import StdinNotImplementedError
 
-from znb.capture import Capture, Emit
+from znb.capture import Capture
 from znb.interactive import WorkerShell, portable
 from znb.outputs import Display, Output
+from znb.routes import Emit, Journal, Mark, MarkedEmit
 
 __all__ = ["Shell"]
 
@@ -61,7 +62,7 @@ class Shell:
         name: str,
         namespace: dict[str, Any] | None = None,
         *,
-        journal: Callable[[str], object] | None = None,
+        journal: Journal | None = None,
     ) -> None:
         self.name = name
         self._module = types.ModuleType("__main__")
@@ -179,9 +180,15 @@ class Shell:
             if os.getpid() != pid:  # user code forked and the child came this far; it must not go on as a worker
                 self._end_child(error)
 
-    def capture(self, emit: Emit, *, flush: bool = True) -> AbstractContextManager[None]:
+    def capture(
+        self, emit: Emit | MarkedEmit, *, mark: Mark | None = None, ended: Sized = (), flush: bool = True
+    ) -> AbstractContextManager[None]:
         """Return a context in which what a job or service writes goes to ``emit`` (see ``Capture.route``)."""
-        return self._capture.route(emit, flush=flush)
+        return self._capture.route(emit, mark=mark, ended=ended, flush=flush)
+
+    def settle(self) -> None:
+        """Mark what has been written so far: another job is about to begin."""
+        self._capture.settle()
 
     def post(self, output: Output) -> None:
         """Emit a display or a clear, in order with the text."""
@@ -200,9 +207,9 @@ class Shell:
         """Let the calling thread write without ever waiting: for the thread that carries what is emitted."""
         self._capture.exempt()
 
-    def stray(self) -> str:
-        """Return the last 64 kB of what was written while nothing ran."""
-        return self._capture.stray()
+    def stray(self, *, take: bool = False) -> str:
+        """Return the last 64 kB of what was written while nothing ran; ``take`` forgets it."""
+        return self._capture.stray(take=take)
 
     def _started(self) -> WorkerShell:
         if self._ipython is None:

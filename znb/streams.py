@@ -9,10 +9,13 @@ from __future__ import annotations
 
 import codecs
 import ctypes
+import fcntl
 import io
+import logging
+import os
 from typing import Any, Final, Literal, Protocol
 
-__all__ = ["FDS", "CStdio", "CapturedStream", "Stream"]
+__all__ = ["FDS", "PIPE_BYTES", "CStdio", "CapturedStream", "Stream", "redirect"]
 
 Stream = Literal["stdout", "stderr"]
 
@@ -20,6 +23,10 @@ Stream = Literal["stdout", "stderr"]
 FDS: Final[dict[Stream, int]] = {"stdout": 1, "stderr": 2}
 #: ``setvbuf`` mode for line buffering in glibc, musl and macOS.
 LINE_BUFFERED: Final = 1
+#: Bytes of each pipe, so that a child that writes much is not held up between two batches.
+PIPE_BYTES: Final = 4 * 65_536
+
+_log = logging.getLogger("znb.capture")
 
 
 class Writer(Protocol):
@@ -136,3 +143,17 @@ class CStdio:
     def flush(self) -> None:
         """Write what C has buffered."""
         self._fflush(None)
+
+
+def redirect(fd: int) -> int:
+    """Make a descriptor a pipe; return the pipe's end to read from, which does not block."""
+    read, write = os.pipe()
+    if hasattr(fcntl, "F_SETPIPE_SZ"):
+        try:
+            fcntl.fcntl(write, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
+        except OSError as error:  # beyond the user's allowance: the usual size will do
+            _log.debug("pipe of descriptor %d keeps its size: %s", fd, error)
+    os.dup2(write, fd)
+    os.close(write)
+    os.set_blocking(read, False)
+    return read

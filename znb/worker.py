@@ -32,16 +32,18 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sized
 from contextlib import AbstractContextManager
 from typing import Any, ClassVar
 
 from znb import tracebacks
+from znb.commands import find_children, interrupt_children
 from znb.connection import WorkerSpec
 from znb.errors import SerializationError
 from znb.executor.server import JobServer
 from znb.journal import Journal
 from znb.outputs import Output, Text, encode_output
+from znb.routes import Mark, MarkedEmit
 from znb.rpc import Request, Server
 from znb.runner import Failure, Runner, Success, Task
 from znb.serialize import Codec, MissingDefinitions, Payload
@@ -70,8 +72,11 @@ class Worker:
         self.spec = spec
         self.codec = Codec()
         self.reactor = Reactor()
-        self.runner = Runner()
-        self.shell = Shell(spec.name, journal=Journal(spec.crash_fd).write)
+        self.runner = Runner(find_children, interrupt_children)
+        self._journal = Journal(spec.crash_fd)
+        self.shell = Shell(spec.name, journal=self._journal)
+        self._strays: dict[bytes, str] = {}
+        self._last_peer: bytes | None = None
         self._calls = Server(self.reactor, self._dispatch)
         self._jobs = JobServer(self)
         self._tasks: dict[tuple[bytes, Any], tuple[Task, Request]] = {}
@@ -97,9 +102,17 @@ class Worker:
         """Return who and where this is, as ``tracebacks.capture`` takes it."""
         return {"worker": self.spec.name, "host": self._host, "pid": os.getpid()}
 
-    def capture(self, emit: Callable[[Output], None]) -> AbstractContextManager[None]:
+    def capture(self, emit: MarkedEmit, mark: Mark, ended: Sized) -> AbstractContextManager[None]:
         """Return a context in which what this process writes goes to ``emit``; ``flush`` belongs before its end."""
-        return self.shell.capture(emit, flush=False)
+        return self.shell.capture(emit, mark=mark, ended=ended, flush=False)
+
+    def settle(self) -> None:
+        """Mark what has been written so far: another job is about to begin."""
+        self.shell.settle()
+
+    def begin(self) -> None:
+        """Take note that a cell or job begins, or has ended: what was written before is not its last words."""
+        self._journal.begin()
 
     def flush(self) -> None:
         """Wait until what this process has written has been emitted."""
@@ -108,6 +121,7 @@ class Worker:
     # -- the I/O thread ------------------------------------------------------------------------------------
 
     def _bind(self, bound: threading.Event) -> None:
+        self.shell.exempt()  # what is printed here must not wait for credits that this thread brings
         self._calls.bind(self.spec.calls)
         self._jobs.bind(self.spec.jobs)
         self.reactor.add_reader(self.spec.parent_fd, self._orphaned)
@@ -136,6 +150,7 @@ class Worker:
         key = (request.peer, request.id)
 
         def execute() -> Any:
+            self._begin_call(request.peer)
             buffers = unpack(request.headers.get("cargo"), request.buffers, self.codec, self._known_by(request.peer))
             arguments = self.codec.decode(request.args, buffers)
             request.send_item(STARTED)
@@ -144,6 +159,7 @@ class Worker:
         def finish(outcome: Success | Failure) -> None:
             self._tasks.pop(key, None)
             self._answer(request, outcome)
+            self.begin()
 
         task = Task(execute, finish, owner=request.peer, label=str(request.headers.get("label", request.method)))
         self._tasks[key] = (task, request)
@@ -211,6 +227,7 @@ class Worker:
         def emit(output: Output) -> None:
             request.send_item(encode_output(output))
 
+        self._show_strays(request.peer, emit)
         self.shell.namespace.update(options.pop("variables"))
         value = self.shell.run_cell(emit=emit, **options)
         try:
@@ -219,6 +236,26 @@ class Worker:
             emit(self.shell.describe(value))
             emit(Text("stderr", f"(the value stays there: {error})\n"))
             return self.codec.encode(None)
+
+    def _begin_call(self, peer: bytes) -> None:
+        """Begin a call; what was written since the last one ended is kept for the client that made that."""
+        if peer != self._last_peer:
+            if self._last_peer is not None:
+                text = self._strays.pop(self._last_peer, "") + self._stray()
+                self._strays = {**dict(list(self._strays.items())[1 - PEERS_REMEMBERED :]), self._last_peer: text}
+            self._last_peer = peer
+        self.begin()
+
+    def _show_strays(self, peer: bytes, emit: Callable[[Output], None]) -> None:
+        """Show what threads and tasks of a client's earlier calls have written when those had ended."""
+        text = self._strays.pop(peer, "") + self._stray()
+        if text:
+            end = "" if text.endswith("\n") else "\n"
+            emit(Text("stderr", f"[written after its cell had ended:]\n{text}{end}"))
+
+    def _stray(self) -> str:
+        self.shell.flush()
+        return self.shell.stray(take=True)
 
     def _push(self, _request: Request, variables: dict[str, Any]) -> None:
         self.shell.namespace.update(variables)

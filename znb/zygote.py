@@ -79,6 +79,8 @@ class Zygote:
         self._debts: list[Debt] = []
         self._keep = config.keep
         self._orphan_at: float | None = None
+        #: Whether a client that wanted it to end with itself has left it to others: the last of them ends it.
+        self._disowned = False
         self._stopping = False
         self._done = False
         self._file = self._describe()
@@ -297,7 +299,8 @@ class Zygote:
 
     def _do_detach(self, request: Request, debt: Debt) -> None:
         debt.peer.greeted = False
-        if request.stop and not any(peer.greeted for peer in self._peers):
+        self._disowned = self._disowned or request.stop
+        if self._disowned and not any(peer.greeted for peer in self._peers):
             self._do_stop(request, debt)
         self._check_orphaned()
 

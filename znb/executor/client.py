@@ -45,8 +45,9 @@ RESULT_CREDIT = 64 << 20
 PRINT_CREDIT = 1 << 20
 
 
-#: Shows what a job printed: worker, the job's label, its number, its attempt, and the output. On the delivery thread.
-Show = Callable[[str, str, int, int, Output], None]
+#: Shows what a job printed: worker, the job's label, its number, its attempt, and the output, or ``None`` when it has
+#: ended. On the delivery thread.
+Show = Callable[[str, str, int, int, Output | None], None]
 
 
 class Receiver(Protocol):
@@ -165,7 +166,7 @@ _NOTHING = Payload(b"", (), ())
 class _Peer:
     """One incarnation of a worker, as far as jobs go."""
 
-    __slots__ = ("defined", "known", "link", "number", "socket", "unacknowledged")
+    __slots__ = ("defined", "known", "link", "number", "printing", "socket", "unacknowledged")
 
     def __init__(self, link: Link, number: int, socket: zmq.Socket[bytes]) -> None:
         self.link = link
@@ -173,6 +174,8 @@ class _Peer:
         self.socket = socket
         self.known: set[bytes] = set()
         self.defined: set[int] = set()
+        #: The job that has printed last, and its attempt, if it may go on.
+        self.printing: tuple[Group, int, int] | None = None
         self.unacknowledged = 0
 
 
@@ -291,6 +294,7 @@ class JobClient:
             for peer in [peer for peer in self._peers.values() if peer.link is link]:
                 del self._peers[peer.number]
                 self._reactor.close_socket(peer.socket)
+                self._end_lines(peer)
                 reason = error.fields.get("reason", str(error))
                 self._scheduler.lose_worker(peer.number, reason, time.monotonic(), charge=charge)
             self._tick()
@@ -305,6 +309,7 @@ class JobClient:
                 group.receiver.abort(error)
             self._groups.clear()
             for peer in self._peers.values():
+                self._end_lines(peer)
                 self._send(peer, frames.Bye(self.id))
             for peer in self._peers.values():
                 peer.socket.setsockopt(zmq.LINGER, 200)
@@ -496,11 +501,28 @@ class JobClient:
                     cargo, _, supplied = pack(Payload(b"", (), tuple(message.keys)), self.codec, peer.known)
                     self._send(peer, frames.Supply(self.id, cargo), supplied)
                 case frames.Printed():
-                    self.later(functools.partial(self._show, peer, self._groups.get(message.group), message))
+                    self._on_printed(peer, message)
             self._tick_soon()
+
+    def _on_printed(self, peer: _Peer, message: frames.Printed) -> None:
+        group = self._groups.get(message.group)
+        job = None if group is None else (group, message.index, message.attempt)
+        if job != peer.printing:
+            self._end_lines(peer)
+            peer.printing = job
+        self.later(functools.partial(self._show, peer, group, message))
+
+    def _end_lines(self, peer: _Peer) -> None:
+        """Have what the job that printed last has not finished shown: it has ended."""
+        if peer.printing is not None:
+            group, index, attempt = peer.printing
+            peer.printing = None
+            self.later(functools.partial(group.show, peer.link.name, group.label, index, attempt, None))
 
     def _on_results(self, peer: _Peer, message: frames.Results, parts: list[Any], now: float) -> None:
         group = self._groups.get(message.group)
+        if peer.printing and peer.printing[0] is group and 0 <= peer.printing[1] - message.first < message.count:
+            self._end_lines(peer)
         errors: list[int] = []
         retry: dict[int, str] = {}
         for failed in message.failed:

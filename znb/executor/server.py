@@ -11,7 +11,7 @@ import functools
 import logging
 import os
 import traceback
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sized
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
@@ -24,6 +24,7 @@ from znb.executor.flusher import Flusher
 from znb.executor.work import Function, Outcomes, Peer, Work, bases_of
 from znb.flow import GateClosed
 from znb.outputs import Output, encode_output
+from znb.routes import Mark, MarkedEmit
 from znb.runner import Failure, Runner, Success, Task
 from znb.serialize import Codec, MissingDefinitions, Payload
 from znb.shipping import pack, payload_bytes, unpack
@@ -53,8 +54,14 @@ class Host(Protocol):
     def place(self) -> dict[str, Any]:
         """Return worker, host and pid, as ``tracebacks.capture`` takes them."""
 
-    def capture(self, emit: Callable[[Output], None]) -> AbstractContextManager[None]:
-        """Return a context in which what this process writes goes to ``emit``."""
+    def capture(self, emit: MarkedEmit, mark: Mark, ended: Sized) -> AbstractContextManager[None]:
+        """Return a context in which what this process writes goes to ``emit``, with its mark (``Capture.route``)."""
+
+    def settle(self) -> None:
+        """Mark what has been written so far."""
+
+    def begin(self) -> None:
+        """Take note that other jobs begin, or none runs any more: what was written before is not their last words."""
 
     def flush(self) -> object:
         """Wait until what this process has written has been emitted."""
@@ -172,10 +179,11 @@ class JobServer:
 
     def _on_stop(self, client: Peer, message: frames.Stop) -> None:
         work = client.work.get(message.chunk)
-        if work is None or work.task is None:
+        task = work.task if work is not None else None
+        if work is None or task is None:
             return
         if work.stop_job(message.index):
-            self._host.runner.interrupt(work.task)
+            self._host.runner.interrupt(task)
             return
         start, stop = work.give_back(message.index, message.index + 1)  # if it was claimed, but has not begun
         if start < stop:
@@ -192,8 +200,9 @@ class JobServer:
         client.supplied.put(None)
         for work in list(client.work.values()):
             work.give_back(work.chunk.first, work.stop)
-            if work.task is not None and work.stop_job(work.running):
-                self._host.runner.interrupt(work.task)
+            task = work.task
+            if task is not None and work.stop_job(work.running):
+                self._host.runner.interrupt(task)
         with client.lock:
             self._reactor.close_socket(client.sink)
         shared.sweep()
@@ -225,7 +234,7 @@ class JobServer:
         except Exception as error:  # noqa: BLE001 - what cannot be decoded fails each job that needs it
             function, items = functools.partial(_raise, error), [None] * (work.stop - chunk.first)
         work.frames = []
-        with self._host.capture(functools.partial(self._printed, work)):
+        with self._host.capture(functools.partial(self._printed, work), work.mark, work.values):
             try:
                 self._run_items(work, function, items)
             finally:
@@ -252,9 +261,11 @@ class JobServer:
                 if not work.claim(items, single=tell):
                     break
                 self._send_outcomes(work, work.begin())
+            self._host.begin()
             if tell:
                 self._send(work.peer, frames.Started(work.peer.link, work.chunk.chunk, work.batch, 0.0))
             work.run_batch(function)
+            self._host.settle()
             with work.sending:
                 self._send_outcomes(work, work.collect(FLUSH_AFTER))
         self._flush(work)
@@ -280,6 +291,8 @@ class JobServer:
     def _end(self, work: Work, outcome: Success | Failure) -> None:
         """Forget a chunk. If this code is at fault, end the process: its client then knows, and runs the jobs again."""
         work.peer.work.pop(work.chunk.chunk, None)
+        self._host.begin()
+        work.task = None  # they refer to each other, and so would hold the jobs' data until the collector comes
         if isinstance(outcome, Failure) and not isinstance(outcome.error, KeyboardInterrupt | GateClosed):
             traceback.print_exception(outcome.error)
             self._host.flush()
@@ -325,8 +338,7 @@ class JobServer:
                     values[position] = None
         return self._codec.encode(values)
 
-    def _printed(self, work: Work, output: Output) -> None:
-        index = min(work.running, work.next - 1)
+    def _printed(self, work: Work, output: Output, index: int) -> None:
         client = work.peer
         encoded = encode_output(output)
         client.print_gate.wait_take(count=len(encoded))

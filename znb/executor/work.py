@@ -170,6 +170,11 @@ class Work:
         """The job that runs now, or is the next to."""
         return self.batch + len(self.values)
 
+    def mark(self) -> int:
+        """Return the job that runs now, or else the last that did: what is written now is its output."""
+        running = self.batch + len(self.values)
+        return running if running < self.next else max(self.next - 1, self.chunk.first)
+
     # -- the I/O thread ------------------------------------------------------------------------------------
 
     def give_back(self, start: int, stop: int) -> tuple[int, int]:
@@ -200,7 +205,7 @@ class Work:
     def stop_job(self, index: int) -> bool:
         """Note that a job is to be interrupted if it is the one that runs; return whether it is."""
         with self.lock:
-            if self.task is None or not self.running == index < self.next:
+            if not self.running == index < self.next:
                 return False
             self.stopping = index
             return True
@@ -214,13 +219,16 @@ class Work:
     def claim(self, items: list[Any], *, single: bool) -> bool:
         """Begin some more jobs, of a chunk with these items; return whether there are any. Holding ``sending``."""
         with self.lock:
-            while self.next in self.holes:
-                self.next += 1
-            end = min(self.next + (1 if single else self._claim), self.stop)
+            begin = self.next
+            while begin in self.holes:
+                begin += 1
+            end = min(begin + (1 if single else self._claim), self.stop)
             if self.holes:
-                end = min((hole for hole in self.holes if hole >= self.next), default=end)
+                end = min(min((hole for hole in self.holes if hole >= begin), default=end), end)
             first = self.chunk.first
-            self.batch, self.next, self.values = self.next, end, []
+            self.batch = begin
+            self.values.clear()
+            self.next = end  # last, for ``mark``
             self.items = items[self.batch - first : end - first]
             return bool(self.items)
 
@@ -262,8 +270,8 @@ class Work:
         """Add the outcomes of the batch that has ended; return them if the oldest began ``after`` seconds ago."""
         self._pending += self.values[self._taken :]
         self._taken = 0
-        self.values = []
-        self.batch = self.next
+        self.batch = self.next  # before the next line, for ``mark``
+        self.values.clear()
         return self.take() if time.perf_counter() - self._since > after else None
 
     def take(self) -> Outcomes | None:

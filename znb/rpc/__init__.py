@@ -37,9 +37,12 @@ __all__ = [
     "current_call",
     "expose",
     "find_service",
+    "inspect_service",
     "list_services",
+    "ping",
     "process_hooks",
     "serve",
+    "service_stats",
     "unexpose",
 ]
 
@@ -52,9 +55,12 @@ _LAZY = {
     "current_call": "hooks",
     "expose": "host",
     "find_service": "registry",
+    "inspect_service": "proxy",
     "list_services": "registry",
+    "ping": "proxy",
     "process_hooks": "hooks",
     "serve": "host",
+    "service_stats": "proxy",
     "unexpose": "host",
 }
 

@@ -16,6 +16,7 @@ the leader/followers pattern (Schmidt et al., 2000).
 from __future__ import annotations
 
 import collections
+import logging
 import queue
 import threading
 from collections.abc import Callable
@@ -26,6 +27,8 @@ import zmq
 from znb.transport import STOP_TIMEOUT, Reactor, Readable, receive_small
 
 __all__ = ["Crew", "Pool"]
+
+logger = logging.getLogger("znb.rpc")
 
 #: Seconds between looks whether the call that the owner runs has ended.
 TICK = 0.001
@@ -154,13 +157,14 @@ class Crew(Reactor):
                 if self._owner != owner:
                     return
         if self._timers:
-            self._run_timers()
+            for fn, args in self._timers.due():
+                self.guard(fn, *args)
         if self._ready:
             self._run_ready()
 
     def _set_patience(self, socket: zmq.Socket[bytes]) -> None:
         """Let the socket wait until the next timer; waking too early now and then is cheaper than being exact."""
-        wanted = self._time_to_timer() if self._timers else None
+        wanted = self._timers.milliseconds_left() if self._timers else None
         known = self._patience
         if wanted is None:
             if known >= 0:
@@ -317,7 +321,10 @@ class Pool:
         while True:
             run: Callable[[], Any] | None = self._inbox.get()
             while run is not None:
-                run()
+                try:
+                    run()
+                except BaseException:  # a call that was stopped just after its end; the thread serves the next
+                    logger.debug("%r raised", run, exc_info=True)
                 run = self._following()
             with self._lock:
                 if self._closed:

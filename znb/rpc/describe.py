@@ -125,8 +125,9 @@ def _instance(cls: type) -> Any:
 
 
 def _method(name: str, function: Callable[..., Any]) -> Method:
-    target = function if inspect.isroutine(function) or isinstance(function, functools.partial) else function.__call__
-    # type: ignore[operator]
+    target = (
+        function if inspect.isroutine(function) or isinstance(function, functools.partial) else type(function).__call__
+    )
     kind: Kind = "call"
     if inspect.isgeneratorfunction(target):
         kind = "stream"

@@ -90,6 +90,7 @@ class Express:
         "_iterator",
         "_packed",
         "_peer",
+        "_seconds",
         "_service",
         "_thread",
         "_work",
@@ -108,6 +109,7 @@ class Express:
         self._thread = threading.get_ident()
         self._work: Work | None = None
         self._packed = b""
+        self._seconds = 0.0
         self._iterator: Any = None
         self.buffers: list[Any] = []
         self.error: BaseException | None = None
@@ -115,7 +117,7 @@ class Express:
     def run(self) -> None:
         """Make the call. On the thread that received it."""
         event = self._event
-        token = _current.set(CallInfo(self._service.name, event.name, event.headers, None, self._peer))
+        token = _current.set(self.info)
         try:
             args = values.decode(event.args, event.buffers)
             if type(args) is not list or "kw" in event.headers:
@@ -124,7 +126,7 @@ class Express:
                 kwargs = _NONE
             started = time.perf_counter()
             result = self._entry.method.function(*args, **kwargs)
-            self._entry.took(time.perf_counter() - started)
+            self._seconds = time.perf_counter() - started
             kind = type(result)
             if kind in values.SCALARS:
                 try:
@@ -139,6 +141,11 @@ class Express:
             self.error = error
         finally:
             _current.reset(token)
+
+    def info(self) -> CallInfo:
+        """Return what the method is told of its call, if it asks."""
+        event = self._event
+        return CallInfo(self._service.name, event.name, event.headers, None, self._peer)
 
     def overrun(self) -> None:
         """It is not over soon: make it a call like any other. On the thread that takes the socket over."""
@@ -160,9 +167,12 @@ class Express:
         if still_owner and self.error is None and self._iterator is None:
             if self._batch is not None and not self.buffers:
                 self._batch.results.append((self._event.headers["message_id"], msgspec.Raw(self._packed)))
+                self._entry.took(self._seconds)
                 return True
             self._service.server.answer(self._peer, self._event.headers["message_id"], self._packed, self.buffers)
+            self._entry.took(self._seconds)
             return True
+        self._entry.took(self._seconds)
         if work is None:
             if not still_owner:  # it could not be made a call like any other
                 return True

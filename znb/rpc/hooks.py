@@ -24,7 +24,7 @@ from __future__ import annotations
 
 import contextvars
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 __all__ = ["CallInfo", "Hook", "Hooks", "current_call", "process_hooks"]
@@ -142,9 +142,13 @@ def run_lost(hooks: tuple[Hook, ...], call: CallInfo, error: BaseException) -> N
 #: Hooks of every service and proxy of this process. The one place that tracing needs; it is a registry, not state.
 process_hooks = Hooks()
 
-_current: contextvars.ContextVar[CallInfo | None] = contextvars.ContextVar("znb-call", default=None)
+#: The call that is served, or what makes its ``CallInfo`` when somebody asks.
+_current: contextvars.ContextVar[CallInfo | Callable[[], CallInfo] | None] = contextvars.ContextVar(
+    "znb-call", default=None
+)
 
 
 def current_call() -> CallInfo | None:
     """Return the call that this code serves, or ``None``."""
-    return _current.get()
+    found = _current.get()
+    return found if found is None or isinstance(found, CallInfo) else found()

@@ -33,7 +33,7 @@ from znb.rpc.futures import CallFuture
 from znb.rpc.hooks import Hook
 from znb.rpc.streams import Stream
 
-__all__ = ["Proxy", "RemoteMethod", "connect"]
+__all__ = ["Proxy", "RemoteMethod", "connect", "inspect_service", "ping", "service_stats"]
 
 #: Seconds for a description of the service, which it gives even while all its threads are busy.
 DESCRIBE_TIMEOUT = 5.0
@@ -86,6 +86,39 @@ def connect(
     description = Description(caller)
     description.fetch()
     return Proxy(caller, description, caller.limits)
+
+
+def ping(svc: Proxy, *, timeout: float = DESCRIBE_TIMEOUT) -> float:
+    """Return the seconds of a round trip that does nothing; it is answered while all threads of the service are busy.
+
+    Raises:
+        ServiceUnavailable: Nobody answers.
+        CallTimeout: It took longer than ``timeout`` seconds.
+    """
+    caller = svc._znb_caller
+    method = "_zerorpc_ping" if caller.endpoints[0].zerorpc else "_znb_ping"
+    began = time.perf_counter()
+    caller.call(method, (), {}, Limits(timeout))
+    return time.perf_counter() - began
+
+
+def inspect_service(svc: Proxy) -> dict[str, Any]:
+    """Return what the service says of itself now: ``{"name", "doc", "methods": {name: {"doc", "kind", …}}}``.
+
+    ``signature`` of each method is text; see ``znb.rpc.describe`` for the rest.
+    """
+    told = svc._znb_description
+    told.fetch()
+    methods = {
+        path: {**method, "signature": str(told.signature(path) or "(…)")} for path, method in told.methods.items()
+    }
+    return {"name": told.name, "doc": told.doc, "methods": methods}
+
+
+def service_stats(svc: Proxy) -> dict[str, Any]:
+    """Return the service's figures (``znb.rpc.service.ServiceStats``, as a dict); znb services only."""
+    found: dict[str, Any] = svc._znb_caller.call("_znb_stats", (), {}, Limits(DESCRIBE_TIMEOUT))
+    return found
 
 
 class Description:

@@ -39,7 +39,7 @@ from znb.rpc.express import Batch, Express
 from znb.rpc.hooks import Hook, Hooks, process_hooks
 from znb.rpc.request import Request
 from znb.rpc.server import Server, ServerStats
-from znb.rpc.work import Entry, Work, pack_value
+from znb.rpc.work import CallStopped, Entry, Work, pack_value
 
 __all__ = ["Service", "ServiceStats"]
 
@@ -267,8 +267,14 @@ class Service:
             trip.run()
         except BaseException as error:  # noqa: BLE001 - it was stopped after its end, if that can be
             trip.error = error
-        still_owner = self.crew.regain()
-        if trip.end(still_owner=still_owner):
+        still_owner = False
+        free = True
+        try:
+            still_owner = self.crew.regain()
+            free = trip.end(still_owner=still_owner)
+        except CallStopped:
+            self.log.debug("%s was stopped just after its end", trip)
+        if free:
             self.pool.give_back()
         return still_owner
 

@@ -24,7 +24,7 @@ from znb.spans.context import (
     run_in,
 )
 from znb.spans.recorder import RECORDER, OpenSpan, OptionalSpan, Recorder, current
-from znb.spans.remote import calling, mark, serving
+from znb.spans.remote import Brief, calling, mark, serving
 from znb.spans.ring import Ring
 from znb.spans.table import KINDS, STATUSES, Process, Span, SpanTable, TracePart
 from znb.spans.user import span, traced
@@ -33,6 +33,7 @@ __all__ = [
     "KINDS",
     "RECORDER",
     "STATUSES",
+    "Brief",
     "Context",
     "OpenSpan",
     "OptionalSpan",

@@ -20,6 +20,7 @@ import random
 import sys
 import threading
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from threading import get_ident
 from time import perf_counter_ns
 from typing import Any, Final, Protocol, Self
@@ -38,6 +39,8 @@ FIELDS = (
 RING_SIZE = 1 << 15
 #: Events of one span; later ones are counted.
 EVENTS_MAX = 128
+#: Spans below one root of a program that has made none.
+AMBIENT_MAX = 10_000
 #: Names of threads that are remembered.
 THREADS_MAX = 4096
 
@@ -284,8 +287,7 @@ class Recorder:
         key: Tells this process from all others, also one forked from it.
         ring: Finished spans.
         open: Those that have not ended, by id, if they are watched or were begun with ``start``. Of those entered on
-        one
-            thread, the innermost is the last.
+            one thread, the innermost is the last.
         inherited: By thread, the context that it was started in or runs a callback in.
         take, slots, mask: The ring's own, at hand.
         live: How many watched spans are open; while there are any, the sampler runs.
@@ -298,8 +300,9 @@ class Recorder:
     """
 
     __slots__ = (
-        "_bits", "_live_lock", "describe", "inherited", "interval_ms", "key", "live", "mask", "new_span_id", "on_live",
-        "on_remote", "open", "prefix", "ring", "size", "slots", "take", "threads", "worker",
+        "_ambient", "_ambient_left", "_bits", "_live_lock", "describe", "inherited", "interval_ms", "key", "live",
+        "mask", "new_span_id", "on_live", "on_remote", "open", "prefix", "ring", "size", "slots", "take", "threads",
+        "worker",
     )  # fmt: skip
 
     def __init__(
@@ -327,6 +330,8 @@ class Recorder:
         self.new_span_id = itertools.count(seed.getrandbits(63) | 1 << 62).__next__
         self._bits = seed.getrandbits
         self.prefix = (0, "")
+        self._ambient: Parent | None = None
+        self._ambient_left = 0
 
     def traceparent(self, parent: Parent) -> str:
         """Return a span's W3C ``traceparent``."""
@@ -339,6 +344,24 @@ class Recorder:
     def new_trace_id(self) -> int:
         """Return the id of a new trace."""
         return self._bits(128) or 1
+
+    def caller(self) -> Parent:
+        """Return what something remote that begins here is a child of.
+
+        Outside of any span (in a script, say) that is a root of its own, which stays open; a new one begins when it has
+        had ``AMBIENT_MAX`` children, so that a trace of it can be looked at.
+        """
+        parent = current() or self.adopt()
+        if parent is not None:
+            return parent
+        if self._ambient is None or self._ambient_left <= 0:
+            self._ambient = Adopted(self.new_trace_id(), self.new_span_id())
+            self._ambient_left = AMBIENT_MAX
+            name = Path(sys.argv[0] if sys.argv and sys.argv[0] else "python").name
+            root = Adopted(self._ambient.trace_id, 0)
+            self.record(root, name, "cell", perf_counter_ns(), 0, "open", span_id=self._ambient.span_id)
+        self._ambient_left -= 1
+        return self._ambient
 
     def record(
         self,
@@ -393,13 +416,14 @@ class Recorder:
         span.status = "cancelled" if cancelled else "error"
         if isinstance(error, GeneratorExit):
             return
-        inner = getattr(error, "_znb_span", 0)
-        if inner and isinstance(inner, int) and inner != span.span_id:
+        # With the process, because an exception that came from another one should show its way through this one too.
+        process, inner = _seen_by(error)
+        if process == self.key and inner != span.span_id:
             known = {"exception.type": type_name(error), "exception.message": plain(safe_text(error))}
             span.event("exception", **known, **{"exception.span": f"{inner:016x}"})
             return
         with contextlib.suppress(Exception):  # some types refuse attributes: each span keeps the traceback then
-            error._znb_span = span.span_id  # type: ignore[attr-defined]
+            error._znb_span = (self.key, span.span_id)  # type: ignore[attr-defined]
         try:
             details = dict(self.describe(error))
         except Exception as failure:  # noqa: BLE001 - the error that is being recorded matters more
@@ -435,6 +459,14 @@ class Recorder:
             self.threads.clear()
         name = self.threads[ident] = str(thread.name)
         return name
+
+
+def _seen_by(error: BaseException) -> tuple[str, int]:
+    """Return which process's which span has seen an exception first, of those that it still knows."""
+    found = getattr(error, "_znb_span", None)
+    if isinstance(found, tuple | list) and len(found) == 2 and isinstance(found[1], int):
+        return str(found[0]), found[1]
+    return "", 0
 
 
 class Adopted:

@@ -14,7 +14,7 @@ from znb.spans.context import headers as context_headers
 from znb.spans.context import read_headers
 from znb.spans.recorder import RECORDER, OpenSpan
 
-__all__ = ["calling", "mark", "serving"]
+__all__ = ["Brief", "calling", "mark", "serving"]
 
 
 def calling(name: str, headers: dict[str, Any], **attributes: Any) -> OpenSpan:
@@ -25,7 +25,7 @@ def calling(name: str, headers: dict[str, Any], **attributes: Any) -> OpenSpan:
         headers: Of the request.
         attributes: Such as ``worker``.
     """
-    span = OpenSpan(RECORDER, name, "call", attributes).start()
+    span = OpenSpan(RECORDER, name, "call", attributes, RECORDER.caller()).start()
     headers.update(context_headers(span))
     RECORDER.touch()
     return span
@@ -48,8 +48,32 @@ def serving(name: str, headers: Mapping[str, Any], received_ns: int = 0, **attri
     return span
 
 
-def mark(span: OpenSpan, name: str) -> None:
+def mark(span: OpenSpan | Brief, name: str) -> None:
     """Note how long it took from the span's start until now."""
     if span.attributes is None:
         span.attributes = {}
     span.attributes[name] = perf_counter_ns() - span.start_ns
+
+
+class Brief:
+    """A span that is recorded when it has ended, and not known before; for jobs by the thousand.
+
+    Attributes:
+        parent: What it is a child of, and what short jobs that are run together are children of.
+        span_id: What a job that is run by itself is a child of.
+        start_ns: ``perf_counter_ns`` of its start.
+        attributes: Set by ``mark``.
+    """
+
+    __slots__ = ("attributes", "parent", "span_id", "start_ns")
+
+    def __init__(self) -> None:
+        self.parent = RECORDER.caller()
+        self.span_id = RECORDER.new_span_id()
+        self.start_ns = perf_counter_ns()
+        self.attributes: dict[str, Any] | None = None
+
+    def end(self, name: str, kind: str, status: str = "ok") -> None:
+        """Record it; to be called once."""
+        end_ns = perf_counter_ns()
+        RECORDER.record(self.parent, name, kind, self.start_ns, end_ns, status, self.attributes, span_id=self.span_id)

@@ -11,13 +11,14 @@ from collections.abc import Iterable, Mapping
 
 from znb.spans import Process, SpanTable, TracePart
 from znb.spans.samples import SamplePart, SampleTable
-from znb.spans.table import STATUSES, Event
+from znb.spans.table import KINDS, STATUSES, Event
 from znb.traces.clock import Estimate, Interval, chain
 from znb.traces.model import ClockError, TraceData
 
 __all__ = ["Parts", "assemble"]
 
 _LOST = STATUSES.index("lost")
+_CELL = KINDS.index("cell")
 #: Bytes that one trace may take; what comes later is dropped and counted.
 BYTES_MAX = 256 << 20
 
@@ -286,7 +287,9 @@ def _notes(data: TraceData, parts: Parts, lost: Mapping[str, str], missed: Mappi
     missing = {data.table.parent_id[row] for row in data.roots} - {0}
     if missing and len(data.roots) > 1:
         notes.append(f"{data.orphans} spans stand alone because their parents ({len(missing)}) are missing")
-    open_rows = sum(1 for end in data.table.end_ns if not end) - data.table.status.count(_LOST)
+    # The root of a script stays open as long as the script runs.
+    rows = zip(data.table.end_ns, data.table.kind, strict=True)
+    open_rows = sum(1 for end, kind in rows if not end and kind != _CELL) - data.table.status.count(_LOST)
     if open_rows:
         notes.append(f"{open_rows} spans have not ended yet")
     return notes

@@ -14,15 +14,11 @@ import collections
 import concurrent.futures
 import contextlib
 import errno
-import heapq
-import ipaddress
-import itertools
 import logging
 import os
 import socket as _socket
 import sys
 import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, TypeVar
@@ -30,17 +26,10 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 import zmq
 
 from znb.errors import ZnbError
+from znb.transport.sockets import prepare_socket, receive_all
+from znb.transport.timers import Timer, Timers
 
-__all__ = [
-    "Reactor",
-    "ReactorStats",
-    "Timer",
-    "is_local",
-    "prepare_socket",
-    "receive_at_dealer",
-    "receive_small",
-    "send_message",
-]
+__all__ = ["STOP_TIMEOUT", "Reactor", "ReactorStats", "Readable"]
 
 logger = logging.getLogger("znb.transport")
 T = TypeVar("T")
@@ -49,58 +38,17 @@ T = TypeVar("T")
 BATCH = 200
 #: Seconds that ``stop`` waits for the thread; it only exceeds this if a callback hangs, which is a defect.
 STOP_TIMEOUT = 5.0
-#: Milliseconds between attempts to reconnect a socket: a replaced worker is found again soon.
-RECONNECT_MS = 20
-#: Milliseconds up to which those attempts back off.
-RECONNECT_MAX_MS = 1000
-#: Milliseconds between ZMTP's own heartbeats to other machines, where a vanished peer sends no FIN.
-HEARTBEAT_MS = 1000
-#: Milliseconds without any sign of a peer on another machine after which its connection is closed.
-HEARTBEAT_TIMEOUT_MS = 5000
-#: Seconds that one poll may last: far timers are looked at again then (poll counts milliseconds in 32 bits).
-LONGEST_POLL = 3600.0
-#: Cancelled timers that may wait in the heap for their time, before it is rebuilt without them.
-CANCELLED_MAX = 64
-#: Bytes from which a frame goes to libzmq without a copy; below, copying is cheaper than tracking.
-COPY_BYTES = 65536
 #: Bytes read at once from the wake-up socket.
 WAKE_BYTES = 4096
+_EVENTS = int(zmq.EVENTS)
+_POLLIN = int(zmq.POLLIN)
 
 
 class Readable(Protocol):
     """Called with the frames of one message."""
 
-    def __call__(self, frames: list[zmq.Frame], /) -> None: ...
-
-
-class Timer:
-    """A pending call."""
-
-    __slots__ = ("_args", "_fn", "_reactor")
-
-    def __init__(self, reactor: Reactor, fn: Callable[..., object], args: tuple[Any, ...]) -> None:
-        self._reactor = reactor
-        self._fn: Callable[..., object] | None = fn
-        self._args = args
-
-    @property
-    def cancelled(self) -> bool:
-        """Whether the call will not happen (any more): it was cancelled, or has been made."""
-        return self._fn is None
-
-    def cancel(self) -> None:
-        """Make sure that the call does not happen, and let go of its arguments.
-
-        On the reactor's thread; may be called twice, and after the call.
-        """
-        if self._fn is not None:
-            self._fn, self._args = None, ()
-            self._reactor._forget_timer()
-
-    def _take(self) -> tuple[Callable[..., object], tuple[Any, ...]] | None:
-        fn, args = self._fn, self._args
-        self._fn, self._args = None, ()
-        return None if fn is None else (fn, args)
+    def __call__(self, frames: list[zmq.Frame], /) -> None:
+        """Take a message; ``frames`` are what the socket's ``receive`` returned."""
 
 
 class ReactorStats(NamedTuple):
@@ -134,10 +82,8 @@ class Reactor:
     def __init__(self, name: str = "znb-io") -> None:
         self.context = zmq.Context()
         self._ready: collections.deque[tuple[Callable[..., object], tuple[Any, ...]]] = collections.deque()
-        self._timers: list[tuple[float, int, Timer]] = []
-        self._cancelled = 0
+        self._timers = Timers()
         self._failures = 0
-        self._order = itertools.count()
         self._sockets: dict[zmq.Socket[bytes], tuple[Readable, Callable[[Any], list[Any]]]] = {}
         self._files: dict[zmq.Socket[bytes], list[tuple[Path, os.stat_result]]] = {}
         self._readers: dict[int, Callable[[], object]] = {}
@@ -243,9 +189,7 @@ class Reactor:
 
     def call_later(self, delay: float, fn: Callable[..., object], *args: Any) -> Timer:
         """Call ``fn(*args)`` after ``delay`` seconds (never, if that is infinite)."""
-        timer = Timer(self, fn, args)
-        heapq.heappush(self._timers, (time.monotonic() + delay, next(self._order), timer))
-        return timer
+        return self._timers.add(delay, fn, args)
 
     def at_stop(self, fn: Callable[[], object]) -> None:
         """Call ``fn()`` when the reactor stops, before its sockets are closed; the latest comes first."""
@@ -277,7 +221,7 @@ class Reactor:
             receive: Takes a message off the socket without waiting, for those who want some frames as bytes;
                 ``None``: all are ``zmq.Frame``.
         """
-        self._sockets[socket] = (on_message, receive or _receive)
+        self._sockets[socket] = (on_message, receive or receive_all)
         self._poller.register(socket, zmq.POLLIN)
 
     def add_monitor(self, socket: zmq.Socket[bytes], events: int, on_event: Callable[[int], object]) -> None:
@@ -376,7 +320,7 @@ class Reactor:
 
     def _turn(self) -> None:
         self._sleeping = True  # from here on call_soon wakes us
-        timeout = 0 if self._ready else self._time_to_timer()
+        timeout = 0 if self._ready else self._timers.milliseconds_left()
         try:
             events = self._poller.poll(timeout)
         except (zmq.ZMQError, ValueError):
@@ -391,7 +335,8 @@ class Reactor:
             self._dispatch(source)
             if self._owner != owner:
                 return
-        self._run_timers()
+        for fn, args in self._timers.due():
+            self.guard(fn, *args)
         self._run_ready()
 
     def _run_ready(self) -> None:
@@ -401,34 +346,6 @@ class Reactor:
             except IndexError:  # somebody else has made it, after the end
                 return
             self.guard(fn, *args)
-
-    def _time_to_timer(self) -> int | None:
-        """Return milliseconds until the next timer, or ``None``."""
-        while self._timers and self._timers[0][2].cancelled:
-            heapq.heappop(self._timers)
-            self._cancelled = max(0, self._cancelled - 1)
-        if not self._timers:
-            return None
-        left = min(self._timers[0][0] - time.monotonic(), LONGEST_POLL)
-        return max(0, int(left * 1000) + 1)
-
-    def _run_timers(self) -> None:
-        if not self._timers:
-            return
-        now = time.monotonic()
-        while self._timers and self._timers[0][0] <= now:
-            call = heapq.heappop(self._timers)[2]._take()
-            if call is None:
-                self._cancelled = max(0, self._cancelled - 1)
-            else:
-                self.guard(call[0], *call[1])
-
-    def _forget_timer(self) -> None:
-        self._cancelled += 1
-        if self._cancelled > CANCELLED_MAX and self._cancelled > len(self._timers) // 2:
-            self._timers = [entry for entry in self._timers if not entry[2].cancelled]
-            heapq.heapify(self._timers)
-            self._cancelled = 0
 
     def _dispatch(self, source: Any) -> None:
         if isinstance(source, int):
@@ -491,72 +408,3 @@ class Reactor:
         with self._late:
             while self._ready:
                 self._run_ready()
-
-
-def _receive(socket: zmq.Socket[bytes]) -> list[Any]:
-    return socket.recv_multipart(zmq.NOBLOCK, copy=False)
-
-
-def send_message(socket: zmq.Socket[bytes], frames: list[Any]) -> None:
-    """Send a message; large frames without a copy, which for small ones costs more than it saves.
-
-    As ``send_multipart``, without its checks and its arithmetic on enums, which take 7 µs together.
-    """
-    for frame in frames[:-1]:
-        _send(socket, frame, _MORE, copy=(frame.nbytes if type(frame) is memoryview else len(frame)) < COPY_BYTES)
-    frame = frames[-1]
-    _send(socket, frame, 0, copy=(frame.nbytes if type(frame) is memoryview else len(frame)) < COPY_BYTES)
-
-
-def receive_small(socket: zmq.Socket[bytes], flags: int = int(zmq.NOBLOCK), small: int = 3) -> list[Any]:
-    """Take a message off a socket whose first frames are small: those as bytes, the others as ``zmq.Frame``.
-
-    Args:
-        socket: Where it arrives.
-        flags: ``zmq.NOBLOCK``, or 0 to wait for one.
-        small: How many frames are small: 3 at a ROUTER (identity, empty, blob), 2 at a DEALER.
-    """
-    frame: Any = socket.recv(flags, copy=False)
-    frames: list[Any] = [frame.bytes]
-    while frame.more:
-        frame = socket.recv(flags, copy=False)
-        frames.append(frame.bytes if len(frames) < small else frame)
-    return frames
-
-
-def receive_at_dealer(socket: zmq.Socket[bytes]) -> list[Any]:
-    """As ``receive_small``, for a DEALER."""
-    return receive_small(socket, small=2)
-
-
-#: Socket.send of pyzmq's C extension, without the wrapper.
-_send = zmq.backend.Socket.send
-_MORE = int(zmq.SNDMORE)
-_EVENTS = int(zmq.EVENTS)
-_POLLIN = int(zmq.POLLIN)
-
-
-def prepare_socket(socket: zmq.Socket[bytes], url: str = "") -> None:
-    """Set what every socket of znb has set (see ``Reactor.socket``)."""
-    socket.setsockopt(zmq.LINGER, 0)
-    socket.setsockopt(zmq.SNDHWM, 0)
-    socket.setsockopt(zmq.RCVHWM, 0)
-    socket.setsockopt(zmq.RECONNECT_IVL, RECONNECT_MS)
-    socket.setsockopt(zmq.RECONNECT_IVL_MAX, RECONNECT_MAX_MS)
-    if url.startswith("tcp://["):
-        socket.setsockopt(zmq.IPV6, 1)
-    if url and not is_local(url):
-        socket.setsockopt(zmq.HEARTBEAT_IVL, HEARTBEAT_MS)
-        socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, HEARTBEAT_TIMEOUT_MS)
-
-
-def is_local(url: str) -> bool:
-    """Whether a URL leads to this machine by its form alone: ipc, inproc, or a loopback address."""
-    scheme, _, rest = url.partition("://")
-    if scheme in {"ipc", "inproc"}:
-        return True
-    host = rest.rpartition(":")[0].strip("[]")
-    try:
-        return host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
