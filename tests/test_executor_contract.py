@@ -90,6 +90,35 @@ def test_submits_of_two_functions_at_once_open_both_groups(cluster):
         assert [future.result() for future in both] == [turn**2, 8]
 
 
+def test_submits_of_many_functions_from_several_threads(cluster):
+    """Beyond 64 functions the streams of older ones are closed, while others may be submitting to them."""
+    found = []
+
+    def run(number):
+        futures = [cluster.submit(functools.partial(pow, x % 100), 2) for x in range(number, number + 300)]
+        found.append([future.result() for future in futures] == [(x % 100) ** 2 for x in range(number, number + 300)])
+
+    threads = [threading.Thread(target=run, args=(number,)) for number in (0, 1, 50)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(jobs.PATIENCE)
+    assert found == [True] * 3
+
+
+def test_functions_with_large_data_are_let_go(cluster):
+    """The stream of such a function was kept open for more jobs, and its data with it."""
+
+    class Data(bytearray):
+        pass
+
+    data = Data(1 << 20)
+    gone = weakref.ref(data)
+    assert cluster.submit(functools.partial(len, data)).result() == 1 << 20
+    del data
+    wait_until(lambda: gc.collect() is not None and gone() is None, "the data is let go")
+
+
 # -- futures: states, results
 
 
@@ -616,7 +645,7 @@ def test_submit_while_the_interpreter_ends():
 
 
 def test_an_interrupted_program_does_not_wait(tmp_path):
-    gate = Gate(tmp_path)
+    Gate(tmp_path)
     source = (
         f"import time\ngate = jobs.Gate({str(tmp_path)!r})\n"
         "cluster = znb.Cluster.start(1)\n"

@@ -32,6 +32,13 @@ def cluster(module_world):
 
 
 @pytest.fixture
+def fresh(world):
+    """A cluster of the test's own, whose workers may be killed and replaced."""
+    with znb.Cluster.start(2, name="fresh") as cluster:
+        yield cluster
+
+
+@pytest.fixture
 def codec():
     return Codec()
 
@@ -293,26 +300,26 @@ def test_a_job_that_waits_keeps_it(cluster, tmp_path):
     assert [future.result() for future in busy] == [None, None]
 
 
-def test_a_worker_that_comes_later_finds_it(cluster):
-    with cluster.put(np.arange(10_000)) as handle:
-        cluster.restart("w1")
-        cluster["w1"].push(late=handle)
-        assert cluster["w1"].run("int(late[3])") == 3
-        cluster["w1"].run("del late")
+def test_a_worker_that_comes_later_finds_it(fresh):
+    with fresh.put(np.arange(10_000)) as handle:
+        fresh.restart("w1")
+        fresh["w1"].push(late=handle)
+        assert fresh["w1"].run("int(late[3])") == 3
+        fresh["w1"].run("del late")
 
 
-def test_it_goes_with_a_worker_that_is_killed(cluster):
-    with cluster.put(np.arange(10_000)) as handle:
-        cluster.push(held=handle)
-        cluster.kill("w0")
-        assert cluster.submit(describe, handle).result()[1] is False
-        cluster["w1"].run("del held")
+def test_it_goes_with_a_worker_that_is_killed(fresh):
+    with fresh.put(np.arange(10_000)) as handle:
+        fresh.push(held=handle)
+        fresh.kill("w0")
+        assert fresh.submit(describe, handle).result()[1] is False
+        fresh["w1"].run("del held")
 
 
-def test_it_goes_when_who_put_it_is_killed(cluster):
+def test_it_goes_when_who_put_it_is_killed(fresh):
     program = (
         "import numpy as np, os, znb, job_functions as jobs\n"
-        "cluster = znb.Cluster.connect('shared')\n"
+        "cluster = znb.Cluster.connect('fresh')\n"
         "handle = cluster.put(np.arange(100_000))\n"
         "print(sum(1 for _ in cluster.map(jobs.capture, [handle] * 50)), flush=True)\n"
         "input()\n"
@@ -321,10 +328,10 @@ def test_it_goes_when_who_put_it_is_killed(cluster):
         [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=Path(__file__).parent
     )
     assert owner.stdout.readline() == b"50\n"
-    assert any(mapped(worker.pid) for worker in cluster.workers)
+    assert any(mapped(worker.pid) for worker in fresh.workers)
     owner.kill()
     owner.communicate()
-    for worker in cluster.workers:
+    for worker in fresh.workers:
         wait_until(lambda: not mapped(worker.pid), "its memory is unmapped")
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import collections
 import threading
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from typing import Any
 
 from znb.errors import SerializationError, ZnbError
@@ -126,7 +126,7 @@ class Submits:
         label = getattr(function, "__qualname__", None) or type(function).__qualname__
         with self._lock:
             self.check_open()
-            stream = self._stream(encoded, label, targets)
+            stream, over = self._stream(encoded, label, targets)
             future = Future(self, stream.group, label)
             alone = not self._flushing and not stream.futures
             self._incoming.append((stream, future, part))
@@ -136,8 +136,8 @@ class Submits:
                     self._reactor.call_soon(self._flush)
         if alone:
             self._flush()  # a hop to the I/O thread would cost more than the work
-        if encoded.buffers:
-            self._client.feed(stream.group, (), last=True)
+        if over is not None:
+            self._close((over,))
         return future
 
     def _encode_arguments(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Part:
@@ -160,8 +160,7 @@ class Submits:
             self._refusal = self._refusal or reason
             streams = list(self._open.values())
             self._open.clear()
-        for stream in streams:
-            self._client.feed(stream.group, (), last=True)
+        self._close(streams)
 
     def shutdown(self, *, cancel: bool) -> None:
         """Take no more jobs, and ``cancel`` those that no worker has begun, if asked to."""
@@ -208,24 +207,26 @@ class Submits:
 
     # -- how -----------------------------------------------------------------------------------------------
 
-    def _stream(self, function: Payload, label: str, targets: tuple[str, ...] | None) -> Stream:
-        """Return the open stream of a function, or a new one. Under the lock."""
+    def _stream(self, function: Payload, label: str, targets: tuple[str, ...] | None) -> tuple[Stream, Stream | None]:
+        """Return the open stream of a function, or a new one; and one that is to be closed. Under the lock."""
         show = self._client.view()
         key = (function.body, function.definitions, show, targets)
         stream = self._open.get(key) if not function.buffers else None
         if stream is not None:
             self._open.move_to_end(key)
-            return stream
+            return stream, None
         stream = Stream(function, label, show, targets)
         self._streams = [*(known for known in self._streams if not known.ended), stream]
-        self._client.open_group(stream.group)
         if function.buffers:
-            return stream  # large data is not held for jobs that may never come
+            return stream, stream  # large data is not held for jobs that may never come
         self._open[key] = stream
-        if len(self._open) > OPEN_GROUPS:
-            _, oldest = self._open.popitem(last=False)
-            self._client.feed(oldest.group, (), last=True)
-        return stream
+        return stream, self._open.popitem(last=False)[1] if len(self._open) > OPEN_GROUPS else None
+
+    def _close(self, streams: Iterable[Stream]) -> None:
+        """Say that no more jobs come. Without the lock, as the client's comes before it."""
+        self._flush()
+        for stream in streams:
+            self._client.feed(stream.group, (), last=True)
 
     def _flush(self) -> None:
         """Give what was submitted since the last time to the scheduler."""

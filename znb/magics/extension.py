@@ -70,7 +70,8 @@ class Extension:
         znb.__doc__ = self.help_text()
         znb.extension = self  # type: ignore[attr-defined]
         self._shell.register_magic_function(znb, "line_cell", MAGIC)  # type: ignore[arg-type]
-        self._shell.Completer.custom_matchers.append(self._matcher)
+        if self._shell.Completer is not None:  # a worker's shell has none: nobody types there
+            self._shell.Completer.custom_matchers.append(self._matcher)
         self._shell.input_transformers_cleanup.append(self._transform)
         self._errors.install()
 
@@ -78,7 +79,8 @@ class Extension:
         """Take everything out of the shell, and let go of the session's clusters."""
         for kind in ("line", "cell"):
             self._shell.magics_manager.magics[kind].pop(MAGIC, None)
-        self._shell.Completer.custom_matchers.remove(self._matcher)
+        if self._shell.Completer is not None:
+            self._shell.Completer.custom_matchers.remove(self._matcher)
         self._shell.input_transformers_cleanup.remove(self._transform)
         self._errors.remove()
         for name in self.session.close():

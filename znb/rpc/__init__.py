@@ -4,10 +4,12 @@
 ``client`` ``server`` ``request``     channels: both ends of the protocol on the I/O thread
 ``values`` ``tables`` ``failures``    plain values, arrays and frames, exceptions; never a pickle
 ``host`` ``service`` ``work``         ``expose``: an object's methods at an address
-``crew`` ``eventloop``                the threads and the loop that run them
+``crew`` ``express`` ``eventloop``    the threads and the loop that run them
 ``proxy`` ``caller`` ``line``         ``connect``: the service as an object
 ``streams`` ``futures``               what its methods return, besides values
-``describe`` ``registry``             what a service says about itself; services by name
+``oneway``                           zerorpc's PUSH/PULL and PUB/SUB
+``describe`` ``description``          what a service says about itself: told, and heard
+``registry``                         services by name
 ``hooks`` ``security``                before and after each call; keys
 ==================================== ===================================================================
 
@@ -55,12 +57,12 @@ _LAZY = {
     "current_call": "hooks",
     "expose": "host",
     "find_service": "registry",
-    "inspect_service": "proxy",
+    "inspect_service": "description",
     "list_services": "registry",
-    "ping": "proxy",
+    "ping": "description",
     "process_hooks": "hooks",
     "serve": "host",
-    "service_stats": "proxy",
+    "service_stats": "description",
     "unexpose": "host",
 }
 

@@ -91,7 +91,11 @@ class Endpoint:
         self._inherited: collections.deque[Line] | None = None
 
     def take_line(self) -> Line:
-        """Return a line for one call."""
+        """Return a line for one call.
+
+        Raises:
+            ServiceUnavailable: The connection broke since the last call, and the service is found by name.
+        """
         if self.pid != os.getpid():  # forked: the parent's sockets must be neither used nor closed here
             self.pid = os.getpid()
             self._inherited = self.lines
@@ -104,6 +108,9 @@ class Endpoint:
             if line.usable:
                 return line
             line.close()
+            if self._caller.by_name:  # ask for the name anew, before waiting for an address that may be dead
+                self.close()
+                raise ServiceUnavailable(self.url, "the connection was lost")
         return Line(zmq.Context.instance(), self.url, self.prepare)
 
     def take_idle_line(self) -> Line | None:

@@ -19,24 +19,21 @@ import difflib
 import html
 import inspect
 import time
-import types
 import weakref
 from collections.abc import Iterable
 from typing import Any, Self
 
 from znb import wire
-from znb.errors import CallTimeout, ServiceUnavailable, ZnbError
-from znb.rpc import describe, failures, registry, values
-from znb.rpc.caller import Caller, Endpoint, Limits, Outgoing, Raised, Started
+from znb.errors import CallTimeout, ZnbError
+from znb.rpc import failures, registry, values
+from znb.rpc.caller import Caller, Endpoint, Limits, Outgoing, Started
 from znb.rpc.client import Call, Lost, Reply
+from znb.rpc.description import Description, function_with_source
 from znb.rpc.futures import CallFuture
 from znb.rpc.hooks import Hook
 from znb.rpc.streams import Stream
 
-__all__ = ["Proxy", "RemoteMethod", "connect", "inspect_service", "ping", "service_stats"]
-
-#: Seconds for a description of the service, which it gives even while all its threads are busy.
-DESCRIBE_TIMEOUT = 5.0
+__all__ = ["Proxy", "RemoteMethod", "connect"]
 
 
 def connect(
@@ -88,125 +85,6 @@ def connect(
     return Proxy(caller, description, caller.limits)
 
 
-def ping(svc: Proxy, *, timeout: float = DESCRIBE_TIMEOUT) -> float:
-    """Return the seconds of a round trip that does nothing; it is answered while all threads of the service are busy.
-
-    Raises:
-        ServiceUnavailable: Nobody answers.
-        CallTimeout: It took longer than ``timeout`` seconds.
-    """
-    caller = svc._znb_caller
-    method = "_zerorpc_ping" if caller.endpoints[0].zerorpc else "_znb_ping"
-    began = time.perf_counter()
-    caller.call(method, (), {}, Limits(timeout))
-    return time.perf_counter() - began
-
-
-def inspect_service(svc: Proxy) -> dict[str, Any]:
-    """Return what the service says of itself now: ``{"name", "doc", "methods": {name: {"doc", "kind", …}}}``.
-
-    ``signature`` of each method is text; see ``znb.rpc.describe`` for the rest.
-    """
-    told = svc._znb_description
-    told.fetch()
-    methods = {
-        path: {**method, "signature": str(told.signature(path) or "(…)")} for path, method in told.methods.items()
-    }
-    return {"name": told.name, "doc": told.doc, "methods": methods}
-
-
-def service_stats(svc: Proxy) -> dict[str, Any]:
-    """Return the service's figures (``znb.rpc.service.ServiceStats``, as a dict); znb services only."""
-    found: dict[str, Any] = svc._znb_caller.call("_znb_stats", (), {}, Limits(DESCRIBE_TIMEOUT))
-    return found
-
-
-class Description:
-    """What the service says about itself, fetched anew when that does not seem to be true any more."""
-
-    def __init__(self, caller: Caller) -> None:
-        self._caller = caller
-        self.known = False
-        self.name = caller.name
-        self.doc = ""
-        self.methods: dict[str, dict[str, Any]] = {}
-        self._signatures: dict[str, inspect.Signature | None] = {}
-
-    def fetch(self) -> None:
-        """Ask the service.
-
-        Raises:
-            ServiceUnavailable: Nobody answers.
-        """
-        self._caller.try_endpoints(self._fetch)
-
-    def signature(self, method: str) -> inspect.Signature | None:
-        """Return a method's signature; ``None`` if it is not known."""
-        if method not in self._signatures:
-            found = self.methods.get(method)
-            told = describe.read_signature(found.get("params"), found.get("returns")) if found is not None else None
-            self._signatures[method] = told
-        return self._signatures[method]
-
-    def kind(self, method: str) -> str:
-        """Return ``call``, ``stream``, or ``""`` if it is not known."""
-        return str(self.methods.get(method, {}).get("kind", ""))
-
-    def _fetch(self, endpoint: Endpoint) -> None:
-        limits = Limits(DESCRIBE_TIMEOUT)
-        answer = self._ask(endpoint, "_znb_inspect", limits)
-        if isinstance(answer, Raised) or answer is None:
-            endpoint.zerorpc = True
-            self._fetch_zerorpc(endpoint, limits)
-            return
-        endpoint.zerorpc = False
-        if isinstance(answer, dict):
-            self.name = str(answer.get("name", self.name))
-            self.doc = str(answer.get("doc", ""))
-            self.methods = {str(key): value for key, value in answer.get("methods", {}).items()}
-            self.known = True
-            self._signatures.clear()
-
-    def _fetch_zerorpc(self, endpoint: Endpoint, limits: Limits) -> None:
-        """Learn what a zerorpc server can tell; its inspection fails on newer Pythons, its list of names does not."""
-        answer = self._ask(endpoint, "_zerorpc_inspect", limits)
-        if isinstance(answer, dict) and isinstance(answer.get("methods"), dict):
-            self.name = str(answer.get("name") or self.name)
-            self.methods = {key: _from_zerorpc(value) for key, value in answer["methods"].items()}
-            self.known = True
-        else:
-            names = self._ask(endpoint, "_zerorpc_list", limits)
-            if isinstance(names, list):
-                self.methods = {str(key): _from_zerorpc({}) for key in names if not str(key).startswith("_")}
-                self.known = True
-        self._signatures.clear()
-
-    def _ask(self, endpoint: Endpoint, method: str, limits: Limits) -> Any:
-        outgoing = Outgoing(self._caller, method, (), {}, limits.timeout)
-        result = self._caller._exchange(endpoint, outgoing, limits, streams=False)
-        if isinstance(result, Started):
-            result.line.close()
-            return None
-        return result
-
-
-def _from_zerorpc(told: Any) -> dict[str, Any]:
-    """Return the description of a method from what ``_zerorpc_inspect`` says of it."""
-    params: list[list[Any]] | None = None
-    if isinstance(told, dict) and isinstance(told.get("args"), list):
-        params = []
-        for arg in told["args"]:
-            name = str(arg.get("name", "")) if isinstance(arg, dict) else ""
-            stars = len(name) - len(name.lstrip("*"))
-            kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
-            kind = kinds[stars] if stars < len(kinds) else inspect.Parameter.VAR_KEYWORD
-            if not (isinstance(arg, dict) and name == "self"):
-                default = ["value", arg["default"]] if "default" in arg else None
-                params.append([name.lstrip("*"), int(kind), default, None])
-    doc = str(told.get("doc") or "") if isinstance(told, dict) else ""
-    return {"doc": doc, "kind": "", "params": params, "returns": None}
-
-
 class Proxy:
     """A service as an object; see ``connect``."""
 
@@ -219,7 +97,7 @@ class Proxy:
         self._znb_prefix = prefix
         if not prefix and limits is caller.limits:
             self._znb_finalizer = weakref.finalize(self, caller.close)
-        self.__doc__ = _help_text(description, prefix)
+        self.__doc__ = description.help_text(prefix)
 
     def using(self, *, timeout: float | None = None, item_timeout: float | None = None) -> Proxy:
         """Return a proxy for the same service with other limits."""
@@ -268,13 +146,13 @@ class Proxy:
 
     def __repr__(self) -> str:
         lines = [f"<service {self._znb_title()}>"]
-        lines += [f"  {_headline(self._znb_description, path)}" for path in self._znb_paths()]
+        lines += [f"  {self._znb_description.headline(path)}" for path in self._znb_paths()]
         return "\n".join(lines)
 
     def _repr_html_(self) -> str:
         rows = "".join(
-            f"<tr><td style='text-align:left'><code>{html.escape(_headline(self._znb_description, path))}</code></td>"
-            f"<td style='text-align:left'>{html.escape(_first_line(self._znb_description, path))}</td></tr>"
+            f"<tr><td style='text-align:left'><code>{html.escape(self._znb_description.headline(path))}</code></td>"
+            f"<td style='text-align:left'>{html.escape(self._znb_description.first_line(path))}</td></tr>"
             for path in self._znb_paths()
         )
         title = html.escape(self._znb_title())
@@ -350,12 +228,12 @@ class RemoteMethod:
         return RemoteMethod(self._proxy, self.__qualname__, Limits(timeout, item_timeout))
 
     def __repr__(self) -> str:
-        return f"<{self._description.name}: {_headline(self._description, self.__qualname__)}>"
+        return f"<{self._description.name}: {self._description.headline(self.__qualname__)}>"
 
     @property
     def __wrapped__(self) -> Any:
         """A function with the remote source, for ``svc.method??`` and ``inspect.getsource``."""
-        return _function_with_source(self._caller, self._description, self.__qualname__)
+        return function_with_source(self._caller, self._description, self.__qualname__)
 
     def _check(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Raise ``TypeError`` unless the arguments fit the signature, as far as it is known."""
@@ -459,47 +337,3 @@ def _plain_range(signature: inspect.Signature | None) -> tuple[int, float]:
             most += 1
             least += p.default is p.empty
     return least, most
-
-
-def _headline(description: Description, path: str) -> str:
-    signature = description.signature(path)
-    arrow = " → items" if description.kind(path) == "stream" else ""
-    return f"{path}{signature if signature is not None else '(…)'}{arrow}"
-
-
-def _first_line(description: Description, path: str) -> str:
-    return str(description.methods.get(path, {}).get("doc", "")).partition("\n")[0]
-
-
-def _help_text(description: Description, prefix: str) -> str:
-    parts = [f"Service {description.name}", *([description.doc] if description.doc else []), ""]
-    for path, method in description.methods.items():
-        if path.startswith(prefix):
-            parts.append(_headline(description, path))
-            parts.extend(f"    {line}" for line in str(method.get("doc", "")).splitlines())
-            parts.append("")
-    return "\n".join(parts)
-
-
-def _function_with_source(caller: Caller, description: Description, path: str) -> Any:
-    """Return a function that Python's tools find the remote source of, and that cannot be called.
-
-    Raises:
-        AttributeError: The service does not tell, because it is written in C or speaks zerorpc.
-    """
-    import linecache  # noqa: PLC0415 - for those who look at sources only
-    import textwrap  # noqa: PLC0415
-
-    try:
-        source = caller.call("_znb_source", (path,), {}, Limits(DESCRIBE_TIMEOUT))
-    except (NameError, ServiceUnavailable, CallTimeout):
-        source = None
-    if not isinstance(source, str):
-        raise AttributeError(  # noqa: TRY004 - that is what hasattr and inspect ask for
-            f"the source of {path} is not known here"
-        )
-    source = textwrap.dedent(source)
-    filename = f"<znb:{description.name}.{path}>"
-    linecache.cache[filename] = (len(source), None, source.splitlines(keepends=True), filename)
-    code = (lambda *_a, **_k: None).__code__.replace(co_filename=filename, co_firstlineno=1, co_name=path)
-    return types.FunctionType(code, {}, path)

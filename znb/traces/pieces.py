@@ -1,7 +1,7 @@
 """The pieces of a call: encode, send, transfer, queue, decode, run, encode, reply, take, decode.
 
-Caller and server each note on their own spans when they handed on (``znb.spans.mark``); nothing is sent for it. What lies
-between one's handing on and the other's receiving is transfer, known up to the error of their clocks.
+Caller and server each note on their own spans when they handed on (``znb.spans.mark``); nothing is sent for it. What
+lies between one's handing on and the other's receiving is transfer, known up to the error of their clocks.
 
 =================== ================== =========================================================================
 span                 attribute          nanoseconds since the span began
