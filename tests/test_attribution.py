@@ -109,7 +109,7 @@ def test_each_line_of_a_chunk_is_shown_under_its_job(cluster, shown):
 
 def test_lines_with_and_without_a_newline_in_one_chunk(cluster, shown):
     list(cluster.map(print_some, range(60), chunksize=60))
-    assert shown.wait(40) == [f"print_some[{i}] │ only {i}" for i in range(60) if i % 3]
+    assert sorted(shown.wait(40)) == sorted(f"print_some[{i}] │ only {i}" for i in range(60) if i % 3)
 
 
 def test_what_jobs_write_to_descriptors_is_shown_under_its_job(cluster, shown):
@@ -144,6 +144,14 @@ def test_what_a_thread_writes_after_its_cell_is_shown_by_the_next_one(cluster, s
     cluster["w0"].run("print('once')")
     shown.look()
     assert shown.err.count("late") == 1
+
+
+def test_what_a_call_prints_is_shown(cluster, shown):
+    cluster["w0"].call(print, "called")
+    cluster["w0"].run("print('next')")
+    shown.look()
+    assert shown.out == "called\nnext\n"
+    assert shown.err == ""
 
 
 def test_another_clients_cell_does_not_show_it(cluster, shown, tmp_path):

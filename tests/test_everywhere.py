@@ -172,10 +172,9 @@ def test_control_c_in_a_terminal(ipython):
 
 
 def test_progress_in_a_terminal_is_drawn_in_place(ipython):
-    say(ipython, "cluster.run('import time')")
-    ipython.sendline(r"""cluster.run("for n in range(101): print(f'\r{n}%', end='')\ntime.sleep(600)")""")
-    ipython.expect(r"w0 .*│ 100%")
-    ipython.expect(r"w1 .*│ 100%")
+    say(ipython, "source = '[print(end=chr(13) + str(n)) for n in range(101)]; import time; time.sleep(600)'")
+    ipython.sendline("cluster.run(source)")
+    ipython.expect(r"w0\S* │ 100\r\n\S*w1\S* │ 100\r\n")
     ipython.sendintr()
     ipython.expect(r"\r\nIn \[\d+\]: $")
 

@@ -22,6 +22,9 @@ import job_functions as jobs
 import znb
 from job_functions import Gate, wait_until
 from kernels import interpreter
+from test_rpc_channels import keep_zero_copy_warm
+
+keep_zero_copy_warm()
 
 TESTS = Path(__file__).parent
 

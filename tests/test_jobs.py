@@ -19,6 +19,9 @@ import pytest
 import job_functions as jobs
 import znb
 from job_functions import Gate, wait_until
+from test_rpc_channels import keep_zero_copy_warm
+
+keep_zero_copy_warm()
 
 #: Jobs of the kill storm.
 STORM_JOBS = 20_000

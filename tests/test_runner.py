@@ -234,3 +234,17 @@ def test_an_interrupt_leaves_alone_the_children_of_a_task_that_it_may_not_hit():
         in_background(script)
     """)
     assert out == "Success(value=0)\n"
+
+
+def test_an_interrupt_that_has_not_been_noticed_is_repeated():
+    out = run("""
+        def script():
+            begun, sent = threading.Event(), []
+            made = task(lambda: (begun.set(), time.sleep(600)))
+            begun.wait()
+            signal_now, runner._signal = runner._signal, lambda: sent.append(len(sent) == 2 and signal_now())
+            runner.interrupt(made)  # the first two are lost
+            print(type(outcomes.get()[1].error).__name__, len(sent))
+        in_background(script)
+    """)
+    assert out == "KeyboardInterrupt 3\n"

@@ -17,8 +17,11 @@ import pytest
 import job_functions as jobs
 import znb
 from job_functions import Gate, wait_until
+from test_rpc_channels import keep_zero_copy_warm
 from znb import shared
 from znb.serialize import Codec
+
+keep_zero_copy_warm()
 
 
 @pytest.fixture(scope="module")

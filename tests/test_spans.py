@@ -838,7 +838,7 @@ def test_a_started_span_can_be_left_and_entered_again(recorded):
 
 def test_brief_spans(recorded):
     with span("cell") as cell:
-        brief = Brief()
+        brief = Brief(RECORDER.caller())
     mark(brief, "sent_ns")
     brief.end("job", "submit", "error")
     found = recorded.by_name()["job"]

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import atexit
 import concurrent.futures
+import importlib
 import itertools
+import operator
 import os
 import sys
 import threading
@@ -118,9 +120,10 @@ class Cluster(concurrent.futures.Executor):
             python=python or sys.executable,
             grace=grace,
         )
+        number = usable_cpus() if n is None else count_of_workers(n)
         cluster = cls._make(on)
         cluster._owner = not keep
-        cluster._begin(lambda: cluster._launcher.start(n if n is not None else usable_cpus(), options))
+        cluster._begin(lambda: cluster._launcher.start(number, options))
         cluster.reused = cluster._launcher.reused
         return cluster
 
@@ -180,6 +183,8 @@ class Cluster(concurrent.futures.Executor):
         except BaseException:
             self.close()
             raise
+        if "joblib" in sys.modules:
+            importlib.import_module("znb.doors.joblib").register(self)
         return snapshot
 
     def stop(self) -> None:
@@ -263,7 +268,8 @@ class Cluster(concurrent.futures.Executor):
             fn: Called with one item of each iterable; stops at the shortest.
             iterables: Where the items come from. Pulled on the thread that takes the results.
             timeout: Seconds from now after which waiting for a result raises ``TimeoutError``.
-            chunksize: Jobs sent together; ``None`` to follow measured run times.
+            chunksize: Jobs sent together; ``None`` to follow measured run times. Without ``retries`` always
+                one, so that a death costs no other job.
             buffersize: Jobs pulled ahead of the consumer; ``None`` to follow the pace of the workers.
             ordered: Whether results come in the order of the items, or as they are ready.
             retries: How often a job is run again after its worker died under it, or after ``retry_on``.
@@ -279,6 +285,7 @@ class Cluster(concurrent.futures.Executor):
             ValueError: An option is out of its range.
             TypeError: An option is of another type.
         """
+        self._reactor.check_pid()
         self._submits.check_open()
         if not iterables:
             raise TypeError("map over what? Give at least one iterable: cluster.map(f, items)")
@@ -303,7 +310,7 @@ class Cluster(concurrent.futures.Executor):
             retry_on=frozenset(f"{cls.__module__}.{cls.__qualname__}" for cls in types),
             retries=retries,
             job_timeout=job_timeout,
-            chunksize=chunksize,
+            chunksize=chunksize if retries else None,  # each job alone: a death then says which one ran
             buffersize=buffersize,
         )
 
@@ -321,6 +328,15 @@ class Cluster(concurrent.futures.Executor):
                 cluster._reactor.call_soon(cluster._on_shared_closed, key)
 
         return put(self.codec, obj, closed=closed)
+
+    @property
+    def __pandas_udf__(self) -> Any:
+        return importlib.import_module("znb.doors.pandas").Engine
+
+    @property
+    def _max_workers(self) -> int:
+        """What ``dask.compute(scheduler=cluster)`` asks an executor for."""
+        return max(1, len(self))
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:  # noqa: FBT001, FBT002
         """Take no more jobs; let those there are finish, and then let go of the cluster.
@@ -403,7 +419,7 @@ class Cluster(concurrent.futures.Executor):
 
     def scale(self, n: int) -> None:
         """Have ``n`` workers: new ones are ready, superfluous ones gone, when this returns."""
-        self._follow(self._launcher.scale(n))
+        self._follow(self._launcher.scale(count_of_workers(n)))
 
     def restart(self, target: Target = "all") -> None:
         """Replace workers by new processes of the same names, killing what they run."""
@@ -471,6 +487,21 @@ class Cluster(concurrent.futures.Executor):
 def usable_cpus() -> int:
     """Return how many CPUs this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def count_of_workers(n: object) -> int:
+    """Return ``n`` if it can be a number of workers.
+
+    Raises:
+        TypeError: It is not an integer.
+        ValueError: It is negative.
+    """
+    if isinstance(n, bool) or not hasattr(n, "__index__"):
+        raise TypeError(f"the number of workers must be an integer, got {n!r}")
+    number = operator.index(n)
+    if number < 0:
+        raise ValueError(f"the number of workers must not be negative, got {number}")
+    return number
 
 
 def kernel_at_exit() -> str:

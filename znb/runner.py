@@ -114,27 +114,21 @@ class Runner:
         self._inbox.put(task)
 
     def interrupt(self, task: Task) -> None:
-        """Raise ``KeyboardInterrupt`` in a running task; a queued one ends with it before it starts."""
+        """Raise ``KeyboardInterrupt`` in a running task; a queued one ends with it before it starts.
+
+        The children that it waits for are interrupted as well, as a terminal does. They are found before the task hears
+        of it, so that what it starts then to clean up is left alone, and told after it, so that it hears of it first.
+        """
         task.interrupting = True
         if self._current is task:
-            threading.Thread(target=self._carry_out, args=(task,), name="znb-interrupt", daemon=True).start()
+            children = self._find_children() if task.guard is None or task.guard() else []
+            self._signal()
+            if children:
+                self._interrupt_children(children)
+            threading.Thread(target=self._insist, args=(task,), name="znb-interrupt", daemon=True).start()
 
     def _signal(self) -> None:
         signal.pthread_kill(self._thread.ident or 0, signal.SIGINT)
-
-    def _carry_out(self, task: Task) -> None:
-        """Interrupt a task that runs, and the children that it waits for, as a terminal does.
-
-        They are found before it hears of the interrupt, so that what it starts then to clean up is left alone. They
-        hear of it after it, so that it is not told of a child's end first.
-        """
-        children = self._find_children()
-        if self._current is task and task.interrupting:
-            hits = task.guard is None or task.guard()
-            self._signal()
-            if hits and children:
-                self._interrupt_children(children)
-        self._insist(task)
 
     def _insist(self, task: Task) -> None:
         """Send the signal again until its handler has run.

@@ -179,7 +179,7 @@ def decode_calls(args: Any) -> list[tuple[int, str, msgspec.Raw]]:
     Raises:
         ProtocolError: They are none.
     """
-    return _decode_list(_calls_decoder, args)
+    return _decode_list(_calls_decoder, args)  # type: ignore[no-any-return]
 
 
 def decode_results(args: Any) -> list[tuple[int, msgspec.Raw]]:
@@ -188,7 +188,7 @@ def decode_results(args: Any) -> list[tuple[int, msgspec.Raw]]:
     Raises:
         ProtocolError: They are none.
     """
-    return _decode_list(_results_decoder, args)
+    return _decode_list(_results_decoder, args)  # type: ignore[no-any-return]
 
 
 def _decode_list(decoder: Any, args: Any) -> Any:

@@ -224,9 +224,7 @@ class Worker:
     # -- the main thread -----------------------------------------------------------------------------------
 
     def _cell(self, request: Request, options: dict[str, Any]) -> Any:
-        def emit(output: Output) -> None:
-            request.send_item(encode_output(output))
-
+        emit = _emitter(request)
         self._show_strays(request.peer, emit)
         self.shell.namespace.update(options.pop("variables"))
         value = self.shell.run_cell(emit=emit, **options)
@@ -266,9 +264,10 @@ class Worker:
             raise NameError(f"not defined there: {', '.join(missing)}")
         return {name: self.shell.namespace[name] for name in names}
 
-    def _apply(self, _request: Request, call: tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]) -> Any:
+    def _apply(self, request: Request, call: tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]) -> Any:
         function, args, kwargs = call
-        return function(*args, **kwargs)
+        with self.shell.capture(_emitter(request)):
+            return function(*args, **kwargs)
 
     def _answer(self, request: Request, outcome: Success | Failure) -> None:
         known = self._known_by(request.peer)
@@ -320,6 +319,15 @@ class Worker:
         "pull": _pull,
         "apply": _apply,
     }
+
+
+def _emitter(request: Request) -> Callable[[Output], None]:
+    """Return what sends outputs to the caller."""
+
+    def emit(output: Output) -> None:
+        request.send_item(encode_output(output))
+
+    return emit
 
 
 def main(spec: WorkerSpec) -> None:

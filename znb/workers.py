@@ -140,12 +140,14 @@ class Workers:
         return flat[self.names[0]] if len(self.names) == 1 else ByWorker(flat)
 
     def call(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        """Call a function on each worker.
+        """Call a function on each worker, and show what it prints.
 
         Returns:
             Its result; from several workers a dict by name.
         """
-        return self._fold(self._outcomes("apply", (function, args, kwargs)))
+        shown = make_sink()
+        view = OutputView(self.names, shown, scope=self._cluster.name)
+        return self._combine(self._ask("apply", (function, args, kwargs), view=view, label="apply", sink=shown))
 
     # -- how -----------------------------------------------------------------------------------------------
 

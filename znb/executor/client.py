@@ -1,9 +1,9 @@
 """The client's end of jobs: drives the scheduler, sends chunks, and completes futures and maps.
 
-Invariants: a job belongs to this side until its outcome is in; what is sent can be sent again. The scheduler, the
-groups and the sending sockets are used under ``lock``, by the reactor's thread and, where a hop would cost more than
-the work, by the caller's. Callbacks and printed output run on the *delivery* thread, so that user code never runs on
-the I/O thread.
+Invariants: a job belongs to this side until its outcome is in; what is sent can be sent again. The reactor's thread
+owns the scheduler, the sockets and the groups, so that an interrupt of the caller can cut nothing in half; callers
+reach it through ``call_soon``. Callbacks and printed output run on the *delivery* thread, so that user code never runs
+on the I/O thread.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ import functools
 import logging
 import os
 import queue
-import threading
 import time
 from collections.abc import Callable, Collection, Sequence
 from typing import Any, Protocol
@@ -26,6 +25,7 @@ from znb.errors import CallTimeout, ProtocolError, WorkerLost, ZnbError
 from znb.executor import frames
 from znb.executor.delivery import Delivery
 from znb.executor.futures import Batch
+from znb.executor.waits import explain_busy
 from znb.link import Link
 from znb.outputs import Output, decode_output
 from znb.schedule import Scheduler, SchedulerStats
@@ -191,7 +191,6 @@ class JobClient:
 
     Attributes:
         id: What its jobs are known by at the workers.
-        lock: Held while the scheduler, a group or a sending socket is used.
     """
 
     def __init__(
@@ -209,7 +208,6 @@ class JobClient:
         self._reactor = reactor
         self._kill = kill
         self.id = os.urandom(8)
-        self.lock = threading.RLock()
         self._scheduler = Scheduler()
         self._peers: dict[int, _Peer] = {}
         self._groups: dict[int, Group] = {}
@@ -230,15 +228,11 @@ class JobClient:
 
     def feed(self, group: Group, parts: Sequence[Part], *, last: bool = False) -> None:
         """Add jobs to a group, in the order of the calls; after ``last`` no more follow."""
-        with self.lock:
-            self._feed(group, parts, last)
-            self._tick()
+        self._reactor.call_soon(self._feed, group, parts, last)
 
     def taken(self, group: Group, count: int) -> None:
         """Say that the consumer has taken ``count`` more outcomes."""
-        with self.lock:
-            self._scheduler.taken(group.number, count)
-            self._tick()
+        self._reactor.call_soon(self._taken, group, count)
 
     def cancel(self, group: Group, index: int | None = None) -> None:
         """Cancel one job, or a group with all its jobs."""
@@ -249,9 +243,11 @@ class JobClient:
         answers: queue.SimpleQueue[str] = queue.SimpleQueue()
         self._reactor.call_soon(lambda: answers.put(self._explain(group)))
         try:
-            return answers.get(timeout=1.0)
+            reason = answers.get(timeout=1.0)
         except queue.Empty:
             return "the I/O thread is busy"
+        links = [peer.link for peer in self._peers.values()]
+        return reason or explain_busy(links, group.label)
 
     def receivers(self) -> list[Receiver]:
         """Return who still hears of jobs."""
@@ -273,114 +269,109 @@ class JobClient:
 
     def add_worker(self, link: Link) -> None:
         """Give work to a worker from now on."""
-        with self.lock:
-            if self._closed:
-                return
-            if self._sink is None:
-                self._sink = self._reactor.socket(zmq.PULL)
-                self._sink_url = f"{link.jobs_url.rpartition('/')[0]}/{self.id.hex()}.sink"
-                self._sink.bind(self._sink_url)
-                self._reactor.add_socket(self._sink, self._on_message)
-            socket = self._reactor.socket(zmq.PUSH)
-            socket.connect(link.jobs_url)
-            number = self._scheduler.add_worker(link.name, time.monotonic())
-            peer = self._peers[number] = _Peer(link, number, socket)
-            self._send(peer, frames.Hello(self.id, number, self._sink_url, RESULT_CREDIT, PRINT_CREDIT, WIRE_VERSION))
-            self._tick()
+        if self._closed:
+            return
+        if self._sink is None:
+            self._sink = self._reactor.socket(zmq.PULL)
+            self._sink_url = f"{link.jobs_url.rpartition('/')[0]}/{self.id.hex()}.sink"
+            self._sink.bind(self._sink_url)
+            self._reactor.add_socket(self._sink, self._on_message)
+        socket = self._reactor.socket(zmq.PUSH)
+        socket.connect(link.jobs_url)
+        number = self._scheduler.add_worker(link.name, time.monotonic())
+        peer = self._peers[number] = _Peer(link, number, socket)
+        self._send(peer, frames.Hello(self.id, number, self._sink_url, RESULT_CREDIT, PRINT_CREDIT, WIRE_VERSION))
+        self._tick()
 
     def lose_worker(self, link: Link, error: ZnbError, *, charge: bool) -> None:
         """Take a worker out: it died (``charge`` the job that ran), or was ended on purpose."""
-        with self.lock:
-            for peer in [peer for peer in self._peers.values() if peer.link is link]:
-                del self._peers[peer.number]
-                self._reactor.close_socket(peer.socket)
-                self._end_lines(peer)
-                reason = error.fields.get("reason", str(error))
-                self._scheduler.lose_worker(peer.number, reason, time.monotonic(), charge=charge)
-            self._tick()
+        for peer in [peer for peer in self._peers.values() if peer.link is link]:
+            del self._peers[peer.number]
+            self._reactor.close_socket(peer.socket)
+            self._end_lines(peer)
+            reason = error.fields.get("reason", str(error))
+            self._scheduler.lose_worker(peer.number, reason, time.monotonic(), charge=charge)
+        self._tick()
 
     def close(self, error: ZnbError) -> None:
         """Fail what is open, say goodbye to the workers, and stop the delivery thread. May be called twice."""
-        with self.lock:
-            if self._closed is not None:
-                return
-            self._closed = error
-            for group in list(self._groups.values()):
-                group.receiver.abort(error)
-            self._groups.clear()
-            for peer in self._peers.values():
-                self._end_lines(peer)
-                self._send(peer, frames.Bye(self.id))
-            for peer in self._peers.values():
-                peer.socket.setsockopt(zmq.LINGER, 200)
-                self._reactor.close_socket(peer.socket)
-            self._peers.clear()
-            self._delivery.close()
+        if self._closed is not None:
+            return
+        self._closed = error
+        for group in list(self._groups.values()):
+            group.receiver.abort(error)
+        self._groups.clear()
+        for peer in self._peers.values():
+            self._end_lines(peer)
+            self._send(peer, frames.Bye(self.id))
+        for peer in self._peers.values():
+            peer.socket.setsockopt(zmq.LINGER, 200)
+            self._reactor.close_socket(peer.socket)
+        self._peers.clear()
+        self._delivery.close()
 
     # -- the reactor's thread: jobs ------------------------------------------------------------------------
 
     def _open_group(self, group: Group, parts: Sequence[Part] = (), last: bool = False) -> None:  # noqa: FBT001, FBT002
-        with self.lock:
-            if group.number >= 0:
-                return
-            if self._closed is not None:
-                group.receiver.abort(self._closed)
-                return
-            group.number = self._scheduler.add_group(**group.options)
-            self._groups[group.number] = group
-            self._feed(group, parts, last)
-            self._tick()
+        if group.number >= 0:
+            return
+        if self._closed is not None:
+            group.receiver.abort(self._closed)
+            return
+        group.number = self._scheduler.add_group(**group.options)
+        self._groups[group.number] = group
+        self._feed(group, parts, last)
+        self._tick()
 
     def _feed(self, group: Group, parts: Sequence[Part], last: bool) -> None:  # noqa: FBT001 - through call_soon
-        with self.lock:
-            if group.number not in self._groups:
-                return
-            for part in parts:
-                group.add(part, self._scheduler.feed(group.number, part.count))
-            if last:
-                self._scheduler.exhausted(group.number)
+        if group.number not in self._groups:
+            return
+        for part in parts:
+            group.add(part, self._scheduler.feed(group.number, part.count))
+        if last:
+            self._scheduler.exhausted(group.number)
+        self._tick_soon()
+
+    def _taken(self, group: Group, count: int) -> None:
+        self._scheduler.taken(group.number, count)
+        self._tick_soon()
 
     def feed_nowait(self, group: Group, part: Part) -> int | None:
         """Add one job and return its number, or ``None`` if the group has ended; opens a new group.
 
-        Under the lock, and to be followed by ``hand_out``.
+        On the reactor's thread.
         """
         self._open_group(group)
         if group.number not in self._groups:
             return None
         first = self._scheduler.feed(group.number, part.count)
         group.add(part, first)
+        self._tick_soon()
         return first
 
-    def hand_out(self) -> None:
-        """Give work to the workers now, on the calling thread: saves a hop where somebody waits for one job."""
+    def _cancel(self, group: Group, index: int | None) -> None:
+        if group.number not in self._groups:
+            return
+        if index is None:
+            self._scheduler.cancel_group(group.number)
+        elif self._scheduler.cancel(group.number, index):
+            group.drop(index, index + 1)
         self._tick()
 
-    def _cancel(self, group: Group, index: int | None) -> None:
-        with self.lock:
-            if group.number not in self._groups:
-                return
-            if index is None:
-                self._scheduler.cancel_group(group.number)
-            elif self._scheduler.cancel(group.number, index):
-                group.drop(index, index + 1)
-            self._tick()
-
     def _explain(self, group: Group) -> str:
-        with self.lock:
-            if not self._peers:
-                return "there are no workers"
-            stats = next((found for found in self._scheduler.stats().groups if found.group == group.number), None)
-            if stats is None:
-                return ""
-            if not stats.eligible:
-                return "none of the workers it may run on is there"
-            frozen = [peer.link.name for peer in self._peers.values() if peer.link.frozen()]
-            if frozen:
-                return f"{', '.join(frozen)} is frozen (stopped by a signal)"
-            if stats.queued and not stats.running:
-                return "every worker is busy with something else"
+        if not self._peers:
+            return "there are no workers"
+        stats = next((found for found in self._scheduler.stats().groups if found.group == group.number), None)
+        if stats is None:
             return ""
+        if not stats.eligible:
+            return "none of the workers it may run on is there"
+        frozen = [peer.link.name for peer in self._peers.values() if peer.link.frozen()]
+        if frozen:
+            return f"{', '.join(frozen)} is frozen (stopped by a signal)"
+        if stats.queued and not stats.running:
+            return "every worker is busy with something else"
+        return ""
 
     def _tick_soon(self) -> None:
         if not self._ticking:
@@ -388,22 +379,17 @@ class JobClient:
             self._reactor.call_soon(self._tick)
 
     def _tick(self) -> None:
-        with self.lock:
-            self._ticking = False
-            if self._closed is not None:
-                return
-            for command in self._scheduler.tick(time.monotonic()):
-                self._reactor.guard(self._carry_out, command)  # one that fails must not take the others along
-            if not self._reactor.on_thread:
-                if self._scheduler.next_deadline() is not None:
-                    self._tick_soon()  # only there can the timer be set
-                return
-            deadline = self._scheduler.next_deadline()
-            if self._timer is not None:
-                self._timer.cancel()
-                self._timer = None
-            if deadline is not None:
-                self._timer = self._reactor.call_later(max(0.0, deadline - time.monotonic()), self._tick)
+        self._ticking = False
+        if self._closed is not None:
+            return
+        for command in self._scheduler.tick(time.monotonic()):
+            self._reactor.guard(self._carry_out, command)  # one that fails must not take the others along
+        deadline = self._scheduler.next_deadline()
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if deadline is not None:
+            self._timer = self._reactor.call_later(max(0.0, deadline - time.monotonic()), self._tick)
 
     def _carry_out(self, command: Command) -> None:
         match command:
@@ -473,36 +459,34 @@ class JobClient:
             peer.socket.send(header)
 
     def _grant_print(self, peer: _Peer, count: int) -> None:
-        with self.lock:
-            if peer.number in self._peers:
-                self._send(peer, frames.Consumed(self.id, count, printed=True))
+        if peer.number in self._peers:
+            self._send(peer, frames.Consumed(self.id, count, printed=True))
 
     # -- the reactor's thread: what workers say ------------------------------------------------------------
 
     def _on_message(self, parts: list[Any]) -> None:
-        with self.lock:
-            message = frames.decode_from_worker(parts[0].buffer)
-            peer = self._peers.get(message.link)
-            if peer is None:
-                return  # a late word of a worker that was given up
-            now = time.monotonic()
-            match message:
-                case frames.Results():
-                    self._on_results(peer, message, parts[1:], now)
-                    return
-                case frames.Started():
-                    self._scheduler.started(message.chunk, message.index, now, message.elapsed)
-                case frames.Revoked():
-                    self._scheduler.revoked(message.chunk, message.start, message.stop, now)
-                case frames.Busy():
-                    self._scheduler.set_busy(peer.number, message.busy, now)
-                case frames.Need():
-                    peer.known.difference_update(message.keys)
-                    cargo, _, supplied = pack(Payload(b"", (), tuple(message.keys)), self.codec, peer.known)
-                    self._send(peer, frames.Supply(self.id, cargo), supplied)
-                case frames.Printed():
-                    self._on_printed(peer, message)
-            self._tick_soon()
+        message = frames.decode_from_worker(parts[0].buffer)
+        peer = self._peers.get(message.link)
+        if peer is None:
+            return  # a late word of a worker that was given up
+        now = time.monotonic()
+        match message:
+            case frames.Results():
+                self._on_results(peer, message, parts[1:], now)
+                return
+            case frames.Started():
+                self._scheduler.started(message.chunk, message.index, now, message.elapsed)
+            case frames.Revoked():
+                self._scheduler.revoked(message.chunk, message.start, message.stop, now)
+            case frames.Busy():
+                self._scheduler.set_busy(peer.number, message.busy, now)
+            case frames.Need():
+                peer.known.difference_update(message.keys)
+                cargo, _, supplied = pack(Payload(b"", (), tuple(message.keys)), self.codec, peer.known)
+                self._send(peer, frames.Supply(self.id, cargo), supplied)
+            case frames.Printed():
+                self._on_printed(peer, message)
+        self._tick_soon()
 
     def _on_printed(self, peer: _Peer, message: frames.Printed) -> None:
         group = self._groups.get(message.group)
@@ -551,17 +535,16 @@ class JobClient:
         )
         for start, stop in _runs(message.first, message.count, skip):
             group.drop(start, stop)
-        acknowledge = functools.partial(self._acknowledge, peer, message.size_bytes)
+        acknowledge = functools.partial(self._reactor.call_soon, self._acknowledge, peer, message.size_bytes)
         group.receiver.deliver(batch, message.count, skip, peer.link.name, acknowledge)
         self._tick()  # after it: a group that is finished has had all its outcomes
 
     def _acknowledge(self, peer: _Peer, count_bytes: int) -> None:
-        """Give a worker its credit back, when it is worth a message. From any thread."""
-        with self.lock:
-            peer.unacknowledged += count_bytes
-            if peer.unacknowledged >= RESULT_CREDIT // 4 and peer.number in self._peers:
-                self._send(peer, frames.Consumed(self.id, peer.unacknowledged))
-                peer.unacknowledged = 0
+        """Give a worker its credit back, when it is worth a message."""
+        peer.unacknowledged += count_bytes
+        if peer.unacknowledged >= RESULT_CREDIT // 4 and peer.number in self._peers:
+            self._send(peer, frames.Consumed(self.id, peer.unacknowledged))
+            peer.unacknowledged = 0
 
     # -- the delivery thread -------------------------------------------------------------------------------
 

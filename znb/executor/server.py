@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import logging
 import os
+import sys
 import traceback
 from collections.abc import Callable, Hashable, Sized
 from contextlib import AbstractContextManager
@@ -21,7 +22,7 @@ from znb import shared, tracebacks
 from znb.errors import ProtocolError
 from znb.executor import frames
 from znb.executor.flusher import Flusher
-from znb.executor.work import Function, Outcomes, Peer, Work, bases_of
+from znb.executor.work import Function, Outcomes, Peer, Work, bases_of, exit_status
 from znb.flow import GateClosed
 from znb.outputs import Output, encode_output
 from znb.routes import Mark, MarkedEmit
@@ -82,6 +83,9 @@ class JobServer:
         self._socket: zmq.Socket[bytes] | None = None
         self._flusher = Flusher(self._flush)
         self._owner: Hashable = None
+        self._pid = os.getpid()
+        self._running: Work | None = None
+        os.register_at_fork(after_in_child=self._in_child)
         self._telling = False
         host.runner.on_turn = self._on_turn
         self._done = 0
@@ -225,8 +229,14 @@ class JobServer:
             self._telling = True
             self._reactor.call_soon(self._tell_busy)
 
+    def _in_child(self) -> None:
+        """See to it that a forked child begins no other job."""
+        if self._running is not None:
+            del self._running.items[len(self._running.values) + 1 :]
+
     def _run(self, work: Work) -> None:
         """Run a chunk's jobs and send their outcomes as they come."""
+        self._running = work
         client, chunk = work.peer, work.chunk
         try:
             function = self._decode(client, lambda: work.function.load(self._codec))
@@ -239,6 +249,7 @@ class JobServer:
                 self._run_items(work, function, items)
             finally:
                 self._flusher.unwatch()
+                self._running = None
                 work.items = []
 
     def _decode(self, client: Peer, decode: Callable[[], Any]) -> Any:
@@ -265,6 +276,9 @@ class JobServer:
             if tell:
                 self._send(work.peer, frames.Started(work.peer.link, work.chunk.chunk, work.batch, 0.0))
             work.run_batch(function)
+            if os.getpid() != self._pid:  # a child that a job has forked, and that has left the job: it ends here
+                sys.stdout.flush()
+                os._exit(exit_status(work.errors))
             self._host.settle()
             with work.sending:
                 self._send_outcomes(work, work.collect(FLUSH_AFTER))
@@ -293,7 +307,7 @@ class JobServer:
         work.peer.work.pop(work.chunk.chunk, None)
         self._host.begin()
         work.task = None  # they refer to each other, and so would hold the jobs' data until the collector comes
-        if isinstance(outcome, Failure) and not isinstance(outcome.error, KeyboardInterrupt | GateClosed):
+        if isinstance(outcome, Failure) and not isinstance(outcome.error, GateClosed) and work.peer.id in self._clients:
             traceback.print_exception(outcome.error)
             self._host.flush()
             os._exit(OWN_FAULT)

@@ -120,6 +120,7 @@ class Submits:
             SerializationError: Function or arguments cannot travel.
             RuntimeError: The executor has been shut down.
         """
+        self._reactor.check_pid()
         codec = self._client.codec
         encoded = codec.encode(function)
         part = self._encode_arguments(args, kwargs)
@@ -128,14 +129,10 @@ class Submits:
             self.check_open()
             stream, over = self._stream(encoded, label, targets)
             future = Future(self, stream.group, label)
-            alone = not self._flushing and not stream.futures
             self._incoming.append((stream, future, part))
             if not self._flushing:
                 self._flushing = True
-                if not alone:
-                    self._reactor.call_soon(self._flush)
-        if alone:
-            self._flush()  # a hop to the I/O thread would cost more than the work
+                self._reactor.call_soon(self._flush)
         if over is not None:
             self._close((over,))
         return future
@@ -229,21 +226,19 @@ class Submits:
             self._client.feed(stream.group, (), last=True)
 
     def _flush(self) -> None:
-        """Give what was submitted since the last time to the scheduler."""
-        with self._client.lock:
-            with self._lock:
-                incoming, self._incoming = self._incoming, []
-                self._flushing = False
-            for stream, future, part in incoming:
-                index = self._client.feed_nowait(stream.group, part)
-                if index is None:
-                    future.fail(ZnbError("the cluster was closed before the job could start"))
-                    continue
-                future.index = index
-                stream.futures[index] = future
-                if future.cancelled():
-                    self._cancel(future)
-            self._client.hand_out()
+        """Give what was submitted since the last time to the scheduler. On the reactor's thread."""
+        with self._lock:
+            incoming, self._incoming = self._incoming, []
+            self._flushing = False
+        for stream, future, part in incoming:
+            index = self._client.feed_nowait(stream.group, part)
+            if index is None:
+                future.fail(ZnbError("the cluster was closed before the job could start"))
+                continue
+            future.index = index
+            stream.futures[index] = future
+            if future.cancelled():
+                self._cancel(future)
 
     def _cancel(self, future: Future) -> None:
         stream = future.group.receiver

@@ -27,7 +27,7 @@ from znb.serialize import Codec
 from znb.shipping import unpack
 from znb.transport import Timer
 
-__all__ = ["Function", "Outcomes", "Peer", "Work", "bases_of"]
+__all__ = ["Function", "Outcomes", "Peer", "Work", "bases_of", "exit_status"]
 
 #: Seconds of work for which jobs are claimed at a time: what a flush may be late by, and a revocation if jobs are
 #: short.
@@ -238,14 +238,9 @@ class Work:
         began = time.perf_counter()
         while len(values) < len(items):
             try:
-                self.inside = True
-                if self.stopping == self.running:  # asked for before it began
-                    raise KeyboardInterrupt
-                _run_jobs(function, items, values, self.errors, self.batch)
-                self.inside = False
-            except KeyboardInterrupt as error:  # it hit between two jobs, and was meant for the second
-                self.errors[self.running] = error
-                values.append(None)
+                self._run_on(function)
+            except KeyboardInterrupt:
+                continue
         self.inside = False
         took = time.perf_counter() - began
         if took < CLAIM_TIME / 4:
@@ -254,6 +249,18 @@ class Work:
             self._claim = max(1, int(len(values) * CLAIM_TIME / took))
         with self.lock:
             self.next = self.batch + len(values)  # what was taken away from the end may be claimed again
+
+    def _run_on(self, function: Callable[[Any], Any]) -> None:
+        """Run jobs until the batch has ended or one is interrupted."""
+        try:
+            self.inside = True
+            if self.stopping == self.running:  # asked for before it began
+                raise KeyboardInterrupt
+            _run_jobs(function, self.items, self.values, self.errors, self.batch)
+        except KeyboardInterrupt as error:  # it hit between two jobs, and was meant for the second
+            self.errors[self.running] = error
+            self.values.append(None)
+        self.inside = False
 
     # -- whoever holds ``sending`` -------------------------------------------------------------------------
 
@@ -312,3 +319,11 @@ def _run_jobs(
 def bases_of(error: BaseException) -> list[str]:
     """Return the qualified names of an exception's type and its bases, for ``retry_on``."""
     return [f"{cls.__module__}.{cls.__qualname__}" for cls in type(error).__mro__]
+
+
+def exit_status(errors: dict[int, BaseException]) -> int:
+    """Return what a forked child exits with that has left its job: as a program would that ends so."""
+    error = next(iter(errors.values()), None)
+    if isinstance(error, SystemExit):
+        return error.code if isinstance(error.code, int) else int(error.code is not None)
+    return int(error is not None)

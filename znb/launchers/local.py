@@ -96,7 +96,10 @@ class LocalLauncher:
         with claim_cluster(options.name, timeout=options.timeout) as claimed:
             if isinstance(claimed, ClusterFile):
                 self.reused = True
-                return self.connect(claimed)
+                snapshot = self.connect(claimed)
+                if n and not snapshot.workers and not snapshot.stopping:  # whoever started it was killed at it
+                    snapshot = self._request("start", deadline - time.monotonic(), n=n)
+                return snapshot
             try:
                 return self._launch(n, options, claimed, deadline)
             except BaseException:

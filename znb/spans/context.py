@@ -21,7 +21,7 @@ from collections.abc import Callable, Mapping
 from threading import get_ident
 from typing import Any, Final, ParamSpec, TypeVar
 
-from znb.spans.recorder import RECORDER, Parent, current, set_current
+from znb.spans.recorder import LIVE, RECORDER, Parent, current, set_current
 
 __all__ = ["Context", "decode_context", "encode_context", "follow_threads", "headers", "read_headers", "run_in"]
 
@@ -30,8 +30,6 @@ T = TypeVar("T")
 
 #: Version, trace, span; and what a later version appends. Version ``ff`` is forbidden.
 _match: Final = re.compile(r"(?!ff)([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-[0-9a-f]{2}(.*)", re.DOTALL).fullmatch
-#: What ``tracestate`` says of a watched trace, before the milliseconds.
-LIVE = "znb=live:"
 #: Milliseconds between samples that another process may ask for, at least and at most.
 LIVE_MIN, LIVE_MAX = 1, 1000
 #: Digits of that number, at most.
@@ -71,8 +69,7 @@ class Context:
 
 def encode_context(parent: Parent) -> str:
     """Return a context as one text: ``traceparent``, and behind it the ``tracestate`` if it is watched."""
-    text = RECORDER.traceparent(parent)
-    return f"{text};{LIVE}{parent.live}" if parent.live else text
+    return RECORDER.context_text(parent)
 
 
 def decode_context(text: Any) -> Context | None:

@@ -39,6 +39,8 @@ FIELDS = (
 RING_SIZE = 1 << 15
 #: Events of one span; later ones are counted.
 EVENTS_MAX = 128
+#: What ``tracestate`` says of a watched trace, before the milliseconds between samples.
+LIVE: Final = "znb=live:"
 #: Spans below one root of a program that has made none.
 AMBIENT_MAX = 10_000
 #: Names of threads that are remembered.
@@ -300,7 +302,7 @@ class Recorder:
     """
 
     __slots__ = (
-        "_ambient", "_ambient_left", "_bits", "_live_lock", "describe", "inherited", "interval_ms", "key", "live",
+        "_ambient", "_ambient_left", "_bits", "_context", "_live_lock", "describe", "inherited", "interval_ms", "key", "live",
         "mask", "new_span_id", "on_live", "on_remote", "open", "prefix", "ring", "size", "slots", "take", "threads",
         "worker",
     )  # fmt: skip
@@ -331,6 +333,7 @@ class Recorder:
         self._bits = seed.getrandbits
         self.prefix = (0, "")
         self._ambient: Parent | None = None
+        self._context: tuple[Parent | None, str] = (None, "")
         self._ambient_left = 0
 
     def traceparent(self, parent: Parent) -> str:
@@ -340,6 +343,14 @@ class Recorder:
             prefix = f"00-{parent.trace_id:032x}-"
             self.prefix = (parent.trace_id, prefix)
         return f"{prefix}{parent.span_id:016x}-01"
+
+    def context_text(self, parent: Parent) -> str:
+        """Return ``encode_context`` of a span; quick for the one that it was last asked of."""
+        known, text = self._context
+        if known is not parent:
+            text = self.traceparent(parent) + (f";{LIVE}{parent.live}" if parent.live else "")
+            self._context = (parent, text)
+        return text
 
     def new_trace_id(self) -> int:
         """Return the id of a new trace."""

@@ -12,7 +12,7 @@ from typing import Any
 
 from znb.spans.context import headers as context_headers
 from znb.spans.context import read_headers
-from znb.spans.recorder import RECORDER, OpenSpan
+from znb.spans.recorder import RECORDER, OpenSpan, Parent
 
 __all__ = ["Brief", "calling", "mark", "serving"]
 
@@ -67,8 +67,8 @@ class Brief:
 
     __slots__ = ("attributes", "parent", "span_id", "start_ns")
 
-    def __init__(self) -> None:
-        self.parent = RECORDER.caller()
+    def __init__(self, parent: Parent) -> None:
+        self.parent = parent
         self.span_id = RECORDER.new_span_id()
         self.start_ns = perf_counter_ns()
         self.attributes: dict[str, Any] | None = None
