@@ -13,6 +13,7 @@ from made_traces import BASE, PROCESSES, Made, make_samples, make_trace, random_
 from znb.errors import ProtocolError
 from znb.profiler import Sampler
 from znb.spans import OpenSpan, OptionalSpan, Process, Recorder
+from znb.spans.ring import Cursor
 from znb.spans.table import pack_entries
 from znb.traces import Batch, Feed, Parts, Request, Store, TraceData, analysis, assemble, decode_batch
 from znb.traces.clock import DRIFT, Estimate, Interval, RoundTrips, chain
@@ -661,3 +662,31 @@ def test_samples_count_as_running_time():
     assert totals["b"].running == pytest.approx(4e-9)
     assert isinstance(data, TraceData)
     assert data.size_bytes > 0
+
+
+# -- errors as users see them
+
+
+def test_exceptions_are_described_without_znb_and_with_variables_if_asked_for():
+    from znb.serialize import Codec
+    from znb.traces.errors import describer
+
+    def place():
+        return {"worker": "w0", "host": "h", "pid": 1}
+
+    def fails(rows, password):
+        raise KeyError(rows)
+
+    recorder = Recorder(16, describe=describer(Codec(), place))
+    with pytest.raises(KeyError), OpenSpan(recorder, "a"):
+        fails(3, "geheim")
+    details = recorder.ring.read(Cursor(), 1).entries[0][-1][0][2]
+    assert details["exception.type"] == "KeyError"
+    assert "raise KeyError(rows)" in details["exception.stacktrace"]
+    assert "geheim" not in str({**details, "exception.stacktrace": ""})
+    assert "exception.locals" not in details
+    with pytest.raises(KeyError) as caught:
+        fails(3, "geheim")
+    found = describer(Codec(), place, with_locals=True)(caught.value)["exception.locals"]
+    assert "rows = 3" in found
+    assert "geheim" not in found

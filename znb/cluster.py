@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import atexit
 import concurrent.futures
+import functools
 import importlib
 import itertools
 import operator
@@ -20,6 +21,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Self
 
+from znb.checkpoint import Checkpoint, CheckpointedMap
 from znb.connection import ClusterEntry, clean_dead, find_cluster, list_clusters
 from znb.errors import NoWorkers, ServiceUnavailable, ZnbError
 from znb.executor.client import JobClient, Show
@@ -259,7 +261,8 @@ class Cluster(concurrent.futures.Executor):
         job_timeout: float | None = None,
         errors: Literal["raise", "return"] = "raise",
         progress: bool | str = False,
-    ) -> MapResult:
+        checkpoint: str | os.PathLike[str] | None = None,
+    ) -> MapResult | CheckpointedMap:
         """Run ``fn`` on each item, on all workers; yields the results.
 
         Starts at once, and pulls from the iterables only as fast as results are taken, so they may be infinite.
@@ -278,6 +281,7 @@ class Cluster(concurrent.futures.Executor):
                 does not help.
             errors: ``"return"`` yields failures in place, as exceptions; ``"raise"`` raises the first.
             progress: Whether to show a progress bar, or its title.
+            checkpoint: File that keeps finished results; the same call resumes from it.
 
         Raises:
             SerializationError: Something cannot travel; the message says what, and where it sits.
@@ -298,7 +302,9 @@ class Cluster(concurrent.futures.Executor):
             retry_on=retry_on,
         )
         types = retry_on if isinstance(retry_on, tuple) else (retry_on,)
-        return start_map(
+        file = Checkpoint(checkpoint, fn) if checkpoint is not None else None
+        start = functools.partial(
+            start_map,
             self._jobs,
             fn,
             iterables,
@@ -312,7 +318,9 @@ class Cluster(concurrent.futures.Executor):
             job_timeout=job_timeout,
             chunksize=chunksize if retries else None,  # each job alone: a death then says which one ran
             buffersize=buffersize,
+            keeper=file,
         )
+        return start() if file is None else CheckpointedMap(file, start, ordered=ordered)
 
     def put(self, obj: Any) -> Shared:
         """Copy an object into memory that all workers of this machine share; pass the handle to jobs in its place.

@@ -102,6 +102,7 @@ def start_map(
     timeout: float | None = None,
     progress: Callable[[], Progress],
     show: bool = False,
+    keeper: Keeper | None = None,
     **options: Any,
 ) -> MapResult:
     """Start a map; ``options`` are those of ``client.Group``.
@@ -115,6 +116,7 @@ def start_map(
         timeout: See there.
         progress: Makes what shows the progress, when that is wanted.
         show: Whether it is wanted from the beginning.
+        keeper: Knows which items have a result already, and keeps those of the others.
         options: Of the group.
 
     Raises:
@@ -123,11 +125,27 @@ def start_map(
     call = CALL_ONE if len(iterables) == 1 else CALL_STAR
     label = getattr(function, "__qualname__", None) or type(function).__qualname__
     items = iter(iterables[0]) if call == CALL_ONE else zip(*iterables, strict=False)
+    if keeper is not None:
+        items = keeper.select(items)
     ends = any(isinstance(iterable, Sized) for iterable in iterables)
     flow = _Flow(client, items, ends, ordered=ordered, errors=errors, timeout=timeout, progress=progress, show=show)
+    flow.keeper = keeper
     flow.group = Group(client.codec.encode(function), call, label, flow, show=client.view(), pulled=True, **options)
     client.open_group(flow.group, flow.pull_ahead(), last=flow.exhausted)
     return MapResult(flow)
+
+
+class Keeper(Protocol):
+    """Keeps results for another run (``znb.checkpoint``). On the consumer's thread."""
+
+    def select(self, items: Iterable[Any]) -> Iterator[Any]:
+        """Yield the items that have no result yet."""
+
+    def keep(self, results: Iterable[tuple[int, Any]]) -> None:
+        """Keep results of items that ``select`` yielded, given by their number in that order."""
+
+    def drop(self, index: int) -> None:
+        """Note that an item failed: it has no result."""
 
 
 class _Outcomes:
@@ -186,6 +204,7 @@ class _Flow:
     """
 
     group: Group
+    keeper: Keeper | None = None
 
     def __init__(
         self,
@@ -383,6 +402,12 @@ class _Flow:
 
     def _on_batch(self, batch: Batch, count: int, skip: Collection[int], acknowledge: Callable[[], None]) -> None:
         values, errors = batch.load()
+        if self.keeper is not None:
+            kept = [index for index in range(batch.first, batch.first + count) if index not in skip]
+            self.keeper.keep((index, values[index - batch.first]) for index in kept if index not in errors)
+            for index in kept:
+                if index in errors:
+                    self.keeper.drop(index)
         if self._draining:
             acknowledge()
             acknowledge = _nothing
@@ -399,6 +424,8 @@ class _Flow:
         acknowledge()
 
     def _on_failure(self, index: int, error: BaseException) -> None:
+        if self.keeper is not None:
+            self.keeper.drop(index)
         self._ready[index] = _Outcomes([None], {0: error}, _nothing)
 
     def _on_finished(self, error: BaseException | None) -> None:

@@ -122,9 +122,7 @@ class JobServer:
             case frames.Chunk():
                 self._on_chunk(client, message, parts[1:])
             case frames.Revoke():
-                work = client.work.get(message.chunk)
-                start, stop = work.give_back(message.start, message.stop) if work else (message.stop, message.stop)
-                self._send(client, frames.Revoked(client.link, message.chunk, start, stop))
+                self._give_back(client, message.chunk, message.start, message.stop)
             case frames.Stop():
                 self._on_stop(client, message)
             case frames.Consumed():
@@ -189,9 +187,16 @@ class JobServer:
         if work.stop_job(message.index):
             self._host.runner.interrupt(task)
             return
-        start, stop = work.give_back(message.index, message.index + 1)  # if it was claimed, but has not begun
-        if start < stop:
-            self._send(client, frames.Revoked(client.link, message.chunk, start, stop))
+        # If it was claimed, but has not begun:
+        self._give_back(client, message.chunk, message.index, message.index + 1, tell_nothing=False)
+
+    def _give_back(self, client: Peer, chunk: int, start: int, stop: int, *, tell_nothing: bool = True) -> None:
+        """Take jobs out of a chunk, and say so before the main thread can send outcomes of what comes behind them."""
+        with client.lock:
+            work = client.work.get(chunk)
+            start, stop = work.give_back(start, stop) if work is not None else (stop, stop)
+            if start < stop or tell_nothing:
+                self._send(client, frames.Revoked(client.link, chunk, start, stop))
 
     def _drop(self, client: Peer) -> None:
         """Forget a client, and end what runs for it."""

@@ -91,7 +91,7 @@ class Peer:
     """
 
     def __init__(self, hello: frames.Hello, sink: zmq.Socket[bytes]) -> None:
-        self.lock = threading.Lock()
+        self.lock = threading.RLock()
         self.id = hello.client
         self.link = hello.link
         self.sink = sink

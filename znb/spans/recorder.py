@@ -302,9 +302,9 @@ class Recorder:
     """
 
     __slots__ = (
-        "_ambient", "_ambient_left", "_bits", "_context", "_live_lock", "describe", "inherited", "interval_ms", "key", "live",
-        "mask", "new_span_id", "on_live", "on_remote", "open", "prefix", "ring", "size", "slots", "take", "threads",
-        "worker",
+        "_ambient", "_ambient_left", "_bits", "_context", "_live_lock", "describe", "inherited", "interval_ms", "key",
+        "live", "mask", "new_span_id", "on_live", "on_remote", "open", "prefix", "ring", "size", "slots", "take",
+        "threads", "worker",
     )  # fmt: skip
 
     def __init__(
