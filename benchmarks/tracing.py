@@ -155,11 +155,11 @@ def measure_nothing() -> dict[str, float]:
 
 
 def measure_big() -> dict[str, float]:
+    import msgspec
+
     from znb.export import save
     from znb.spans import Process, Recorder
     from znb.traces import Feed, Parts, Request, analysis, assemble, decode_batch
-
-    import msgspec
 
     recorders = {f"w{number}": Recorder(1 << 18) for number in range(4)}
     root, count = fill(recorders)
@@ -212,6 +212,9 @@ def fill(recorders) -> tuple[int, int]:
 
     count, now = 0, 10**12
     root = Context(Parent.trace_id, 7)
+    client = Context(root.trace_id, 0)
+    next(iter(recorders.values())).record(client, "score", "map", now - 10, now + BIG * 2000, span_id=7)
+    count += 1
     workers = list(recorders.values())
     for job in range(BIG // 10):
         recorder = workers[job % len(workers)]
@@ -246,8 +249,8 @@ else:
     TOPICS = [
         Topic(
             title="A span",
-            text="Recorded below another one, nobody watching: a block, a block with an attribute, a span whose times are "
-            "known already, and both ends of a call with the header between them.",
+            text="Recorded below another one, nobody watching: a block, a block with an attribute, a span whose times "
+            "are known already, and both ends of a call with the header between them.",
             script=Path(__file__),
             contenders={
                 "znb": "znb",
@@ -264,15 +267,16 @@ else:
         ),
         Topic(
             title="Sampling",
-            text="Mixed Python code inside a watched span, against the same code outside, in CPU time of the process; every 10 ms.",
+            text="Mixed Python code inside a watched span, against the same code outside, in CPU time of the process; "
+            "a look every 10 ms.",
             script=Path(__file__),
             contenders={"sampler": "znb", "nothing": "nothing, twice: the noise"},
             columns={"slowdown": Column("slower by", percent)},
         ),
         Topic(
             title=f"A trace of {BIG:,} spans",
-            text="From four workers. What a worker takes to answer, by span; reading the answers and assembling; memory by span; "
-            "what it is asked then.",
+            text="From four workers. What a worker takes to answer, by span; reading the answers and assembling; memory "
+            "by span; what it is asked then.",
             script=Path(__file__),
             contenders={"big": "znb"},
             columns={

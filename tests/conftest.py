@@ -30,6 +30,7 @@ from typing import TYPE_CHECKING, Any
 import psutil
 import pytest
 import zmq
+from hypothesis import settings
 
 from kernels import Kernel, interpreter
 
@@ -45,6 +46,11 @@ HELPERS = ("resource_tracker", "multiprocessing.forkserver")
 SHARED_MEMORY = Path("/dev/shm")
 
 _sockets: weakref.WeakSet[zmq.Socket[Any]] = weakref.WeakSet()
+
+
+#: No example of a property test has a deadline: how long one takes says how busy the machine is.
+settings.register_profile("znb", deadline=None)
+settings.load_profile("znb")
 
 
 def pytest_configure() -> None:

@@ -93,7 +93,7 @@ def test_several_iterables_and_arrays(cluster, file):
 
 def test_a_changed_function_is_refused(cluster, file):
     list(cluster.map(lambda x: x + 1, range(3), checkpoint=file))
-    with pytest.raises(znb.ZnbError, match="was changed since.*Delete the file"):
+    with pytest.raises(znb.ZnbError, match=r"was changed since.*Delete the file"):
         cluster.map(lambda x: x + 2, range(3), checkpoint=file)
     with pytest.raises(znb.ZnbError, match="is another one: this is square"):
         cluster.map(jobs.square, range(3), checkpoint=file)

@@ -347,8 +347,8 @@ def test_a_second_start_returns_the_running_one_and_says_so(fresh):
     fresh.run("before = cluster").ok()
     again = fresh.run("%znb cluster start 3 --name twice").ok()
     assert again.stdout == (
-        "The cluster 'twice' is running already, with 2 workers: this is it. "
-        "`%znb cluster scale 3` changes their number.\n"
+        "The cluster 'twice' is running already, with 2 workers and their variables. "
+        "`%znb cluster restart` gives fresh workers. `%znb cluster scale 3` changes their number.\n"
     )
     assert fresh.run("cluster is before").value == "True"
 

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         ZnbError,
     )
     from znb.magics import load_ipython_extension, unload_ipython_extension
+    from znb.rpc import connect, expose, unexpose
 
 #: Where each public name lives, grouped by what it is for.
 _HOMES = {
@@ -40,6 +41,7 @@ _HOMES = {
         "ZnbError",
     ),
     "znb.magics": ("load_ipython_extension", "unload_ipython_extension"),
+    "znb.rpc": ("connect", "expose", "unexpose"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
@@ -57,7 +59,10 @@ __all__ = [
     "ServiceUnavailable",
     "WorkerLost",
     "ZnbError",
+    "connect",
+    "expose",
     "load_ipython_extension",
+    "unexpose",
     "unload_ipython_extension",
 ]
 

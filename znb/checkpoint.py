@@ -6,8 +6,8 @@ The file is an SQLite database in WAL mode, locked as long as a map uses it::
     run(function BLOB, label TEXT)                                 one row: fingerprint and name of the function
     results(position INTEGER PRIMARY KEY, item BLOB, value BLOB)   fingerprint of the item, pickle of the result
 
-Invariants: a result is committed before it is yielded, so the end of this process loses none that was seen; failures are not
-kept, they run again; a file that is not a checkpoint is never written to. Owning thread: the consumer's.
+Invariants: a result is committed before it is yielded, so the end of this process loses none that was seen; failures
+are not kept, they run again; a file that is not a checkpoint is never written to. Owning thread: the consumer's.
 """
 
 from __future__ import annotations
@@ -210,7 +210,7 @@ class CheckpointedMap(Iterator[Any]):
         self._results = self._merge(ordered=ordered)
         next(self._results)
 
-    def __iter__(self) -> Iterator[Any]:
+    def __iter__(self) -> Iterator[Any]:  # noqa: PYI034 - the generator, which is quicker and ends when it is dropped
         return self._results
 
     def __next__(self) -> Any:

@@ -23,11 +23,12 @@ __all__ = ["fingerprint"]
 #: Length of a fingerprint in bytes.
 SIZE = 16
 #: Attributes of a class that say nothing of what it does.
-INCIDENTAL = frozenset(
-    {"__dict__", "__weakref__", "__module__", "__doc__", "__firstlineno__", "__static_attributes__", "__abstractmethods__", "_abc_impl"}
-)  # fmt: skip
+INCIDENTAL = frozenset({"__dict__", "__weakref__", "__module__", "__doc__", "__abstractmethods__", "_abc_impl"})
+#: Types of those of a class's other attributes that count.
+PLAIN = (type, str, int, float, tuple, list, dict, frozenset)
 #: Opcodes of sets in pickles: EMPTY_SET, FROZENSET. Their order depends on the process.
 SETS = (b"\x8f", b"\x91")
+_PYTHON_PICKLER: Any = pickle._Pickler
 
 
 def fingerprint(obj: Any) -> bytes:
@@ -50,7 +51,8 @@ def fingerprint(obj: Any) -> bytes:
 
 def _quick(obj: Any) -> bytes | None:
     """Return the digest, or ``None`` if the pickle may depend on more than the object."""
-    file, buffers = io.BytesIO(), []
+    file = io.BytesIO()
+    buffers: list[pickle.PickleBuffer] = []
     pickler = _Quick(file, 5, buffer_callback=buffers.append)
     pickler.fast = True  # equal objects and one object twice are the same thing here
     pickler.dump(obj)
@@ -59,7 +61,8 @@ def _quick(obj: Any) -> bytes | None:
 
 
 def _thorough(obj: Any) -> bytes:
-    file, buffers = io.BytesIO(), []
+    file = io.BytesIO()
+    buffers: list[pickle.PickleBuffer] = []
     _Thorough(file, 5, buffer_callback=buffers.append).dump(obj)
     return _digest(file.getvalue(), buffers)
 
@@ -77,11 +80,13 @@ class _Canonical:
     def reducer_override(self, obj: Any) -> Any:
         """Reduce what pickle would name to what it does."""
         if isinstance(obj, types.FunctionType):
-            return _function(obj)
+            return NotImplemented if obj is _mark else _function(obj)
         if isinstance(obj, type) and obj.__flags__ & (1 << 9) and not _names().reaches(obj):
             return _class(obj)
         if isinstance(obj, types.ModuleType):
             return _mark, ("module", obj.__name__)
+        if type(obj) is functools.partial:  # its own pickle tells whether its __dict__ was ever looked at
+            return _mark, ("partial",), (obj.func, obj.args, obj.keywords, obj.__dict__)
         if isinstance(obj, types.CellType):
             return _mark, ("cell",), _contents(obj)
         return NotImplemented
@@ -91,10 +96,10 @@ class _Quick(_Canonical, pickle.Pickler):
     """The C pickler."""
 
 
-class _Thorough(_Canonical, pickle._Pickler):  # type: ignore[name-defined,misc]
+class _Thorough(_Canonical, _PYTHON_PICKLER):  # type: ignore[misc]
     """The Python pickler, which can be taught that sets have no order."""
 
-    dispatch = dict(pickle._Pickler.dispatch)  # type: ignore[attr-defined]  # noqa: RUF012 - as its base has it
+    dispatch = dict(_PYTHON_PICKLER.dispatch)  # noqa: RUF012 - as its base has it
 
     def save_set(self, obj: Any) -> None:
         """Save the items' fingerprints, sorted."""
@@ -147,9 +152,7 @@ def _plain(name: str, value: Any) -> Any:
         return "property", value.fget, value.fset, value.fdel
     if isinstance(value, types.FunctionType):
         return value
-    if not name.startswith("__") and isinstance(
-        value, type | str | int | float | tuple | list | dict | frozenset | None
-    ):
+    if not name.startswith("__") and isinstance(value, PLAIN):
         return value
     return type(value).__name__  # descriptors, and what a metaclass keeps
 

@@ -76,7 +76,7 @@ class Sampler:
         self._recorder = recorder
         self._linger = linger
         self._lock = threading.Lock()
-        self._stop = threading.Event()
+        self._stop = threading.Lock()
         self._thread: threading.Thread | None = None
         self._ring = Ring(RING_SIZE)
         self._stacks = _Stacks()
@@ -104,7 +104,8 @@ class Sampler:
     def _end(self) -> None:
         with self._lock:
             thread, self._thread = self._thread, None
-            self._stop.set()
+            if thread is not None:
+                self._stop.release()
         if thread is not None and thread is not threading.current_thread():
             thread.join()
 
@@ -159,19 +160,20 @@ class Sampler:
         """Start the thread if there is none. On any thread."""
         with self._lock:
             if self._thread is None or not self._thread.is_alive():
-                self._stop.clear()
                 self._clocks.clear()
-                self._thread = threading.Thread(target=self._run, name="znb-sampler", daemon=True)
+                # Held until the thread is to end: waiting for a lock takes a tenth of what waiting for an event does.
+                self._stop = threading.Lock()
+                self._stop.acquire()
+                self._thread = threading.Thread(target=self._run, args=(self._stop,), name="znb-sampler", daemon=True)
                 self._thread.start()
 
-    def _run(self) -> None:
+    def _run(self, stop: threading.Lock) -> None:
         recorder = self._recorder
         last = time.perf_counter_ns()
         self._read_clocks()
         idle_since = last
         while True:
-            self._stop.wait(max(1, recorder.interval_ms) / 1000)
-            if self._stop.is_set():
+            if stop.acquire(timeout=max(1, recorder.interval_ms) / 1000):
                 return
             now = time.perf_counter_ns()
             if recorder.live:
@@ -321,22 +323,20 @@ class _Stacks:
 
     def of_thread(self, frame: FrameType) -> _Node | None:
         """Return the stack of a running thread."""
-        steps: list[tuple[CodeType, int, FrameType]] = []
-        innermost: FrameType | None = frame
-        while innermost is not None and len(steps) < DEPTH_MAX:
-            steps.append((innermost.f_code, innermost.f_lasti, innermost))
-            innermost = innermost.f_back
-        steps.reverse()
-        return self._walk(steps)
+        frames = [frame]
+        outer = frame.f_back
+        while outer is not None and len(frames) < DEPTH_MAX:
+            frames.append(outer)
+            outer = outer.f_back
+        frames.reverse()
+        return self.of_chain(frames)
 
     def of_chain(self, frames: list[FrameType]) -> _Node | None:
-        """Return the stack of a coroutine that waits, outermost first."""
-        return self._walk([(frame.f_code, frame.f_lasti, frame) for frame in frames])
-
-    def _walk(self, steps: list[tuple[CodeType, int, FrameType]]) -> _Node | None:
+        """Return the stack that these frames are, outermost first."""
         children, node = self._roots, None
-        for code, offset, frame in steps:
-            key = (id(code), offset)
+        for frame in frames:
+            code = frame.f_code
+            key = (id(code), frame.f_lasti)
             found = children.get(key)
             if found is None:
                 self._kept[key[0]] = code

@@ -146,6 +146,7 @@ class Shared:
     ``with`` block let go of it sooner.
 
     Examples:
+        >>> import znb
         >>> with znb.Cluster.start(2) as cluster, cluster.put(list(range(1000))) as shared:
         ...     cluster.submit(sum, shared).result()
         499500

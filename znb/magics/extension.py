@@ -49,7 +49,7 @@ class Extension:
         self.cell = CommandTable(f"%%{MAGIC}", CELL_COMMANDS)
         self._shell = shell
         self._matcher = make_matcher(self.session, self.line, self.cell)
-        self._transform = spell_out_help
+        self._transform = spell_out_help if hasattr(shell, "kernel") else spell_out_typed_help
         self._errors = ErrorHandler(shell)
 
     @staticmethod
@@ -140,8 +140,6 @@ def spell_out_help(lines: list[str]) -> list[str]:
         ['%znb cluster start --help\n']
         >>> spell_out_help(["%%znb remote --help"])
         ['%%znb remote --help\n', '\n']
-        >>> spell_out_help(["%%znb remote"])
-        ['%%znb remote']
     """
     filled = [line for line in lines if line.strip()]
     if len(filled) != 1:
@@ -151,7 +149,18 @@ def spell_out_help(lines: list[str]) -> list[str]:
     asks = text.endswith("?")
     if not words or words[0] not in {f"%{MAGIC}", f"%%{MAGIC}"}:
         return lines
-    if not asks and "--help" not in words and "-h" not in words:
-        return lines  # the first line of a cell magic that is still being typed, for instance
     line = " ".join([*words, "--help"]) if asks else text
     return [f"{line}\n", "\n"] if words[0].startswith("%%") else [f"{line}\n"] if asks else lines
+
+
+def spell_out_typed_help(lines: list[str]) -> list[str]:
+    r"""Do so where a cell comes line by line, in a terminal: the first line of a cell magic is not yet the cell.
+
+    Examples:
+        >>> spell_out_typed_help(["%%znb remote"])
+        ['%%znb remote']
+        >>> spell_out_typed_help(["%%znb remote?"])
+        ['%%znb remote --help\n', '\n']
+    """
+    asks = any(line.rstrip().endswith("?") or "--help" in line.split() for line in lines)
+    return spell_out_help(lines) if asks else lines

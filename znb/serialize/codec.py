@@ -145,7 +145,7 @@ class Codec:
         try:
             return self.attempt(obj)
         except Exception as error:  # noqa: BLE001 - whatever it is, it is explained
-            raise explain(self, obj, error, labels) from None
+            raise explain(self, obj, error, labels) from (None if _says_nothing(error) else error)
 
     def decode(self, body: bytes | memoryview, buffers: Iterable[Frame] = ()) -> Any:
         """Return the object of a payload.
@@ -384,3 +384,8 @@ def _refuse_names(body: bytes) -> None:
             recent = [recent[-1], None]
         elif name not in _SILENT:
             recent = [recent[-1], argument if isinstance(argument, str) else None]
+
+
+def _says_nothing(error: Exception) -> bool:
+    """Whether an error is the pickler's own, which the explanation replaces; others are of the user's code."""
+    return isinstance(error, pickle.PicklingError) or (isinstance(error, TypeError) and "pickle" in str(error))
