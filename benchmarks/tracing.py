@@ -275,8 +275,8 @@ else:
         ),
         Topic(
             title=f"A trace of {BIG:,} spans",
-            text="From four workers. What a worker takes to answer, by span; reading the answers and assembling; memory "
-            "by span; what it is asked then.",
+            text="From four workers. What a worker takes to answer, by span; reading the answers and assembling; "
+            "memory by span; what it is asked then.",
             script=Path(__file__),
             contenders={"big": "znb"},
             columns={
