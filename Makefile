@@ -22,7 +22,7 @@ BIN := $(VENV)/bin
 DEBIAN_PACKAGES := $(shell $(PYTHON) -c 'import ensurepip' 2>/dev/null || echo python3-venv)
 
 # Environments that only tests use: another major version of ipykernel, and other Pythons where they are to be had.
-OTHER_ENVIRONMENTS := ipykernel6 py312 py313
+OTHER_ENVIRONMENTS := ipykernel6 py312 py313 zerorpc
 
 # A stamp is as old as the environment that it stands for; tools/environment.py finds out whether anything in it is outdated.
 BASE := $(VENV)/.stamp-base
@@ -88,6 +88,11 @@ other-environments: $(OTHER_ENVIRONMENTS:%=.venvs/%/.stamp)
 
 .venvs/ipykernel6/.stamp: pyproject.toml tools/environment.py $(DEBIAN)
 	$(PYTHON) tools/environment.py $(@D) --install . --install 'ipykernel>=6.29,<7' --install matplotlib
+	@touch $@
+
+# The peer that services are tested against; it needs gevent, so it has an environment of its own.
+.venvs/zerorpc/.stamp: tools/environment.py $(DEBIAN)
+	$(PYTHON) tools/environment.py $(@D) --install 'zerorpc==0.6.3'
 	@touch $@
 
 # py312 stands for Python 3.12. Where there is none, tools/environment.py says so and makes an empty folder; the tests that

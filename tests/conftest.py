@@ -31,6 +31,7 @@ import psutil
 import pytest
 import zmq
 from hypothesis import settings
+from zmq.utils.garbage import gc as zero_copy
 
 from kernels import Kernel, interpreter
 
@@ -174,7 +175,13 @@ class Watch:
         return [t for t in threading.enumerate() if t not in self.threads and t.name.startswith("znb")]
 
     def new_sockets(self) -> list[zmq.Socket[Any]]:
-        return [s for s in set(_sockets) if s not in self.sockets and not s.closed and not s._shadow]
+        # pyzmq has sockets of its own, for messages sent without a copy; they live as long as the process.
+        own = zero_copy._context
+        return [
+            s
+            for s in set(_sockets)
+            if s not in self.sockets and not s.closed and not s._shadow and s.context is not own
+        ]
 
     def new_files(self) -> list[Path]:
         return [path for path in sorted(self.world.runtime.rglob("*")) if not path.is_dir()]

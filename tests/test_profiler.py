@@ -75,9 +75,9 @@ def test_running_and_waiting_are_told_apart_and_belong_to_their_spans(recorder, 
         with OpenSpan(recorder, "waits") as waits:
             waited = wait(0.2)
     table = read(sampler)
-    assert innermost(table, runs)["busy"] == pytest.approx(took, abs=0.06)
-    assert cpu(table, runs) == pytest.approx(0.3, abs=0.06)
-    assert sum(innermost(table, waits).values()) == pytest.approx(waited, abs=0.06)
+    assert innermost(table, runs)["busy"] == pytest.approx(took, rel=0.2, abs=0.06)
+    assert cpu(table, runs) == pytest.approx(0.3, rel=0.2, abs=0.06)
+    assert sum(innermost(table, waits).values()) == pytest.approx(waited, rel=0.2, abs=0.06)
     assert cpu(table, waits) < 0.05
     assert sampler.stats().rounds >= 10
     assert 0 < sampler.stats().cost < 0.2
@@ -140,7 +140,7 @@ def test_a_thread_whose_span_has_ended_is_not_sampled(recorder, sampler):
 
 
 def test_tasks_are_sampled_with_what_they_await(recorder, sampler):
-    spans = {}
+    spans, took = {}, {}
 
     async def leaf():
         await asyncio.sleep(0.15)
@@ -149,14 +149,16 @@ def test_tasks_are_sampled_with_what_they_await(recorder, sampler):
         await leaf()
 
     async def worker(name):
+        began = time.perf_counter()
         with OpenSpan(recorder, name) as span:
             spans[name] = span
             await branch()
+        took[name] = time.perf_counter() - began
 
     async def runner():
         with OpenSpan(recorder, "runs") as span:
             spans["runs"] = span
-            busy(0.1)
+            took["runs"] = busy(0.1)
 
     async def main():
         await asyncio.gather(worker("a"), worker("b"), runner())
@@ -171,9 +173,9 @@ def test_tasks_are_sampled_with_what_they_await(recorder, sampler):
             if table.span_id[row] == spans[name].span_id
         ]
         assert ["worker", "branch", "leaf", "sleep"] in stacks
-        assert sum(innermost(table, spans[name]).values()) == pytest.approx(0.2, abs=0.12)
+        assert sum(innermost(table, spans[name]).values()) == pytest.approx(took[name], rel=0.3, abs=0.06)
         assert cpu(table, spans[name]) < 0.03
-    assert innermost(table, spans["runs"])["busy"] == pytest.approx(0.1, abs=0.06)
+    assert innermost(table, spans["runs"])["busy"] == pytest.approx(took["runs"], rel=0.3, abs=0.06)
 
 
 def test_an_await_chain_goes_through_generators_and_asynchronous_generators():
