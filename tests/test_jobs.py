@@ -330,6 +330,8 @@ def test_cancel_what_is_claimed_but_has_not_begun(tmp_path):
         first.wait_running()
         assert futures[3].cancel()
         assert futures[4].cancel()
+        cluster._jobs.stats()  # the cancellations have been sent …
+        cluster.workers[0].stats()  # … and the worker's I/O thread has had its turn
         first.open()
         assert [future.result() for future in futures[:3]] == [False, False, True]
         assert cluster.submit(pow, 2, 3).result() == 8

@@ -16,10 +16,11 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Sized
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 from znb.errors import CallTimeout, Cancelled, SerializationError, ZnbError
 from znb.executor.client import Group, JobClient, Part
+from znb.executor.companions import Keeper, Progress
 from znb.executor.frames import CALL_ONE, CALL_STAR
 from znb.executor.futures import NOTICE_AFTER, Batch
 from znb.serialize import Payload
@@ -46,16 +47,6 @@ UNBOUNDED = 1 << 60
 HANDOVER = 0.05
 #: Results yielded between two looks at what has arrived.
 SLICE = 16384
-
-
-class Progress(Protocol):
-    """Shows how far a map has come (``znb.progress``)."""
-
-    def update(self, done: int, failed: int, retried: int) -> None:
-        """So many more results have been taken, so many of them failures; so many runs were repeated in all."""
-
-    def close(self) -> None:
-        """No more will come."""
 
 
 class MapResult(Iterator[Any]):
@@ -133,19 +124,6 @@ def start_map(
     flow.group = Group(client.codec.encode(function), call, label, flow, show=client.view(), pulled=True, **options)
     client.open_group(flow.group, flow.pull_ahead(), last=flow.exhausted)
     return MapResult(flow)
-
-
-class Keeper(Protocol):
-    """Keeps results for another run (``znb.checkpoint``). On the consumer's thread."""
-
-    def select(self, items: Iterable[Any]) -> Iterator[Any]:
-        """Yield the items that have no result yet."""
-
-    def keep(self, results: Iterable[tuple[int, Any]]) -> None:
-        """Keep results of items that ``select`` yielded, given by their number in that order."""
-
-    def drop(self, index: int) -> None:
-        """Note that an item failed: it has no result."""
 
 
 class _Outcomes:
