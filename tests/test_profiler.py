@@ -67,6 +67,12 @@ def wait(seconds):
     return time.perf_counter() - began
 
 
+def look(sampler, times):
+    """Wait until it has looked so many more times."""
+    rounds = sampler.stats().rounds + times
+    wait_until(lambda: sampler.stats().rounds >= rounds, f"{times} samples")
+
+
 @pytest.mark.skipif(not HAS_THREAD_CLOCKS, reason="clocks of threads can be read on Linux alone")
 def test_running_and_waiting_are_told_apart_and_belong_to_their_spans(recorder, sampler):
     with OpenSpan(recorder, "root", "trace", None, None, 5):
@@ -106,9 +112,9 @@ def test_a_sampler_that_is_installed_late_samples_what_is_open(recorder):
     sampler = Sampler(recorder)
     with OpenSpan(recorder, "root", "trace", None, None, 1) as root:
         sampler.install()
-        wait(0.1)
+        look(sampler, 3)
     sampler.close()
-    assert sum(innermost(read(sampler), root).values()) > 0.03
+    assert sum(innermost(read(sampler), root).values()) > 0
 
 
 def test_threads_are_sampled_below_the_span_that_started_them(recorder, sampler):
@@ -118,7 +124,7 @@ def test_threads_are_sampled_below_the_span_that_started_them(recorder, sampler)
         def work():
             recorder.inherited[threading.get_ident()] = root
             try:
-                wait(0.1)
+                look(sampler, 3)
             finally:
                 del recorder.inherited[threading.get_ident()]
 
@@ -135,7 +141,7 @@ def test_a_thread_whose_span_has_ended_is_not_sampled(recorder, sampler):
         with OpenSpan(recorder, "ended", parent=None) as ended:
             pass
         recorder.inherited[threading.get_ident() + 1] = ended
-        wait(0.05)
+        look(sampler, 3)
     assert not innermost(read(sampler), ended)
 
 
@@ -243,7 +249,7 @@ def test_whose_code_a_file_is(file, origin):
 
 def test_readers_read_on(recorder, sampler):
     with OpenSpan(recorder, "root", "trace", None, None, 1):
-        wait(0.05)
+        look(sampler, 5)
     parts, cursor = sampler.read(Cursor(), 2)
     assert sum(len(part.columns[0]) for part in parts) == 16
     rest, _ = sampler.read(cursor, 10_000)
@@ -263,7 +269,7 @@ def test_readers_read_on(recorder, sampler):
 )
 def test_damaged_samples_are_refused(recorder, sampler, damage):
     with OpenSpan(recorder, "root", "trace", None, None, 1):
-        wait(0.03)
+        look(sampler, 2)
     (part,) = sampler.read(Cursor(), 1)[0]
     with pytest.raises(ValueError):
         msgspec.structs.replace(part, **damage).add_to(SampleTable(), HERE)

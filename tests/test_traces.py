@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cluster_harness import wait_until
 from made_traces import BASE, PROCESSES, Made, make_samples, make_trace, random_spans
 from znb.errors import ProtocolError
 from znb.profiler import Sampler
@@ -269,7 +270,7 @@ def test_samples_of_several_processes_are_merged():
     sampler = Sampler(recorder)
     sampler.install()
     with OpenSpan(recorder, "root", "trace", None, None, 1) as root:
-        time.sleep(0.03)
+        wait_until(lambda: sampler.stats().rounds > 5, "samples")
     sampler.close()
     feed = Feed(recorder, sampler)
     batch = decode_batch(msgspec.msgpack.encode(feed.answer(Request())))
