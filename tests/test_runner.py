@@ -5,7 +5,7 @@ import sys
 import textwrap
 
 PRELUDE = """
-import queue, signal, threading, time
+import queue, signal, sys, threading, time
 from znb.runner import Failure, Runner, Success, Task
 
 runner = Runner()
@@ -248,3 +248,45 @@ def test_an_interrupt_that_has_not_been_noticed_is_repeated():
         in_background(script)
     """)
     assert out == "KeyboardInterrupt 3\n"
+
+
+def test_an_interrupt_that_hits_where_exceptions_go_nowhere_is_repeated():
+    out = run("""
+        begun = threading.Event()
+
+        class Trap:
+            def __del__(self):
+                begun.set()
+                time.sleep(600)
+
+        def execute():
+            Trap()
+            time.sleep(600)
+
+        def script():
+            made = task(execute)
+            begun.wait()
+            runner.interrupt(made)
+            print(type(outcomes.get()[1].error).__name__)
+        in_background(script)
+    """)
+    assert out == "KeyboardInterrupt\n"
+
+
+def test_other_exceptions_that_go_nowhere_are_reported_as_ever():
+    out = run("""
+        class Bad:
+            def __del__(self):
+                raise ValueError("bad")
+
+        sys.stderr = sys.stdout
+        before = sys.unraisablehook
+        def script():
+            task(lambda: Bad() and None)
+            outcomes.get()
+        in_background(script)
+        print(sys.unraisablehook is before)
+    """)
+    assert "Exception ignored in" in out
+    assert "ValueError: bad" in out
+    assert out.endswith("True\n")

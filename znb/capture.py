@@ -119,7 +119,7 @@ class Capture:
         self._line_count = 0
         self._mark: Mark | None = None
         self._ended_jobs: Sized = ()
-        self._line_looks = False
+        self._line_seen: float | None = None
         self._size = 0
         self._wake_at, self._look_at = _NEVER, QUEUE_CHARS
         self._route: Route | None = None
@@ -301,6 +301,7 @@ class Capture:
             return ""
         empty: list[str] = []  # made first, so that a handler or finalizer that prints cannot run amid the exchange
         line, self._line = self._line, empty
+        self._line_seen = None
         return "".join(line)
 
     def _append(self, owner: CapturedStream, route: Route | None, mark: int | None, text: str) -> None:
@@ -449,10 +450,8 @@ class Capture:
         with self._lock:
             self._wake_at, self._look_at = _NEVER, QUEUE_CHARS
             self._drain()
-            if self._line_looks or self._urgent or self._stopping:
+            if self._urgent or self._stopping or self._line_is_old():
                 self._end_line()
-            # a line that has just begun is left alone once: its print may be under way
-            self._line_looks = bool(self._line)
             self._urgent = False
             entries, self._queue = self._queue, collections.deque()  # not copied: a finalizer may print meanwhile
             self._segment = None
@@ -460,6 +459,14 @@ class Capture:
             self._begun += 1
             self._changed.notify_all()
             return entries
+
+    def _line_is_old(self) -> bool:
+        """Whether a line is not being finished. One that the pump has not seen before is: its print may be under way."""
+        if not self._line:
+            return False
+        if self._line_seen is None:
+            self._line_seen = time.monotonic()
+        return time.monotonic() - self._line_seen > BATCH_DELAY - FIRST_DELAY
 
     def _emit(self, entries: Queue) -> None:
         for entry in entries:
