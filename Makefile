@@ -40,15 +40,11 @@ help:
 demo: $(BASE)
 	$(BIN)/znb demo
 
-# The tests that need a core to themselves run first and alone. Exit status 5: no test was selected. What fails side by
-# side is run once more alone, so that the report tells a defect from two tests in each other's way; both are shown.
+# The tests that need a core to themselves run first and alone. Exit status 5: no test was selected.
 test: $(DEV) other-environments
 	@failed=0; \
 	$(BIN)/python -m pytest -m serial $(TESTFLAGS) || [ $$? -eq 5 ] || failed=1; \
-	$(BIN)/python -m pytest -m 'not serial' -n 2 $(TESTFLAGS) || { \
-		echo 'Some tests failed side by side. The same, alone:'; \
-		$(BIN)/python -m pytest -m 'not serial' --last-failed --last-failed-no-failures none $(TESTFLAGS) || failed=1; \
-	}; \
+	$(BIN)/python -m pytest -m 'not serial' -n 2 $(TESTFLAGS) || failed=1; \
 	exit $$failed
 
 check: $(DEV)

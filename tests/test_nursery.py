@@ -211,6 +211,24 @@ def test_restart_replaces_all_or_some(cluster):
         cluster.launcher.restart(["w5", "w0", "w6"])
 
 
+def test_sockets_of_a_worker_that_was_killed_are_removed():
+    with harness(1) as cluster:
+        before = cluster.worker()
+        Path(before.calls.removeprefix("ipc://")).touch()  # toy workers have none
+        cluster.launcher.kill(["w0"])
+        cluster.wait_event("ready", "w0", 2)
+        assert not Path(before.calls.removeprefix("ipc://")).exists()
+
+
+def test_workers_are_not_made_where_nobody_could_reach_them():
+    with harness(1) as cluster:
+        folder = Path(cluster.worker().calls.removeprefix("ipc://")).parent
+        folder.rename(folder.with_name("elsewhere"))
+        cluster.launcher.kill(["w0"])
+        assert "was removed from outside" in cluster.wait_event("gave_up", "w0").reason
+        folder.with_name("elsewhere").rename(folder)
+
+
 def test_a_worker_that_is_stopped_or_ignores_sigterm_is_restarted_all_the_same():
     with harness(2, stop_grace=0.1) as cluster:
         cluster.tell("w0", "signal.signal(signal.SIGTERM, signal.SIG_IGN); print('ignoring')")

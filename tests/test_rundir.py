@@ -135,3 +135,9 @@ def test_the_lock_of_a_directory_that_was_replaced_is_worth_nothing(nowhere, mon
     monkeypatch.setattr(rundir.fcntl, "flock", replace_and_lock)
     with rundir.lock_dir(path) as held:
         assert not held
+
+
+def test_a_runtime_directory_that_cannot_be_made_is_told(monkeypatch):
+    monkeypatch.setenv("ZNB_RUNTIME_DIR", "/proc/nope/znb")
+    with pytest.raises(ZnbError, match=r"cannot be made: .*ZNB_RUNTIME_DIR"):
+        rundir.runtime_dir()

@@ -461,7 +461,7 @@ class Capture:
             return entries
 
     def _line_is_old(self) -> bool:
-        """Whether a line is not being finished. One that the pump has not seen before is: its print may be under way."""
+        """Whether a line is not being finished. One that the pump has not seen before is: a print is under way."""
         if not self._line:
             return False
         if self._line_seen is None:

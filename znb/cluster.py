@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import atexit
 import concurrent.futures
+import contextlib
 import functools
 import importlib
 import itertools
@@ -17,12 +18,15 @@ import sys
 import threading
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Self
 
 from znb.checkpoint import Checkpoint, CheckpointedMap
+from znb.checks import check_mapping, check_seconds, check_text
 from znb.connection import ClusterEntry, clean_dead, find_cluster, list_clusters
+from znb.current import current
+from znb.descriptors import ensure_descriptors
 from znb.errors import NoWorkers, ServiceUnavailable, ZnbError
 from znb.executor.client import JobClient, Show
 from znb.executor.futures import Future
@@ -37,7 +41,7 @@ from znb.progress import TqdmProgress, total_of
 from znb.rundir import FILE_NAME
 from znb.serialize import Codec
 from znb.shared import Shared, put
-from znb.status import ClusterStatus, WorkerInfo
+from znb.status import ClusterStatus, JobStats, WorkerInfo
 from znb.targets import Target, select
 from znb.transport import Reactor
 from znb.workers import Workers
@@ -113,17 +117,20 @@ class Cluster(concurrent.futures.Executor):
 
         Raises:
             ZnbError: It could not be started; the message has what the workers wrote.
+            TypeError: An argument is of another type.
+            ValueError: An argument is out of its range.
         """
         options = StartOptions(
-            name=name or DEFAULT_NAME,
-            keep=keep,
-            env=dict(env or {}),
+            name=DEFAULT_NAME if name is None else check_text("name", name, DEFAULT_NAME),
+            keep=bool(keep),
+            env=dict(check_mapping("env", env, "{'OMP_NUM_THREADS': '1'}")),
             cwd=os.fspath(cwd or Path.cwd()),
-            python=python or sys.executable,
-            grace=grace,
+            python=os.fspath(python or sys.executable),
+            grace=check_seconds("grace", grace),
         )
         number = usable_cpus() if n is None else count_of_workers(n)
-        cluster = cls._make(on)
+        ensure_descriptors(number)
+        cluster = cls._make(check_text("on", on, "local"))
         cluster._owner = not keep
         cluster._begin(lambda: cluster._launcher.start(number, options))
         cluster.reused = cluster._launcher.reused
@@ -185,6 +192,7 @@ class Cluster(concurrent.futures.Executor):
         except BaseException:
             self.close()
             raise
+        current.choose(self)
         if "joblib" in sys.modules:
             importlib.import_module("znb.doors.joblib").register(self)
         return snapshot
@@ -427,11 +435,25 @@ class Cluster(concurrent.futures.Executor):
 
     def scale(self, n: int) -> None:
         """Have ``n`` workers: new ones are ready, superfluous ones gone, when this returns."""
-        self._follow(self._launcher.scale(count_of_workers(n)))
+        number = count_of_workers(n)
+        ensure_descriptors(number)
+        with self._told_if_interrupted(f"scaling to {number} workers"):
+            self._follow(self._launcher.scale(number))
 
     def restart(self, target: Target = "all") -> None:
         """Replace workers by new processes of the same names, killing what they run."""
-        self._follow(self._launcher.restart(self[target].names))
+        names = self[target].names
+        with self._told_if_interrupted(f"the restart of {', '.join(names)}"):
+            self._follow(self._launcher.restart(names))
+
+    @contextlib.contextmanager
+    def _told_if_interrupted(self, what: str) -> Iterator[None]:
+        """Say that a request goes on though nobody waits for it any more: the next cell may meet it."""
+        try:
+            yield
+        except KeyboardInterrupt:
+            self.notify(f"{what} was asked for and goes on, though you no longer wait for it; see cluster.status()")
+            raise
 
     def kill(self, name: str) -> None:
         """Kill a worker's process; it is replaced under its name."""
@@ -444,7 +466,11 @@ class Cluster(concurrent.futures.Executor):
 
     def status(self) -> ClusterStatus:
         """Return what each worker does now."""
-        return ClusterStatus.take(self.name, self._launcher.where, self.workers)
+        return ClusterStatus.take(self.name, self._launcher.where, self.workers, self.stats())
+
+    def stats(self) -> JobStats:
+        """Return what has become of the jobs that this process has given to the cluster, in all and by worker."""
+        return JobStats.of(self._jobs.stats())
 
     def next_label(self) -> str:
         """Return a name for a piece of code that came without one."""
@@ -469,6 +495,7 @@ class Cluster(concurrent.futures.Executor):
 
     def _follow(self, snapshot: Snapshot) -> None:
         """Wait until the links are those of a snapshot."""
+        ensure_descriptors(len(snapshot.workers))
         self._reactor.wait_call(self._membership.on_members, snapshot.workers)
         self.wait_links([worker.name for worker in snapshot.workers])
 

@@ -24,8 +24,10 @@ from znb.serialize import Codec, MissingDefinitions, Payload
 from znb.shipping import forget, pack, unpack
 from znb.transport import Reactor
 
-__all__ = ["Failed", "Link", "ObjectCall", "Outcome", "Value"]
+__all__ = ["LEFT", "Failed", "Link", "ObjectCall", "Outcome", "Value"]
 
+#: Why the work of a worker ends that is not replaced: the cluster was scaled down.
+LEFT = "has left the cluster"
 #: Seconds to wait for a definition that a worker holds and this process has lost.
 DEFINITION_TIMEOUT = 30.0
 
@@ -102,7 +104,7 @@ class ObjectCall:
             error.worker,
             error.reason if self.started else f"{error.reason} before it was done with {label}",
             running=label if self.started else "",
-            hint="A new process takes its place, without its variables",
+            hint="" if error.reason == LEFT else "A new process takes its place, without its variables",
         )
         for note in getattr(error, "__notes__", ()):
             lost.add_note(note)

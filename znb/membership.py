@@ -17,7 +17,7 @@ from typing import Protocol
 
 from znb.errors import NoWorkers, WorkerLost, ZnbError
 from znb.lifecycle import ClusterEvent, DeathCertificate, WorkerStatus
-from znb.link import Link
+from znb.link import LEFT, Link
 from znb.serialize import Codec
 from znb.transport import Reactor
 
@@ -160,7 +160,7 @@ class Membership:
             gone = [link for name, link in self._links.items() if name not in {m.name for m in members}]
             self._members = {member.name: self._newer(member) for member in members}
         for link in gone:
-            self._end_link(link, link.lost("has left the cluster"))
+            self._end_link(link, link.lost(LEFT))
         for member in members:
             self._on_member(member)
 

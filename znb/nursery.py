@@ -274,6 +274,10 @@ class Nursery:
             name=slot.name, generation=slot.generation, pid=0, state="dead", started=time.time(),
             calls=spec.calls, jobs=spec.jobs, events=spec.events,
         )  # fmt: skip
+        if not Path(self._config.socket_dir).is_dir():
+            problem = f"the directory of the cluster's sockets, {self._config.socket_dir}, was removed from outside"
+            self._give_up(slot, f"{problem}; no new worker can be reached. Stop this cluster and start another")
+            return
         try:
             if self._entry is not None:
                 child = fork_child(spec, self._entry, self._abandon)
@@ -359,6 +363,8 @@ class Nursery:
         scale = 1 if sys.platform == "darwin" else 1024
         certificate = child.bury(code, usage.ru_maxrss * scale, oom=oom)
         slot.child = None
+        for url in (child.spec.calls, child.spec.jobs, child.spec.events):  # a process that was killed leaves them
+            Path(url.removeprefix("ipc://")).unlink(missing_ok=True)
         if self._stopping or slot.leaving:
             status = slot.current()
             del self._slots[slot.name]

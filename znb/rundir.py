@@ -64,6 +64,7 @@ def runtime_dir() -> Path:
 
     Raises:
         AuthError: It belongs to somebody else, others can enter it, or it is not a directory.
+        ZnbError: It cannot be made.
     """
     if explicit := os.environ.get("ZNB_RUNTIME_DIR"):
         path = Path(explicit).resolve()
@@ -71,8 +72,13 @@ def runtime_dir() -> Path:
         path = Path(xdg, "znb")
     else:
         path = Path(_temp_root(), f"znb-{os.getuid()}")
-    with contextlib.suppress(FileExistsError):  # something else than a directory: the check says so
+    try:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except FileExistsError:
+        pass  # something else than a directory: the check says so
+    except OSError as error:
+        problem = f"the runtime directory {path} cannot be made: {error.strerror or error}; "
+        raise ZnbError(problem + "set ZNB_RUNTIME_DIR to a directory that you can write") from error
     check_private(path, path.lstat(), directory=True)
     return path
 

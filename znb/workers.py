@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from znb import tracebacks
+from znb.checks import check_mapping, check_seconds
 from znb.console import OutputView, Sink, make_sink
 from znb.gather import Gather
 from znb.link import Failed, Outcome, Value
@@ -89,8 +90,15 @@ class Workers:
         """
         if not isinstance(source, str):
             raise TypeError(f"run takes source text, got {source!r}; for a function use call, or cluster.submit")
+        if timeout is not None:
+            check_seconds("timeout", timeout)
         label = label or self._cluster.next_label()
-        options = {"source": source, "label": label, "first_line": first_line, "variables": dict(push or {})}
+        options = {
+            "source": source,
+            "label": label,
+            "first_line": first_line,
+            "variables": dict(check_mapping("push", push, "{'x': 1}")),
+        }
         shown = sink or make_sink()
         view = OutputView(self.names, shown, scope=self._cluster.name)
         outcomes = self._ask("cell", options, view=view, timeout=timeout, label=label, sink=shown)
@@ -121,7 +129,7 @@ class Workers:
         Raises:
             SerializationError: One cannot travel; then none was copied.
         """
-        self._combine(self._ask("push", {**(variables or {}), **more}, label="push"))
+        self._combine(self._ask("push", {**check_mapping("push", variables, "{'x': 1}"), **more}, label="push"))
 
     def pull(self, *names: str) -> Any:
         """Copy variables from the workers.
@@ -132,7 +140,7 @@ class Workers:
         Raises:
             NameError: A worker has no such variable.
         """
-        if not names:
+        if not names or not all(isinstance(name, str) for name in names):
             raise TypeError('pull what? Name at least one variable: cluster[0].pull("x")')
         values = self._outcomes("pull", list(names))
         flat = {worker: found[names[0]] if len(names) == 1 else tuple(found[n] for n in names)

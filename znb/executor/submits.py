@@ -220,8 +220,7 @@ class Submits:
         return stream, self._open.popitem(last=False)[1] if len(self._open) > OPEN_GROUPS else None
 
     def _close(self, streams: Iterable[Stream]) -> None:
-        """Say that no more jobs come. Without the lock, as the client's comes before it."""
-        self._flush()
+        """Say that no more jobs come: after ``_flush``, which the reactor's thread was asked for with the last one."""
         for stream in streams:
             self._client.feed(stream.group, (), last=True)
 

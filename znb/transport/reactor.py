@@ -304,7 +304,7 @@ class Reactor:
         except BlockingIOError:
             return  # the thread has wake-ups to read already
         except OSError as error:
-            if error.errno != errno.EBADF:  # it was closed because the reactor has stopped
+            if error.errno not in {errno.EBADF, errno.EPIPE}:  # it was closed because the reactor has stopped
                 raise
 
     def _halt(self) -> None:

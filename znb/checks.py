@@ -1,0 +1,56 @@
+"""What users pass, checked where they pass it: the error says which argument it was, what was expected, and what came.
+
+Pure. Without these, a wrong type is found deep in a thread or another process, and the message speaks of that place.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+__all__ = ["check_mapping", "check_seconds", "check_text"]
+
+
+def check_text(name: str, value: object, example: str) -> str:
+    """Return ``value`` if it is text that is not empty.
+
+    Raises:
+        TypeError: It is something else.
+        ValueError: It is empty.
+    """
+    if not isinstance(value, str):
+        raise TypeError(f"{name} must be text such as {example!r}, got {value!r}")
+    if not value.strip():
+        raise ValueError(f"{name} must not be empty; it is text such as {example!r}")
+    return value
+
+
+def check_seconds(name: str, value: object) -> float:
+    """Return ``value`` if it is a positive, finite number of seconds.
+
+    Raises:
+        TypeError: It is not a number.
+        ValueError: It is not positive, or not finite.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"{name} must be a number of seconds, got {value!r}")
+    if not 0 < value < math.inf:
+        raise ValueError(f"{name} must be a positive number of seconds, got {value!r}")
+    return value
+
+
+def check_mapping(name: str, value: object, example: str) -> Mapping[str, Any]:
+    """Return ``value`` if it maps texts to something; ``None`` is an empty mapping.
+
+    Raises:
+        TypeError: It is something else, or one of its keys is not text.
+    """
+    if value is None:
+        return {}
+    if not isinstance(value, Mapping):
+        raise TypeError(f"{name} must be a mapping such as {example}, got {value!r}")
+    for key in value:
+        if not isinstance(key, str):
+            raise TypeError(f"{name} must have names as its keys, as in {example}, got the key {key!r}")
+    return value
