@@ -22,7 +22,7 @@ import msgspec
 from znb.errors import ProtocolError
 from znb.serialize import Codec, Payload
 
-__all__ = ["Cargo", "Shipment", "pack", "payload_bytes", "unpack"]
+__all__ = ["Cargo", "Shipment", "pack", "payload_bytes", "size_of", "unpack"]
 
 
 class Cargo(msgspec.Struct, frozen=True, array_like=True):
@@ -92,7 +92,12 @@ def unpack(cargo: Any, frames: Sequence[Any], codec: Codec, known: set[bytes] | 
 
 def payload_bytes(payload: Payload) -> int:
     """Return the size of an encoded object without its definitions."""
-    return len(payload.body) + sum(memoryview(buffer).nbytes for buffer in payload.buffers)
+    return len(payload.body) + size_of(payload.buffers)
+
+
+def size_of(buffers: Iterable[Any]) -> int:
+    """Return how many bytes buffers or frames have together."""
+    return sum(len(buffer) if isinstance(buffer, bytes) else memoryview(buffer).nbytes for buffer in buffers)
 
 
 def _buffer(frame: Any) -> Any:

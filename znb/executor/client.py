@@ -31,7 +31,7 @@ from znb.outputs import Output, decode_output
 from znb.schedule import Scheduler, SchedulerStats
 from znb.schedule.records import Command, Fail, Finished, Interrupt, Kill, Pull, Revoke, Send
 from znb.serialize import Codec, Payload
-from znb.shipping import pack, unpack
+from znb.shipping import pack, size_of, unpack
 from znb.transport import Reactor, Timer
 from znb.wire import WIRE_VERSION
 
@@ -155,12 +155,12 @@ class Group:
             part.left -= count
             start += count
             if part.left <= 0:
-                part.payload = _NOTHING
+                part.payload = NOTHING
         while self._firsts and self._parts[self._firsts[0]].left <= 0:
             del self._parts[self._firsts.popleft()]
 
 
-_NOTHING = Payload(b"", (), ())
+NOTHING = Payload(b"", (), ())
 
 
 class _Peer:
@@ -413,7 +413,7 @@ class JobClient:
                         peer.defined.discard(number)
                         self._send(peer, frames.Forget(self.id, number))
                 finished.receiver.finished()
-                finished.function = _NOTHING  # its receiver refers to it, so it would wait for the collector
+                finished.function = NOTHING  # its receiver refers to it, so it would wait for the collector
 
     def _send_chunk(self, command: Send) -> None:
         peer, group = self._peers[command.worker], self._groups[command.group]
@@ -450,6 +450,7 @@ class JobClient:
 
     def _send(self, peer: _Peer, message: frames.ToWorker, parts: Sequence[Any] = ()) -> None:
         header = frames.encode(message)
+        self._scheduler.count_bytes(peer.number, sent=len(header) + size_of(parts))
         if parts:
             peer.socket.send(header, zmq.SNDMORE)
             for part in parts[:-1]:
@@ -470,6 +471,7 @@ class JobClient:
         if peer is None:
             return  # a late word of a worker that was given up
         now = time.monotonic()
+        self._scheduler.count_bytes(peer.number, received=sum(map(len, parts)))
         match message:
             case frames.Results():
                 self._on_results(peer, message, parts[1:], now)

@@ -261,6 +261,18 @@ class Pool:
         """Calls that run."""
         return self.size - self._free
 
+    def resize(self, size: int) -> None:
+        """Have another number of places; those that run go on where there are fewer."""
+        begin = []
+        with self._lock:
+            self._free += size - self.size
+            self.size = size
+            while self._waiting and self._free > 0:
+                self._free -= 1
+                begin.append(self._waiting.popleft())
+        for run in begin:
+            self._start(run)
+
     def take_place(self) -> bool:
         """Take a place for a call that the asking thread runs; ``give_back`` returns it."""
         with self._lock:
@@ -335,7 +347,7 @@ class Pool:
     def _following(self) -> Callable[[], object] | None:
         """Pass this place on to the call that waits longest; free it if there is none."""
         with self._lock:
-            if self._waiting:
+            if self._waiting and self._free >= 0:  # below 0 there are more than there should be
                 return self._waiting.popleft()
             self._free += 1
             return None

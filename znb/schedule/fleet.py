@@ -158,6 +158,7 @@ class Worker:
         "overrun",
         "queue",
         "received_bytes",
+        "retried",
         "run_time",
         "sealed",
         "sent_bytes",
@@ -185,6 +186,7 @@ class Worker:
         self.condemned = False
         self.done = 0
         self.failed = 0
+        self.retried = 0
         self.run_time = 0.0
         self.sent_bytes = 0
         self.received_bytes = 0

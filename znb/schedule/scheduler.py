@@ -222,12 +222,12 @@ class Scheduler:
         lost = self._fleet.workers.get(worker)
         if lost is None:
             return
-        self._totals.lost_workers += 1
         if lost.held is not None:
             self._placement.let_go(lost)
         self._fleet.remove(lost)
         groups = {chunk.group for chunk in lost.queue}
         requeue(self._placement, lost, reason, now, charge=charge and not lost.condemned, ended=ended)
+        self._totals.lose(lost)
         for group in sorted(groups, key=lambda group: group.number):
             self._settle(group)
 
@@ -421,6 +421,7 @@ class Scheduler:
             if index in skip or not first <= index < end:
                 continue
             if group.charge(index, Attempt(worker.name, raised)):
+                worker.retried += 1
                 group.put_back(index, index + 1, chunk.attempt + 1, 0)
                 self._placement.line_up(group)
                 skip.add(index)
