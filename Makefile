@@ -40,8 +40,12 @@ help:
 demo: $(BASE)
 	$(BIN)/znb demo
 
-# The tests that need a core to themselves run first and alone. Exit status 5: no test was selected.
+# The tests that need a core to themselves run first and alone. Exit status 5: no test was selected. The package is
+# compiled before, as an installed one is: where Python may not write bytecode, each process would compile it again.
 test: $(DEV) other-environments
+	@for python in $(BIN)/python $(OTHER_ENVIRONMENTS:%=.venvs/%/bin/python); do \
+		[ ! -x $$python ] || $$python -m compileall -q znb tests || exit 1; \
+	done
 	@failed=0; \
 	$(BIN)/python -m pytest -m serial $(TESTFLAGS) || [ $$? -eq 5 ] || failed=1; \
 	$(BIN)/python -m pytest -m 'not serial' -n 2 $(TESTFLAGS) || failed=1; \

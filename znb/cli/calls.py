@@ -24,8 +24,8 @@ import zmq
 from znb.cli.commands import Parser, WrongUsage
 from znb.cli.values import seconds
 from znb.errors import ZnbError
-from znb.rpc import Proxy, connect
 from znb.rpc.failures import is_remote
+from znb.rpc.proxy import Proxy, connect
 from znb.rpc.streams import Stream
 from znb.tracebacks import detach
 
@@ -106,9 +106,7 @@ def read_json(text: str) -> Any:
     try:
         return json.loads(text)
     except ValueError as error:
-        raise WrongUsage(
-            f"with --json each argument is JSON, such as 1 or '\"text\"'; {text} is not: {error}"
-        ) from None
+        raise WrongUsage(f"with --json an argument is JSON, such as 1 or '\"text\"'; {text} is not: {error}") from None
 
 
 # -- there -------------------------------------------------------------------------------------------------------

@@ -29,7 +29,7 @@ SIMILAR = 0.6
 HELP_WIDTH = 100
 #: Column at which descriptions of options begin.
 HELP_INDENT = 26
-#: What begins with ``-`` and yet is a value: the targets ``-1``, ``-2:`` and ``-1,0``, and the numbers ``-.5`` and ``-1e3``.
+#: What begins with ``-`` and yet is a value: the targets ``-1``, ``-2:`` and ``-1,0``; numbers such as ``-.5``.
 NEGATIVE = re.compile(r"-\.?\d[\d:,.eEjJ_+-]*")
 
 

@@ -12,8 +12,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from znb.errors import ZnbError
-from znb.rpc import connect, inspect_service, list_services
-from znb.rpc.registry import ServiceFile
+from znb.rpc.description import inspect_service
+from znb.rpc.proxy import connect
+from znb.rpc.registry import ServiceFile, list_services
 
 __all__ = ["look_at_services", "methods_text", "service_text", "services_text"]
 

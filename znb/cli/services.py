@@ -28,10 +28,10 @@ from znb.cli.calls import (
 from znb.cli.commands import Command, Parser, WrongUsage, nearest
 from znb.cli.values import at_least_one, seconds
 from znb.errors import AuthError, CallTimeout, ServiceUnavailable, ZnbError
-from znb.rpc import Service, inspect_service, ping
+from znb.rpc.description import inspect_service, ping
 from znb.rpc.failures import is_remote
 from znb.rpc.security import load_keys
-from znb.rpc.service import THREADS
+from znb.rpc.service import THREADS, Service
 from znb.transport import is_local
 
 __all__ = ["COMMANDS", "load_object"]

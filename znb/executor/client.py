@@ -31,11 +31,11 @@ from znb.outputs import Output, decode_output
 from znb.schedule import Scheduler, SchedulerStats
 from znb.schedule.records import Command, Fail, Finished, Interrupt, Kill, Pull, Revoke, Send
 from znb.serialize import Codec, Payload
-from znb.shipping import pack, size_of, unpack
+from znb.shipping import pack, payload_bytes, size_of, unpack
 from znb.transport import Reactor, Timer
 from znb.wire import WIRE_VERSION
 
-__all__ = ["Group", "JobClient", "Part", "Receiver", "Show"]
+__all__ = ["NOTHING", "Group", "JobClient", "Part", "Receiver", "Show"]
 
 logger = logging.getLogger("znb.jobs")
 
@@ -110,9 +110,26 @@ class Group:
         retry_on: Qualified names of exception types after which a job is run again.
         show: Shows what its jobs print.
         options: For ``Scheduler.add_group``.
+
+    Attributes:
+        dropped: Jobs whose outcomes are in.
+        dropped_bytes: Bytes of encoded items that are not needed any more.
     """
 
-    __slots__ = ("_firsts", "_parts", "call", "function", "label", "number", "options", "receiver", "retry_on", "show")
+    __slots__ = (
+        "_firsts",
+        "_parts",
+        "call",
+        "dropped",
+        "dropped_bytes",
+        "function",
+        "label",
+        "number",
+        "options",
+        "receiver",
+        "retry_on",
+        "show",
+    )
 
     def __init__(
         self,
@@ -133,6 +150,8 @@ class Group:
         self.show = show
         self.options = options
         self.number = -1
+        self.dropped = 0
+        self.dropped_bytes = 0
         self._parts: dict[int, Part] = {}
         self._firsts: collections.deque[int] = collections.deque()
 
@@ -149,17 +168,20 @@ class Group:
 
     def drop(self, start: int, stop: int) -> None:
         """Let go of what is not needed any more, since these jobs have ended."""
+        self.dropped += stop - start
         while start < stop:
             part = self.find(start)
             count = min(stop, part.first + part.count) - start
             part.left -= count
             start += count
             if part.left <= 0:
+                self.dropped_bytes += payload_bytes(part.payload)
                 part.payload = NOTHING
         while self._firsts and self._parts[self._firsts[0]].left <= 0:
             del self._parts[self._firsts.popleft()]
 
 
+#: The payload of a part that is not needed any more, or of an item that cannot be encoded: its job never runs.
 NOTHING = Payload(b"", (), ())
 
 
@@ -328,6 +350,8 @@ class JobClient:
             return
         for part in parts:
             group.add(part, self._scheduler.feed(group.number, part.count))
+            if part.payload is NOTHING:
+                self._cancel(group, part.first)
         if last:
             self._scheduler.exhausted(group.number)
         self._tick_soon()

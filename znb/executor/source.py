@@ -192,8 +192,8 @@ def is_settled(objects: list[Any], depth: int = DEPTH) -> bool:
         return False
     if arrays & kinds and not all(obj.base is None and not obj.dtype.hasobject for obj in rest if type(obj) in arrays):
         return False
-    inside = [obj for obj in rest if type(obj) in _SEQUENCES]
-    inside += [list(obj.values()) for obj in rest if type(obj) is dict]
+    inside: list[Iterable[Any]] = [obj for obj in rest if type(obj) in _SEQUENCES]
+    inside += [obj.values() for obj in rest if type(obj) is dict]
     return is_settled(list(itertools.chain.from_iterable(inside)), depth - 1)
 
 

@@ -20,7 +20,7 @@ from znb.cli.commands import CommandTable, Offer, Parser
 from znb.cli.values import launchers
 from znb.connection import list_clusters
 from znb.magics.session import Session
-from znb.rpc import list_services
+from znb.rpc.registry import list_services
 
 if TYPE_CHECKING:
     from IPython.core.completer import CompletionContext, SimpleMatcherResult
