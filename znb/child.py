@@ -4,7 +4,7 @@
 descriptor  direction          content
 ========== ================== ==========================================================================
 parent_fd   zygote → worker    nothing; end-of-file says that the zygote is gone
-ready_fd    worker → zygote    one byte when the worker serves
+ready_fd    worker → zygote    one byte and its addresses when the worker serves
 crash_fd    file of both       faulthandler's stacks; without a name, so that it cannot be left behind
 1 and 2     worker → zygote    what is written before the shell redirects them, or when it cannot any more
 ========== ================== ==========================================================================
@@ -45,6 +45,8 @@ __all__ = ["Child", "Entry", "fork_child", "load_function", "name_process", "spa
 #: What a worker process runs.
 Entry = Callable[[WorkerSpec], object]
 
+#: Bytes with which a worker says that it is ready: its three addresses, and less than a pipe takes at once.
+READY_BYTES = 4096
 #: Bytes of a worker's last output that are kept for its death certificate.
 TAIL_BYTES = 8192
 #: Bytes of faulthandler's stacks that are: a hundred frames in each of a few threads.
@@ -70,6 +72,7 @@ class Child:
     Attributes:
         spec: What it was told.
         pid: Its process id, which is its group's as well.
+        host: Empty: it is on this machine.
         ready_fd: Becomes readable when it serves, or ends before; -1 if that is known.
         output_fd: Its original stdout and stderr; -1 when they are closed.
         ready: Whether it serves.
@@ -81,6 +84,7 @@ class Child:
     def __init__(self, spec: WorkerSpec, pid: int, ready_fd: int, output_fd: int) -> None:
         self.spec = spec
         self.pid = pid
+        self.host = ""
         self.ready_fd = ready_fd
         self.output_fd = output_fd
         self.ready = False
@@ -94,7 +98,11 @@ class Child:
     def read_ready(self) -> bool:
         """Learn from ``ready_fd``, and close it; return whether the worker serves."""
         with contextlib.suppress(BlockingIOError):  # a dead worker's child may hold the other end
-            self.ready = bool(os.read(self.ready_fd, 1))
+            data = os.read(self.ready_fd, READY_BYTES)
+            self.ready = bool(data)
+            if len(data) > 1:
+                calls, jobs, events = data[1:].decode().split("\n")
+                self.spec = msgspec.structs.replace(self.spec, calls=calls, jobs=jobs, events=events)
         os.close(self.ready_fd)
         self.ready_fd = -1
         return self.ready

@@ -102,11 +102,12 @@ class Cluster(concurrent.futures.Executor):
         cwd: str | os.PathLike[str] | None = None,
         python: str | None = None,
         grace: float = 300.0,
+        bind: str | None = None,
     ) -> Self:
         """Start a cluster, or attach to the one of that name that runs.
 
         Args:
-            n: Number of workers; ``None`` for one per usable CPU.
+            n: Number of workers; ``None`` for as many as there are places: on this machine, one per usable CPU.
             on: Where: ``local``, or what another launcher understands.
             name: Name of the cluster; ``None`` for ``default``.
             keep: Whether it goes on when this process has ended.
@@ -114,6 +115,8 @@ class Cluster(concurrent.futures.Executor):
             cwd: Their working directory; ``None`` for this process's.
             python: Their interpreter; ``None`` for this process's.
             grace: Seconds that workers wait for a client that vanished without a word.
+            bind: Address at which workers on other machines listen, and a range of ports for it, such as
+                ``tcp://10.0.0.5:20000-20100``; ``None`` for the one that leads here.
 
         Raises:
             ZnbError: It could not be started; the message has what the workers wrote.
@@ -125,11 +128,12 @@ class Cluster(concurrent.futures.Executor):
             keep=bool(keep),
             env=dict(check_mapping("env", env, "{'OMP_NUM_THREADS': '1'}")),
             cwd=os.fspath(cwd or Path.cwd()),
-            python=os.fspath(python or sys.executable),
+            python=os.fspath(python or ""),
+            bind=check_text("bind", bind, "tcp://10.0.0.5:20000-20100") if bind else "",
             grace=check_seconds("grace", grace),
         )
-        number = usable_cpus() if n is None else count_of_workers(n)
-        ensure_descriptors(number)
+        number = None if n is None else count_of_workers(n)
+        ensure_descriptors(usable_cpus() if number is None else number)
         cluster = cls._make(check_text("on", on, "local"))
         cluster._owner = not keep
         cluster._begin(lambda: cluster._launcher.start(number, options))
@@ -171,7 +175,9 @@ class Cluster(concurrent.futures.Executor):
 
         def on_event(event: ClusterEvent) -> None:
             cluster = holder[0]() if holder else None
-            if cluster is not None:
+            if cluster is not None and event.event == "notice":
+                cluster.notify(event.reason)
+            elif cluster is not None:
                 cluster._membership.on_event(event)
 
         cluster = cls(make_launcher(where, reactor, on_event), reactor)
@@ -186,6 +192,8 @@ class Cluster(concurrent.futures.Executor):
             self._reactor.stop()
             raise
         self.name = snapshot.cluster
+        for note in snapshot.notes:
+            self.notify(note)
         atexit.register(self._at_exit)
         try:
             self._follow(snapshot)

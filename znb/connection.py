@@ -25,6 +25,7 @@ from typing import Literal, NamedTuple
 import msgspec
 
 from znb.errors import AuthError, CallTimeout, ProtocolError, ServiceUnavailable, ZnbError
+from znb.keys import ClientKeys, WorkerKeys
 from znb.rundir import (
     CONTROL_NAME,
     FILE_NAME,
@@ -77,12 +78,14 @@ class WorkerSpec(msgspec.Struct, frozen=True, kw_only=True):
         generation: 1 for the first process of this name, one more for each replacement.
         cluster: The cluster's name.
         cluster_dir: Its directory.
-        calls: URL to bind for calls.
+        calls: URL to bind for calls; on tcp its port may be ``*``, or a range such as ``20000-20100``.
         jobs: URL to bind for jobs.
         events: URL to bind for events.
         parent_fd: Descriptor that reads end-of-file when the zygote is gone; the worker must then end.
-        ready_fd: Descriptor to write one byte to, and close, when the three endpoints are bound.
+        ready_fd: Descriptor to write to, and close, when the three endpoints are bound: one byte; behind it the
+            addresses, a line each, where they are others than these.
         crash_fd: File for ``faulthandler``; what is in it becomes part of the death certificate.
+        keys: Who may connect, for endpoints on tcp; ``None`` where the file system sees to that.
     """
 
     name: str
@@ -95,6 +98,7 @@ class WorkerSpec(msgspec.Struct, frozen=True, kw_only=True):
     parent_fd: int
     ready_fd: int
     crash_fd: int
+    keys: WorkerKeys | None = None
 
 
 class ClusterFile(msgspec.Struct, frozen=True, kw_only=True):
@@ -115,6 +119,7 @@ class ClusterFile(msgspec.Struct, frozen=True, kw_only=True):
         python_version: Version of Python that does.
         keep: Whether it goes on when its last client has vanished.
         grace: Seconds that it waits for a client before it ends.
+        keys: What its workers on tcp let in; ``None`` where they listen to this machine alone.
         format: Layout of this record.
     """
 
@@ -132,6 +137,7 @@ class ClusterFile(msgspec.Struct, frozen=True, kw_only=True):
     python_version: str
     keep: bool
     grace: float
+    keys: ClientKeys | None = None
     format: int = FILE_FORMAT
 
 

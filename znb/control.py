@@ -104,6 +104,13 @@ class ZygoteConfig(msgspec.Struct, frozen=True, kw_only=True):
         keep: Whether to go on without clients.
         grace: Seconds without a client after which the cluster ends.
         stop_grace: Seconds between SIGTERM and SIGKILL when a worker is stopped.
+        bind: Where workers listen if not on sockets in ``socket_dir``, such as ``tcp://10.0.0.5:20000-20100``.
+        engine: ``module:Class`` of the engine whose hosts run the workers; empty for this machine.
+        place: What that engine is told of the place.
+        python: Interpreter on those hosts; empty for the one that is found there.
+        cwd: Working directory there, if there is such a directory.
+        env: Environment variables to set there.
+        timeout: Seconds for a host to answer.
     """
 
     name: str
@@ -117,6 +124,13 @@ class ZygoteConfig(msgspec.Struct, frozen=True, kw_only=True):
     keep: bool
     grace: float
     stop_grace: float
+    bind: str = ""
+    engine: str = ""
+    place: str = ""
+    python: str = ""
+    cwd: str = ""
+    env: dict[str, str] = {}
+    timeout: float = 60.0
 
 
 class Request(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -29,6 +29,7 @@ class WorkerStatus(msgspec.Struct, frozen=True, kw_only=True):
         jobs: URL of its endpoint for jobs.
         events: URL of its endpoint for events.
         started: Unix time of its start.
+        host: Name of its machine; empty for the supervisor's.
     """
 
     name: str
@@ -39,6 +40,7 @@ class WorkerStatus(msgspec.Struct, frozen=True, kw_only=True):
     jobs: str
     events: str
     started: float
+    host: str = ""
 
 
 class DeathCertificate(msgspec.Struct, frozen=True, kw_only=True):
@@ -112,14 +114,14 @@ class ClusterEvent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
             unless ``gave_up`` follows. ``stopped``: it ended as asked. ``gave_up``: it ended so often before it
             served that it is not replaced any more. ``scaled``: ``workers`` are the members from now on.
             ``stopping``: the cluster ends, for this ``reason``. ``lost``: contact with the supervisor is lost
-            (made by the launcher).
+            (made by the launcher). ``notice``: the user may want to know the ``reason`` why this takes its time.
         worker: The worker's state after the event.
         certificate: What became of its process.
         workers: All workers.
         reason: Why, for people.
     """
 
-    event: Literal["started", "replaced", "ready", "died", "stopped", "gave_up", "scaled", "stopping", "lost"]
+    event: Literal["started", "replaced", "ready", "died", "stopped", "gave_up", "scaled", "stopping", "lost", "notice"]
     worker: WorkerStatus | None = None
     certificate: DeathCertificate | None = None
     workers: tuple[WorkerStatus, ...] | None = None
@@ -137,6 +139,7 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
         clients: How many clients have said hello.
         keep: Whether it goes on without clients.
         stopping: Whether it is about to end.
+        notes: What its user should know, such as hosts with other versions.
     """
 
     cluster: str
@@ -146,3 +149,4 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     clients: int
     keep: bool
     stopping: bool
+    notes: tuple[str, ...] = ()

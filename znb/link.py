@@ -15,9 +15,10 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import psutil
+import zmq
 
 from znb import tracebacks, wire
-from znb.errors import CallTimeout, WorkerLost, ZnbError
+from znb.errors import AuthError, CallTimeout, WorkerLost, ZnbError
 from znb.lifecycle import WorkerStatus
 from znb.rpc import Call, Connection, Lost, Reply
 from znb.serialize import Codec, MissingDefinitions, Payload
@@ -28,6 +29,8 @@ __all__ = ["LEFT", "Failed", "Link", "ObjectCall", "Outcome", "Value"]
 
 #: Why the work of a worker ends that is not replaced: the cluster was scaled down.
 LEFT = "has left the cluster"
+#: Seconds for news of a worker's death to arrive after its connection broke.
+NEWS_PATIENCE = 2.0
 #: Seconds to wait for a definition that a worker holds and this process has lost.
 DEFINITION_TIMEOUT = 30.0
 
@@ -148,6 +151,9 @@ class Link:
         jobs_url: Where it takes jobs.
         alive: Whether it is still the worker of that name.
         known: Keys of the definitions that this connection has carried.
+        host: Its machine, if that is another one.
+        far: Whether the connection may break, or be refused, while the worker goes on.
+        on_broken: Called on the reactor's thread when that has happened, and the worker's end is not the reason.
         stubborn: Calls that went on after an interrupt, by id, with the number of interrupts they ignored.
     """
 
@@ -162,7 +168,11 @@ class Link:
         self.alive = True
         self.known: set[bytes] = set()
         self.stubborn: dict[int, int] = {}
-        self.connection = Connection(reactor, member.calls)
+        self.host = member.host
+        self.far = reactor.credentials is not None
+        self.on_broken: Callable[[Link], object] | None = None
+        self._breaking = False
+        self.connection = Connection(reactor, member.calls, on_change=self.on_change if self.far else None)
 
     def open(self) -> None:
         """Dial the worker. On the reactor's thread."""
@@ -172,6 +182,19 @@ class Link:
         """End every call with ``error``. On the reactor's thread; may be called twice."""
         self.alive = False
         self.connection.close(error)
+
+    def on_change(self, event: int) -> None:
+        """Take note that a connection to a worker far away has changed."""
+        if event == zmq.EVENT_DISCONNECTED and not self._breaking:
+            self._breaking = True  # what was under way is lost; the worker's death, if that is why, is told elsewhere
+            self.reactor.call_later(NEWS_PATIENCE, self._on_broken)
+        elif event == zmq.EVENT_HANDSHAKE_FAILED_AUTH:
+            refused = f"{self.name} refused this client's keys: its connection file is of another start of the cluster"
+            self.close(AuthError(refused))
+
+    def _on_broken(self) -> None:
+        if self.alive and self.on_broken is not None:
+            self.on_broken(self)
 
     # -- any thread ----------------------------------------------------------------------------------------
 
@@ -229,6 +252,8 @@ class Link:
 
     def frozen(self) -> bool:
         """Whether the worker's process is on this machine and stopped (SIGSTOP, Ctrl-Z, a debugger)."""
+        if self.host:
+            return False
         try:
             return psutil.Process(self.pid).status() in {psutil.STATUS_STOPPED, psutil.STATUS_TRACING_STOP}
         except psutil.Error:

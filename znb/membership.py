@@ -186,10 +186,19 @@ class Membership:
 
     def _make_link(self, member: WorkerStatus) -> None:
         link = Link(self._reactor, self._codec, member, self._listener.id)
+        link.on_broken = self._on_broken
         link.open()
         with self._changed:
             self._links[member.name] = link
         self._listener.add_worker(link)
+
+    def _on_broken(self, link: Link) -> None:
+        """Make another link to a worker whose connection broke, though nobody told of its death."""
+        with self._changed:
+            member = self._members.get(link.name)
+        self._end_link(link, link.lost("could not be reached for a while, so what was under way there is lost"))
+        if member is not None and member.generation == link.generation:
+            self._on_member(member)
 
     def _on_death(self, name: str, certificate: DeathCertificate) -> None:
         with self._changed:

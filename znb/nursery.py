@@ -19,26 +19,19 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import os
 import re
-import resource
-import selectors
 import signal
-import sys
 import time
-from collections.abc import Callable, Iterable
-from pathlib import Path
+from collections.abc import Iterable
 from typing import Literal, Protocol
 
 import msgspec
 
-from znb.child import Child, Entry, fork_child, spawn_child
 from znb.connection import WorkerSpec
 from znb.control import ZygoteConfig
 from znb.errors import ZnbError
+from znb.home import Home, Kin, Process
 from znb.lifecycle import DeathCertificate, WorkerStatus
-from znb.postmortem import OomWatch
-from znb.rundir import socket_path
 
 __all__ = ["EventName", "Goal", "Nursery", "Tell"]
 
@@ -51,7 +44,7 @@ WORKERS_MAX = 10_000
 #: Names that workers may have.
 WORKER_NAME = re.compile(r"w\d{1,4}")
 
-EventName = Literal["started", "replaced", "ready", "died", "stopped", "gave_up", "scaled", "stopping"]
+EventName = Literal["started", "replaced", "ready", "died", "stopped", "gave_up", "scaled", "stopping", "notice"]
 
 
 class Tell(Protocol):
@@ -82,7 +75,7 @@ class Slot:
 
     name: str
     status: WorkerStatus
-    child: Child | None = None
+    child: Process | None = None
     generation: int = 0
     failures: int = 0
     leaving: bool = False
@@ -115,37 +108,23 @@ class Nursery:
 
     Args:
         config: What the zygote was told.
-        entry: What workers run; ``None`` if they are not forked but started.
-        selector: Watches the workers' descriptors; the values of its keys are called with the event mask.
+        home: Makes and watches their processes.
         tell: Called with everything that happens.
-        abandon: Called in a fork, to close what belongs to the zygote.
     """
 
-    def __init__(
-        self,
-        config: ZygoteConfig,
-        entry: Entry | None,
-        selector: selectors.BaseSelector,
-        tell: Tell,
-        abandon: Callable[[], object],
-    ) -> None:
+    def __init__(self, config: ZygoteConfig, home: Home, tell: Tell) -> None:
         self._config = config
-        self._entry = entry
-        self._selector = selector
+        self._home = home
         self._tell = tell
-        self._abandon_zygote = abandon
-        self._parent_fd, self._life_fd = os.pipe()
-        self._incarnation = os.urandom(2).hex()
         self._slots: dict[str, Slot] = {}
         self._generations: dict[str, int] = {}
-        self._children: dict[int, tuple[Slot, Child]] = {}
-        self._oom = OomWatch()
+        self._children: list[Process] = []
         self._stopping = False
 
     @property
     def empty(self) -> bool:
         """Whether there is no process left."""
-        return not self._children
+        return not self._children and self._home.closed
 
     def members(self) -> tuple[WorkerStatus, ...]:
         """Return the workers, in order, without those that leave."""
@@ -226,13 +205,10 @@ class Nursery:
     def stop(self) -> None:
         """Tell every worker to end. None is replaced from now on."""
         self._stopping = True
-        for _, child in self._children.values():
+        for child in list(self._children):
             child.end("stop", self._config.stop_grace)
-
-    def kill_all(self) -> None:
-        """Kill every worker; for a zygote that has failed itself."""
-        for _, child in self._children.values():
-            child.signal(signal.SIGKILL, group=True)
+        if not self._children:
+            self._home.close()
 
     def judge(self, goal: Goal) -> str | None:
         """Return why a goal will not be reached, ``""`` if it has been, ``None`` if that is open."""
@@ -269,102 +245,56 @@ class Nursery:
     def _make(self, slot: Slot) -> None:
         """Make a process for a worker that has none."""
         slot.generation = self._generations[slot.name] = slot.generation + 1
-        spec = self._specify(slot)
-        slot.status = WorkerStatus(
-            name=slot.name, generation=slot.generation, pid=0, state="dead", started=time.time(),
-            calls=spec.calls, jobs=spec.jobs, events=spec.events,
+        slot.status = msgspec.structs.replace(_nobody(slot.name), generation=slot.generation, started=time.time())
+        spec = WorkerSpec(
+            name=slot.name, generation=slot.generation, cluster=self._config.name,
+            cluster_dir=self._config.cluster_dir, calls="", jobs="", events="",
+            parent_fd=-1, ready_fd=-1, crash_fd=-1,
         )  # fmt: skip
-        if not Path(self._config.socket_dir).is_dir():
-            problem = f"the directory of the cluster's sockets, {self._config.socket_dir}, was removed from outside"
-            self._give_up(slot, f"{problem}; no new worker can be reached. Stop this cluster and start another")
-            return
+        kin = Kin(
+            functools.partial(self._on_ready, slot),
+            functools.partial(self._on_dead, slot),
+            functools.partial(self._on_failed, slot),
+        )
         try:
-            if self._entry is not None:
-                child = fork_child(spec, self._entry, self._abandon)
-            else:
-                child = spawn_child(spec, self._config.entry)
+            child = self._home.make(spec, kin)
         except OSError as error:
             self._give_up(slot, f"could not be started: {error}")
             return
+        except ZnbError as error:
+            self._give_up(slot, str(error))
+            return
         slot.child = child
-        slot.status = msgspec.structs.replace(slot.status, pid=child.pid)
-        self._children[child.pid] = (slot, child)
-        read = selectors.EVENT_READ
-        self._selector.register(child.ready_fd, read, functools.partial(self._on_ready, slot, child))
-        self._selector.register(child.output_fd, read, functools.partial(self._on_output, child))
+        self._children.append(child)
+        spec = child.spec
+        slot.status = msgspec.structs.replace(
+            slot.status, pid=child.pid, host=child.host, calls=spec.calls, jobs=spec.jobs, events=spec.events
+        )
         self._tell("started" if slot.generation == 1 else "replaced", slot.current())
 
-    def _specify(self, slot: Slot) -> WorkerSpec:
-        def url(kind: str) -> str:
-            sockets = Path(self._config.socket_dir)
-            return f"ipc://{socket_path(sockets, slot.name, slot.generation, self._incarnation, kind)}"
-
-        return WorkerSpec(
-            name=slot.name, generation=slot.generation, cluster=self._config.name,
-            cluster_dir=self._config.cluster_dir, calls=url("calls"), jobs=url("jobs"), events=url("events"),
-            parent_fd=self._parent_fd, ready_fd=-1, crash_fd=-1,
-        )  # fmt: skip
-
-    def _abandon(self) -> None:
-        """Close, in a fork, what belongs to the zygote."""
-        self._abandon_zygote()
-        os.close(self._life_fd)
-        for _, child in self._children.values():
-            child.close()
-
-    def _on_ready(self, slot: Slot, child: Child, _mask: int) -> None:
-        if child.ready_fd < 0:
-            return  # buried since select returned
-        self._selector.unregister(child.ready_fd)
-        if child.read_ready() and slot.child is child:
+    def _on_ready(self, slot: Slot, child: Process) -> None:
+        if slot.child is child:
             slot.failures = 0
+            spec = child.spec
+            slot.status = msgspec.structs.replace(
+                slot.status, pid=child.pid, host=child.host, calls=spec.calls, jobs=spec.jobs, events=spec.events
+            )
             self._tell("ready", slot.current())
-
-    def _on_output(self, child: Child, _mask: int) -> None:
-        descriptor = child.output_fd
-        if descriptor >= 0:
-            child.read_output()
-            if child.output_fd < 0:
-                self._selector.unregister(descriptor)
 
     # -- deaths ----------------------------------------------------------------------------------------------
 
-    def next_due(self) -> float:
-        """Return the monotonic time at which ``check_time`` has something to do; infinity for never."""
-        due = [child.kill_at for _, child in self._children.values() if child.kill_at is not None]
-        return min(due, default=float("inf"))
-
-    def check_time(self, now: float) -> None:
-        """Kill those that have not ended in time."""
-        for _, child in self._children.values():
-            if child.kill_at is not None and child.kill_at <= now:
-                child.kill_at = None
-                child.signal(signal.SIGKILL, group=True)
-
-    def reap(self) -> None:
-        """Deal with the processes that have ended."""
-        struck = self._oom.look()
-        while True:
-            try:
-                pid, status, usage = os.wait4(-1, os.WNOHANG)
-            except ChildProcessError:
-                return
-            if pid == 0:
-                return
-            if pid in self._children:
-                slot, child = self._children.pop(pid)
-                self._bury(slot, child, os.waitstatus_to_exitcode(status), usage, struck=struck)
-
-    def _bury(self, slot: Slot, child: Child, code: int, usage: resource.struct_rusage, *, struck: bool | None) -> None:
-        for descriptor in (child.ready_fd, child.output_fd):
-            if descriptor >= 0:
-                self._selector.unregister(descriptor)
-        oom = struck if code == -signal.SIGKILL and not child.intent else False
-        scale = 1 if sys.platform == "darwin" else 1024
-        certificate = child.bury(code, usage.ru_maxrss * scale, oom=oom)
+    def _on_failed(self, slot: Slot, child: Process, reason: str) -> None:
+        """Take note that a process could not be made after all."""
+        self._children.remove(child)
         slot.child = None
-        for url in (child.spec.calls, child.spec.jobs, child.spec.events):  # a process that was killed leaves them
-            Path(url.removeprefix("ipc://")).unlink(missing_ok=True)
+        if self._stopping or slot.leaving:
+            del self._slots[slot.name]
+        else:
+            self._give_up(slot, f"could not be started: {reason}")
+
+    def _on_dead(self, slot: Slot, child: Process, certificate: DeathCertificate) -> None:
+        self._children.remove(child)
+        slot.child = None
         if self._stopping or slot.leaving:
             status = slot.current()
             del self._slots[slot.name]
@@ -375,6 +305,8 @@ class Nursery:
         else:
             self._tell("died", slot.current(), certificate)
             self._replace(slot, certificate)
+        if self._stopping and not self._children:
+            self._home.close()
 
     def _replace(self, slot: Slot, certificate: DeathCertificate) -> None:
         """Make the next process for a worker that died, unless that has proved to be of no use."""

@@ -227,7 +227,7 @@ class WorkerInfo:
         self._member = member
         self.name = member.name
         self.pid = member.pid
-        self.host = platform.node()
+        self.host = member.host or platform.node()
         self.generation = member.generation
 
     def __repr__(self) -> str:
@@ -266,7 +266,7 @@ class WorkerInfo:
         link = self._link_of(self.name)
         if link is None:
             return WorkerStatus(**common, state="lost" if self._member.state == "dead" else "starting")
-        memory = _memory(self.pid)
+        memory = 0 if self._member.host else _memory(self.pid)
         try:
             stats = self.stats()
         except CallTimeout:

@@ -12,6 +12,7 @@ _znb_stacks         none                           text: the stack of every thre
 _znb_definitions    [keys]                         the definitions' frames
 _znb_release        key of shared memory           null; its mapping is let go
 _znb_exit           none                           null; the worker ends
+_znb_results        [the client's id, its link]    a stream, in place of a sink (``znb.executor.results``)
 ================== ============================== =====================================================
 
 Calls that run on the main thread, in turn: ``cell`` (a stream of outputs, then the value), ``push``, ``pull``
@@ -36,10 +37,14 @@ from collections.abc import Callable, Sized
 from contextlib import AbstractContextManager
 from typing import Any, ClassVar
 
+import zmq
+
 from znb import tracebacks
+from znb.auth import Gate
 from znb.commands import find_children, interrupt_children
 from znb.connection import WorkerSpec
 from znb.errors import SerializationError
+from znb.executor.results import RESULTS
 from znb.executor.server import JobServer
 from znb.journal import Journal
 from znb.outputs import Output, Text, encode_output
@@ -86,11 +91,9 @@ class Worker:
 
     def run(self) -> None:
         """Bind, say so, and serve until told to end."""
-        bound = threading.Event()
-        self.reactor.call_soon(self._bind, bound)
         self.reactor.start()
-        bound.wait()
-        os.write(self.spec.ready_fd, b"\1")
+        urls = self.reactor.wait_call(self._bind)
+        os.write(self.spec.ready_fd, b"\1" + "\n".join(urls).encode())
         os.close(self.spec.ready_fd)
         self.shell.start()
         try:
@@ -120,18 +123,28 @@ class Worker:
 
     # -- the I/O thread ------------------------------------------------------------------------------------
 
-    def _bind(self, bound: threading.Event) -> None:
+    def _bind(self) -> tuple[str, ...]:
+        """Listen; return the addresses for calls, jobs and events."""
         self.shell.exempt()  # what is printed here must not wait for credits that this thread brings
-        self._calls.bind(self.spec.calls)
-        self._jobs.bind(self.spec.jobs)
+        gate = Gate(self.spec.keys) if self.spec.keys is not None else None
+        if gate is not None:
+            questions = self.reactor.socket(zmq.ROUTER)
+            gate.open(questions)
+            self.reactor.add_socket(questions, gate.on_question)
+            self.reactor.credentials = gate.prepare
+        calls = self._calls.bind(self.spec.calls)
+        jobs = self._jobs.bind(self.spec.jobs)
         self.reactor.add_reader(self.spec.parent_fd, self._orphaned)
-        bound.set()
+        return calls, jobs, self.spec.events
 
     def _orphaned(self) -> None:
         """End at once, with every child: the zygote is gone, so nobody would replace or stop this worker."""
         os.killpg(0, signal.SIGKILL)
 
     def _dispatch(self, request: Request) -> None:
+        if request.method == RESULTS:
+            self._jobs.open_results(request)
+            return
         handler = self._IMMEDIATE.get(request.method)
         if handler is not None:
             try:

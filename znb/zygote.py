@@ -32,6 +32,10 @@ from znb.child import Entry, is_single_threaded, load_function, name_process
 from znb.connection import ClusterFile, process_start, remove_cluster, write_cluster_file
 from znb.control import CONTROL_VERSION, ControlPeer, Problem, Reply, Request, ZygoteConfig, read_frame
 from znb.errors import NoWorkers, ProtocolError, ZnbError
+from znb.home import Home, LocalHome
+from znb.keys import ClientKeys, WorkerKeys, make_cluster_keys
+from znb.launchers.engine import load_engine
+from znb.launchers.hosts import HostsHome
 from znb.lifecycle import ClusterEvent, DeathCertificate, Snapshot, WorkerStatus
 from znb.nursery import EventName, Goal, Nursery
 from znb.rundir import CONTROL_NAME
@@ -51,12 +55,14 @@ class Debt:
         peer: Who gets it.
         id: To which request.
         goal: What workers must have come to first.
+        deferred: The request, if it cannot be begun yet.
         end: Whether the whole cluster must be gone first.
     """
 
     peer: ControlPeer
     id: int
     goal: Goal = dataclasses.field(default_factory=Goal)
+    deferred: Request | None = None
     end: bool = False
 
 
@@ -74,7 +80,12 @@ class Zygote:
         self._signals, self._signals_writer = signals
         self._listener = socket.socket(fileno=config.listener_fd)
         self._selector = selectors.DefaultSelector()
-        self._nursery = Nursery(config, entry, self._selector, self._tell, self._abandon)
+        self._client_keys: ClientKeys | None = None
+        keys: WorkerKeys | None = None
+        if config.engine or config.bind:
+            self._client_keys, keys = make_cluster_keys()
+        self._home = self._make_home(entry, keys)
+        self._nursery = Nursery(config, self._home, self._tell)
         self._peers: set[ControlPeer] = set()
         self._debts: list[Debt] = []
         self._keep = config.keep
@@ -99,9 +110,11 @@ class Zygote:
                 for key, mask in self._selector.select(self._patience()):
                     key.data(mask)
                 self._check_time()
+                if self._stopping and self._nursery.empty and not self._done:
+                    self._finish()
                 self._settle()
         finally:
-            self._nursery.kill_all()  # there are any only if the loop has failed
+            self._home.kill_all()  # there are any only if the loop has failed
             remove_cluster(self._file)
 
     def _describe(self) -> ClusterFile:
@@ -121,18 +134,29 @@ class Zygote:
             python_version=platform.python_version(),
             keep=self._keep,
             grace=config.grace,
+            keys=self._client_keys,
+        )
+
+    def _make_home(self, entry: Entry | None, keys: WorkerKeys | None) -> Home:
+        """Return where the workers are to live."""
+        config = self._config
+        if config.engine and keys is not None:
+            return HostsHome(load_engine(config), config, keys, self._selector, self._note)
+        sockets = Path(config.socket_dir)
+        return LocalHome(
+            entry, config.entry, self._selector, self._abandon, sockets=sockets, bind=config.bind, keys=keys
         )
 
     # -- time and signals ------------------------------------------------------------------------------------
 
     def _patience(self) -> float | None:
         """Return the seconds until something is due; ``None`` for never."""
-        due = min(self._nursery.next_due(), self._orphan_at if self._orphan_at is not None else float("inf"))
+        due = min(self._home.next_due(), self._orphan_at if self._orphan_at is not None else float("inf"))
         return max(0.0, due - time.monotonic()) if due != float("inf") else None
 
     def _check_time(self) -> None:
         now = time.monotonic()
-        self._nursery.check_time(now)
+        self._home.check_time(now)
         if self._orphan_at is not None and self._orphan_at <= now:
             self._stop(f"no client for {self._config.grace:g} s")
 
@@ -148,9 +172,7 @@ class Zygote:
         if signal.SIGTERM in numbers:
             self._stop("its zygote was asked to end (SIGTERM)")
         if signal.SIGCHLD in numbers:
-            self._nursery.reap()
-            if self._stopping and self._nursery.empty:
-                self._finish()
+            self._home.reap()
 
     def _abandon(self) -> None:
         """Close, in a fork, what belongs to the zygote."""
@@ -190,6 +212,11 @@ class Zygote:
     def _answer(self, peer: ControlPeer, request: Request) -> None:
         debt = Debt(peer, request.id)
         self._debts.append(debt)
+        self._attempt(request, debt)
+
+    def _attempt(self, request: Request | None, debt: Debt) -> None:
+        if request is None:
+            return
         try:
             self._obey(request, debt)
         except ZnbError as error:
@@ -218,6 +245,10 @@ class Zygote:
         message = ClusterEvent(event=event, worker=worker, certificate=certificate, workers=members, reason=reason)
         for peer in [peer for peer in self._peers if peer.greeted]:
             self._send(peer, message)
+
+    def _note(self, text: str) -> None:
+        """Have the users told of something that they may wait for."""
+        self._tell("notice", reason=text)
 
     def _send(self, peer: ControlPeer, message: msgspec.Struct) -> None:
         if peer not in self._peers:
@@ -278,7 +309,12 @@ class Zygote:
         self._check_orphaned()
 
     def _do_start(self, request: Request, debt: Debt) -> None:
-        debt.goal = self._nursery.start(request.names, request.n or 0)
+        n = request.n
+        if n is None and request.names is None:
+            n = self._home.places()
+            debt.deferred = request if n is None else None
+        if debt.deferred is None:
+            debt.goal = self._nursery.start(request.names, n or 0)
 
     def _do_scale(self, request: Request, debt: Debt) -> None:
         if request.n is None:
@@ -319,12 +355,17 @@ class Zygote:
             clients=sum(peer.greeted for peer in self._peers),
             keep=self._keep,
             stopping=self._stopping,
+            notes=self._home.notes,
         )
 
     def _settle(self) -> None:
         """Send the replies that are due."""
+        for debt in [debt for debt in self._debts if debt.deferred is not None]:
+            request, debt.deferred = debt.deferred, None
+            self._attempt(request, debt)
         for debt in list(self._debts):
-            verdict = None if debt.end and not self._done else self._nursery.judge(debt.goal)
+            early = debt.deferred is not None or (debt.end and not self._done)
+            verdict = None if early else self._nursery.judge(debt.goal)
             if verdict is not None and debt in self._debts:  # paying one may drop a client with others
                 self._pay(debt, Problem("NoWorkers", verdict) if verdict else self._snapshot())
 
@@ -383,7 +424,7 @@ def main() -> None:
         signal.signal(signum, signal.SIG_IGN)
     name_process("znb:zygote")
     entry: Entry | None = None
-    if config.fork and hasattr(os, "fork"):
+    if config.fork and hasattr(os, "fork") and not config.engine:
         entry = load_function(config.entry)
         preload(config.preload)
         gc.freeze()  # a collection in a worker must not copy the pages that it shares

@@ -25,9 +25,11 @@ from znb.errors import CallTimeout, ProtocolError, WorkerLost, ZnbError
 from znb.executor import frames
 from znb.executor.delivery import Delivery
 from znb.executor.futures import Batch
+from znb.executor.results import RESULTS
 from znb.executor.waits import explain_busy
 from znb.link import Link
 from znb.outputs import Output, decode_output
+from znb.rpc import Call, Lost, Reply
 from znb.schedule import Scheduler, SchedulerStats
 from znb.schedule.records import Command, Fail, Finished, Interrupt, Kill, Pull, Revoke, Send
 from znb.serialize import Codec, Payload
@@ -293,16 +295,33 @@ class JobClient:
         """Give work to a worker from now on."""
         if self._closed:
             return
+        if link.far:
+            link.connection.call(RESULTS, [self.id], functools.partial(self._on_stream, link))
+            return
         if self._sink is None:
             self._sink = self._reactor.socket(zmq.PULL)
             self._sink_url = f"{link.jobs_url.rpartition('/')[0]}/{self.id.hex()}.sink"
             self._sink.bind(self._sink_url)
             self._reactor.add_socket(self._sink, self._on_message)
-        socket = self._reactor.socket(zmq.PUSH)
+        self._admit(link, self._sink_url)
+
+    def _on_stream(self, link: Link, _call: Call, event: Reply | Lost) -> None:
+        """Take what a worker sends over the connection for calls, in place of the sink."""
+        if isinstance(event, Lost) or event.is_last or not link.alive or self._closed:
+            return
+        if event.args:
+            self._take(event.args, event.buffers)
+        else:
+            self._admit(link, "")
+
+    def _admit(self, link: Link, sink_url: str) -> None:
+        socket = self._reactor.socket(zmq.PUSH, link.jobs_url if link.far else "")
+        if link.far:
+            self._reactor.add_monitor(socket, zmq.EVENT_DISCONNECTED, link.on_change)
         socket.connect(link.jobs_url)
         number = self._scheduler.add_worker(link.name, time.monotonic())
         peer = self._peers[number] = _Peer(link, number, socket)
-        self._send(peer, frames.Hello(self.id, number, self._sink_url, RESULT_CREDIT, PRINT_CREDIT, WIRE_VERSION))
+        self._send(peer, frames.Hello(self.id, number, sink_url, RESULT_CREDIT, PRINT_CREDIT, WIRE_VERSION))
         self._tick()
 
     def lose_worker(self, link: Link, error: ZnbError, *, charge: bool) -> None:
@@ -490,15 +509,18 @@ class JobClient:
     # -- the reactor's thread: what workers say ------------------------------------------------------------
 
     def _on_message(self, parts: list[Any]) -> None:
-        message = frames.decode_from_worker(parts[0].buffer)
+        self._take(parts[0].buffer, parts[1:])
+
+    def _take(self, header: Any, parts: list[Any]) -> None:
+        message = frames.decode_from_worker(header)
         peer = self._peers.get(message.link)
         if peer is None:
             return  # a late word of a worker that was given up
         now = time.monotonic()
-        self._scheduler.count_bytes(peer.number, received=sum(map(len, parts)))
+        self._scheduler.count_bytes(peer.number, received=len(header) + sum(map(len, parts)))
         match message:
             case frames.Results():
-                self._on_results(peer, message, parts[1:], now)
+                self._on_results(peer, message, parts, now)
                 return
             case frames.Started():
                 self._scheduler.started(message.chunk, message.index, now, message.elapsed)

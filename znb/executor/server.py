@@ -22,10 +22,12 @@ from znb import shared, tracebacks
 from znb.errors import ProtocolError
 from znb.executor import frames
 from znb.executor.flusher import Flusher
+from znb.executor.results import ResultsStream
 from znb.executor.work import Function, Outcomes, Peer, Work, bases_of, exit_status
 from znb.flow import GateClosed
 from znb.outputs import Output, encode_output
 from znb.routes import Mark, MarkedEmit
+from znb.rpc import Request
 from znb.runner import Failure, Runner, Success, Task
 from znb.serialize import Codec, MissingDefinitions, Payload
 from znb.shipping import pack, payload_bytes, size_of, unpack
@@ -80,6 +82,7 @@ class JobServer:
         self._reactor = host.reactor
         self._codec = host.codec
         self._clients: dict[bytes, Peer] = {}
+        self._streams: dict[bytes, ResultsStream] = {}
         self._socket: zmq.Socket[bytes] | None = None
         self._flusher = Flusher(self._flush)
         self._owner: Hashable = None
@@ -111,11 +114,26 @@ class JobServer:
 
     # -- the I/O thread ------------------------------------------------------------------------------------
 
-    def bind(self, url: str) -> None:
-        """Take jobs at ``url``."""
-        self._socket = self._reactor.socket(zmq.PULL)
-        self._socket.bind(url)
+    def bind(self, url: str) -> str:
+        """Take jobs at ``url``; return the address with its port filled in."""
+        self._socket = self._reactor.socket(zmq.PULL, url)
+        bound = self._reactor.bind(self._socket, url)
         self._reactor.add_socket(self._socket, self._on_message)
+        return bound
+
+    def open_results(self, request: Request) -> None:
+        """Take a client's call for results, which stands for a sink (see ``znb.executor.results``)."""
+        identifier = request.args[0]
+        stream = self._streams[identifier] = ResultsStream(request)
+
+        def gone() -> None:
+            if self._streams.get(identifier) is stream:
+                del self._streams[identifier]
+            client = self._clients.get(identifier)
+            if client is not None and client.sink is stream:
+                self._drop(client)
+
+        request.on_cancel = gone
 
     def _on_message(self, parts: list[Any]) -> None:
         self._received_bytes += sum(map(len, parts))
@@ -152,6 +170,13 @@ class JobServer:
     def _on_hello(self, hello: frames.Hello) -> None:
         if hello.wire != WIRE_VERSION:
             logger.error("a client speaks wire version %d, this worker %d; it is ignored", hello.wire, WIRE_VERSION)
+            return
+        if not hello.sink:
+            if hello.client in self._streams:  # else it has gone meanwhile
+                if hello.client in self._clients:  # over a connection that broke
+                    self._drop(self._clients[hello.client])
+                self._clients[hello.client] = Peer(hello, self._streams[hello.client])
+                self._tell_busy()
             return
         sink = self._reactor.socket(zmq.PUSH)
         sink.connect(hello.sink)
@@ -227,7 +252,10 @@ class JobServer:
             if task is not None and work.stop_job(work.running):
                 self._host.runner.interrupt(task)
         with client.lock:
-            self._reactor.close_socket(client.sink)
+            if isinstance(client.sink, ResultsStream):
+                client.sink.close()
+            else:
+                self._reactor.close_socket(client.sink)
         shared.sweep()
 
     def _send(self, client: Peer, message: frames.FromWorker, parts: list[Any] | None = None) -> None:

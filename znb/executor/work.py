@@ -21,6 +21,7 @@ import zmq
 
 from znb.executor import frames
 from znb.executor.frames import CALL_BOTH, CALL_STAR
+from znb.executor.results import ResultsStream
 from znb.flow import CreditGate
 from znb.runner import Task
 from znb.serialize import Codec
@@ -90,7 +91,7 @@ class Peer:
         vanishing: Runs while its sink cannot be reached.
     """
 
-    def __init__(self, hello: frames.Hello, sink: zmq.Socket[bytes]) -> None:
+    def __init__(self, hello: frames.Hello, sink: zmq.Socket[bytes] | ResultsStream) -> None:
         self.lock = threading.RLock()
         self.id = hello.client
         self.link = hello.link

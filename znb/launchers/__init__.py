@@ -17,6 +17,7 @@ from typing import Any, NamedTuple, Protocol
 
 import msgspec
 
+from znb.auth import Prepare
 from znb.connection import ClusterFile
 from znb.errors import ZnbError
 from znb.lifecycle import ClusterEvent, Snapshot
@@ -26,7 +27,12 @@ __all__ = ["GROUP", "EventHandler", "Launcher", "ReactorLike", "StartOptions", "
 #: Group of entry points by which other packages add launchers.
 GROUP = "znb.launchers"
 #: Launchers of znb itself; looking up entry points takes 10 ms or more.
-BUILT_IN: Mapping[str, str] = MappingProxyType({"local": "znb.launchers.local:LocalLauncher"})
+BUILT_IN: Mapping[str, str] = MappingProxyType(
+    {
+        "local": "znb.launchers.local:LocalLauncher",
+        "ssh": "znb.launchers.ssh:SshLauncher",
+    }
+)
 
 EventHandler = Callable[[ClusterEvent], object]
 
@@ -46,6 +52,9 @@ class ReactorLike(Protocol):
     def remove_reader(self, fd: int, /) -> None:
         """Stop doing so."""
 
+    #: Sets the keys of every socket made for an address.
+    credentials: Prepare | None
+
 
 class StartOptions(msgspec.Struct, frozen=True, kw_only=True):
     """How a cluster is to be started.
@@ -62,6 +71,7 @@ class StartOptions(msgspec.Struct, frozen=True, kw_only=True):
         fork: Whether workers may be forked; otherwise each is a fresh interpreter.
         entry: What a worker process runs, as ``module:function``.
         preload: Modules that workers share, imported once.
+        bind: Where workers listen, such as ``tcp://10.0.0.5:20000-20100``; empty for what suits the launcher.
     """
 
     name: str = "default"
@@ -75,6 +85,7 @@ class StartOptions(msgspec.Struct, frozen=True, kw_only=True):
     fork: bool = True
     entry: str = "znb.worker:main"
     preload: tuple[str, ...] = ("IPython.core.interactiveshell", "dill", "asyncio")
+    bind: str = ""
 
 
 class Launcher(Protocol):
@@ -94,8 +105,8 @@ class Launcher(Protocol):
     reused: bool
     file: ClusterFile | None
 
-    def start(self, n: int, options: StartOptions) -> Snapshot:
-        """Start a cluster of ``n`` workers, or attach to the one of that name which runs.
+    def start(self, n: int | None, options: StartOptions) -> Snapshot:
+        """Start a cluster of ``n`` workers (``None``: for all places), or attach to the one that runs.
 
         Raises:
             NoWorkers: It could not be started; the message has what its processes wrote.

@@ -27,6 +27,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from znb.auth import client_options
 from znb.connection import (
     ClusterFile,
     claim_cluster,
@@ -63,20 +64,29 @@ class LocalLauncher:
     """The launcher of workers on this machine (see ``znb.launchers.Launcher``).
 
     Args:
-        place: Nothing; ``local`` has no places.
+        place: Nothing, or ``tcp`` to have workers listen on loopback and ask for keys, as those far away do.
         reactor: The I/O thread; it must be running when this is started or connected.
         on_event: Called on the reactor's thread with every event.
 
     Attributes:
-        where: ``"local"``.
+        where: The place, such as ``"local"``.
         reused: Whether ``start`` found a cluster of the name running.
         file: Its connection file.
     """
 
+    #: The first part of ``--on NAME[:PLACE]``.
+    name = "local"
+    #: ``module:Class`` of the engine whose hosts have the workers; empty for this machine.
+    engine = ""
+
     def __init__(self, place: str, reactor: ReactorLike, on_event: EventHandler) -> None:
-        if place:
-            raise ZnbError(f"'local:{place}' is no place for workers: expected 'local' alone")
-        self.where = "local"
+        if self.engine:
+            self.where = f"{self.name}:{place}" if place else self.name
+        elif place in {"", "tcp"}:
+            self.where = f"local:{place}" if place else "local"
+        else:
+            raise ZnbError(f"'local:{place}' is no place for workers: expected 'local' alone, or 'local:tcp'")
+        self._place = place
         self.reused = False
         self.file: ClusterFile | None = None
         self._reactor = reactor
@@ -87,17 +97,19 @@ class LocalLauncher:
         self._lock = threading.Lock()
         self._closing = False
         self._stop_grace = 0.0
+        self._heard_at = 0.0
+        self._noticed = ""
 
     # -- beginning -------------------------------------------------------------------------------------------
 
-    def start(self, n: int, options: StartOptions) -> Snapshot:
-        """Start a cluster of ``n`` workers, or attach to the one of that name which runs."""
+    def start(self, n: int | None, options: StartOptions) -> Snapshot:
+        """Start a cluster of ``n`` workers (``None``: for all places), or attach to the one that runs."""
         deadline = time.monotonic() + options.timeout
         with claim_cluster(options.name, timeout=options.timeout) as claimed:
             if isinstance(claimed, ClusterFile):
                 self.reused = True
                 snapshot = self.connect(claimed)
-                if n and not snapshot.workers and not snapshot.stopping:  # whoever started it was killed at it
+                if n != 0 and not snapshot.workers and not snapshot.stopping:  # whoever started it was killed at it
                     snapshot = self._request("start", deadline - time.monotonic(), n=n)
                 return snapshot
             try:
@@ -108,7 +120,7 @@ class LocalLauncher:
 
     def connect(self, file: ClusterFile) -> Snapshot:
         """Attach to a running cluster."""
-        self.file = file
+        self._learn(file)
         self._open(file.control)
         try:
             return self._greet(ANSWER_TIMEOUT)
@@ -116,24 +128,83 @@ class LocalLauncher:
             self._close()
             raise
 
-    def _launch(self, n: int, options: StartOptions, directory: Path, deadline: float) -> Snapshot:
+    def _learn(self, file: ClusterFile) -> None:
+        """Take note of how the cluster is reached, before any connection to its workers is made."""
+        self.file = file
+        self.where = file.launcher
+        if file.keys is not None:
+            self._reactor.credentials = client_options(file.keys)
+
+    def _launch(self, n: int | None, options: StartOptions, directory: Path, deadline: float) -> Snapshot:
         self._stop_grace = options.stop_grace
         sockets = make_socket_dir(directory)
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
             listener.bind(str(sockets / CONTROL_NAME))
             listener.listen(BACKLOG)
-            self._process = _start_zygote(options, directory, sockets, listener)
+            self._process = self._start_zygote(options, directory, sockets, listener)
         self._open(str(sockets / CONTROL_NAME))
         try:
             self._greet(deadline - time.monotonic())
-            self.file = read_cluster_file(directory / FILE_NAME)
+            self._learn(read_cluster_file(directory / FILE_NAME))
             return self._request("start", deadline - time.monotonic(), n=n)
         except ServiceUnavailable as error:
             raise self._explain(options.name, directory, str(error)) from None
         except CallTimeout:
-            late = CallTimeout(f"starting {n} workers of {options.name!r}", options.timeout)
+            count = "the" if n is None else n
+            late = CallTimeout(f"starting {count} workers of {options.name!r}", options.timeout)
+            if self._noticed:
+                late.add_note(self._noticed)
             late.add_note(_read_log(directory))
             raise late from None
+
+    def _start_zygote(
+        self, options: StartOptions, directory: Path, sockets: Path, listener: socket.socket
+    ) -> subprocess.Popen[bytes]:
+        """Start the zygote's process; it may live longer than this one."""
+        far = bool(self.engine)
+        bind = options.bind or ("tcp://127.0.0.1:*" if self._place == "tcp" and not far else "")
+        config = ZygoteConfig(
+            name=options.name,
+            launcher=self.where,
+            cluster_dir=str(directory),
+            socket_dir=str(sockets),
+            listener_fd=listener.fileno(),
+            entry=options.entry,
+            preload=options.preload,
+            fork=options.fork,
+            keep=options.keep,
+            grace=options.grace,
+            stop_grace=options.stop_grace,
+            bind=bind,
+            engine=self.engine,
+            place=self._place,
+            python=options.python,
+            cwd=options.cwd,
+            env=dict(options.env) if far else {},
+            timeout=options.timeout,
+        )
+        python = sys.executable if far else options.python or sys.executable
+        own = Path(python).absolute() == Path(sys.executable).absolute()
+        log = os.open(directory / LOG_NAME, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        try:
+            process = subprocess.Popen(
+                bootstrap_command(python, "znb.zygote:main", "znb-zygote", options.name),
+                stdin=subprocess.PIPE,
+                stdout=log,
+                stderr=log,
+                cwd=None if far else options.cwd or None,
+                env=dict(os.environ) if far else {**os.environ, **options.env},
+                pass_fds=(listener.fileno(),),
+                start_new_session=True,  # so that Ctrl-C in a terminal reaches this process alone
+            )
+        except OSError as error:
+            raise NoWorkers(f"cannot run {python} in {options.cwd or Path.cwd()}: {error}") from None
+        finally:
+            os.close(log)
+        if process.stdin is not None:
+            with contextlib.suppress(BrokenPipeError), process.stdin as stdin:  # if it has ended, its log says why
+                stdin.write(bootstrap_input(list(sys.path) if own else None, config))
+        return process
 
     def _greet(self, timeout: float) -> Snapshot:
         snapshot = self._request("hello", timeout)
@@ -205,10 +276,14 @@ class LocalLauncher:
 
     def _request(self, op: str, timeout: float, **arguments: Any) -> Snapshot:
         future = self.request_nowait(op, **arguments)
-        try:
-            return future.result(max(0.0, timeout))
-        except concurrent.futures.TimeoutError:
-            raise CallTimeout(f"the request {op!r} to the zygote", timeout) from None
+        self._heard_at = time.monotonic()
+        while True:
+            left = self._heard_at + timeout - time.monotonic()
+            try:
+                return future.result(max(0.0, left))
+            except concurrent.futures.TimeoutError:
+                if self._heard_at + timeout <= time.monotonic():
+                    raise CallTimeout(f"the request {op!r} to the zygote", timeout) from None
 
     # -- ending ----------------------------------------------------------------------------------------------
 
@@ -316,6 +391,9 @@ class LocalLauncher:
             if isinstance(message, Reply):
                 self._on_reply(message)
             else:
+                if message.event == "notice":  # it takes its time, but goes on
+                    self._heard_at = time.monotonic()
+                    self._noticed = message.reason
                 self._on_event(message)
 
     def _on_reply(self, reply: Reply) -> None:
@@ -332,47 +410,6 @@ class LocalLauncher:
             pending, self._pending = self._pending, {}
         for future in pending.values():
             future.set_exception(ServiceUnavailable(self.file.name if self.file else self.where, reason))
-
-
-def _start_zygote(
-    options: StartOptions, directory: Path, sockets: Path, listener: socket.socket
-) -> subprocess.Popen[bytes]:
-    """Start the zygote's process; it may live longer than this one."""
-    config = ZygoteConfig(
-        name=options.name,
-        launcher="local",
-        cluster_dir=str(directory),
-        socket_dir=str(sockets),
-        listener_fd=listener.fileno(),
-        entry=options.entry,
-        preload=options.preload,
-        fork=options.fork,
-        keep=options.keep,
-        grace=options.grace,
-        stop_grace=options.stop_grace,
-    )
-    python = options.python or sys.executable
-    own = Path(python).absolute() == Path(sys.executable).absolute()
-    log = os.open(directory / LOG_NAME, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
-    try:
-        process = subprocess.Popen(
-            bootstrap_command(python, "znb.zygote:main", "znb-zygote", options.name),
-            stdin=subprocess.PIPE,
-            stdout=log,
-            stderr=log,
-            cwd=options.cwd or None,
-            env={**os.environ, **options.env},
-            pass_fds=(listener.fileno(),),
-            start_new_session=True,  # so that Ctrl-C in a terminal reaches this process alone
-        )
-    except OSError as error:
-        raise NoWorkers(f"cannot run {python} in {options.cwd or Path.cwd()}: {error}") from None
-    finally:
-        os.close(log)
-    if process.stdin is not None:
-        with contextlib.suppress(BrokenPipeError), process.stdin as stdin:  # if it has ended, its log says why
-            stdin.write(bootstrap_input(list(sys.path) if own else None, config))
-    return process
 
 
 def _close_copy(reference: weakref.ref[ControlClient]) -> None:

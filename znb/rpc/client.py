@@ -151,6 +151,7 @@ class Connection:
             say when the server is gone, by ``close``.
         raw: Whether replies keep their arguments as ``msgspec.Raw``, and items come gathered (``ITEMS``).
         prepare: Sets options of the socket before it dials, such as keys.
+        on_change: Told of what happens to the connection, one ``MONITORED`` event at a time; without ``watch``.
     """
 
     def __init__(
@@ -161,8 +162,10 @@ class Connection:
         watch: bool = False,
         raw: bool = False,
         prepare: Callable[[zmq.Socket[bytes]], object] | None = None,
+        on_change: Callable[[int], object] | None = None,
     ) -> None:
         self.reactor = reactor
+        self._tell_change = on_change
         self.url = url
         self._watch = watch
         self._raw = raw
@@ -229,6 +232,8 @@ class Connection:
         self._socket = self.reactor.socket(zmq.DEALER, self.url)
         if self._prepare_socket is not None:
             self._prepare_socket(self._socket)
+        if self._tell_change is not None:
+            self.reactor.add_monitor(self._socket, MONITORED, self._tell_change)
         if self._watch:
             self.reactor.add_monitor(self._socket, MONITORED, self._on_change)
             timeout = connect_timeout(self.url)

@@ -131,6 +131,10 @@ class Request:
         self._server.send_frames(frames)
         return True
 
+    def post_item(self, item: Any, buffers: list[Any] | None = None) -> None:
+        """Send one item of a stream whose bounds are kept elsewhere: without waiting, and at no credit."""
+        self._server.send_frames(self._server.frames(self, wire.STREAM, item, buffers, {}))
+
     def put_item(self, item: bytes, buffers: list[Any], timeout: float | None = None) -> bool:
         """Send one item that is msgpack already; those that gather meanwhile leave together, if the caller reads that.
 

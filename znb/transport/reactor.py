@@ -26,7 +26,7 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 import zmq
 
 from znb.errors import ZnbError
-from znb.transport.sockets import prepare_socket, receive_all
+from znb.transport.sockets import bind_socket, prepare_socket, receive_all
 from znb.transport.timers import Timer, Timers
 
 __all__ = ["STOP_TIMEOUT", "Reactor", "ReactorStats", "Readable"]
@@ -81,6 +81,8 @@ class Reactor:
 
     def __init__(self, name: str = "znb-io") -> None:
         self.context = zmq.Context()
+        #: Sets options, such as keys, of every socket made for an address.
+        self.credentials: Callable[[zmq.Socket[bytes]], object] | None = None
         self._ready: collections.deque[tuple[Callable[..., object], tuple[Any, ...]]] = collections.deque()
         self._timers = Timers()
         self._failures = 0
@@ -204,10 +206,13 @@ class Reactor:
 
         Args:
             kind: A socket type, such as ``zmq.DEALER``.
-            url: Where it will bind or connect; to other machines ZMTP's heartbeats are turned on.
+            url: Where it will bind or connect; to other machines ZMTP's heartbeats are turned on. A socket that
+                has one gets the ``credentials``.
         """
         made: zmq.Socket[bytes] = self.context.socket(kind)
         prepare_socket(made, url)
+        if url and self.credentials is not None:
+            self.credentials(made)
         return made
 
     def add_socket(
@@ -249,7 +254,7 @@ class Reactor:
         Raises:
             zmq.ZMQError: The address is in use, or not one of this machine.
         """
-        socket.bind(url)
+        bind_socket(socket, url)
         bound = socket.getsockopt(zmq.LAST_ENDPOINT).decode().rstrip("\0")  # type: ignore[union-attr]
         if bound.startswith("ipc://") and not bound.startswith("ipc://@"):
             path = Path(bound.removeprefix("ipc://"))

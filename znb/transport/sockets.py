@@ -7,11 +7,20 @@ that owns the socket. Sources: libzmq's zmq_setsockopt(3).
 from __future__ import annotations
 
 import ipaddress
+import random
 from typing import Any
 
 import zmq
 
-__all__ = ["is_local", "prepare_socket", "receive_all", "receive_at_dealer", "receive_small", "send_message"]
+__all__ = [
+    "bind_socket",
+    "is_local",
+    "prepare_socket",
+    "receive_all",
+    "receive_at_dealer",
+    "receive_small",
+    "send_message",
+]
 
 #: Milliseconds between attempts to reconnect a socket: a replaced worker is found again soon.
 RECONNECT_MS = 20
@@ -78,6 +87,29 @@ def prepare_socket(socket: zmq.Socket[bytes], url: str = "") -> None:
     if url and not is_local(url):
         socket.setsockopt(zmq.HEARTBEAT_IVL, HEARTBEAT_MS)
         socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, HEARTBEAT_TIMEOUT_MS)
+
+
+def bind_socket(socket: zmq.Socket[bytes], url: str) -> None:
+    """Bind a socket; a tcp address may have a range for its port (``tcp://10.0.0.5:20000-20100``).
+
+    Raises:
+        zmq.ZMQError: The address is in use, or not one of this machine; with a range: all of its ports are in use.
+    """
+    head, _, ports = url.rpartition(":")
+    first, dash, last = ports.partition("-")
+    if not (dash and url.startswith("tcp://") and first.isdigit() and last.isdigit()):
+        socket.bind(url)
+        return
+    choices = range(int(first), int(last) + 1)
+    for port in random.sample(choices, len(choices)):  # in order, all workers of a host would try the same ones
+        try:
+            socket.bind(f"{head}:{port}")
+        except zmq.ZMQError as error:
+            if error.errno != zmq.EADDRINUSE:
+                raise
+        else:
+            return
+    raise zmq.ZMQError(zmq.EADDRINUSE, f"every port of {url} is in use")
 
 
 def is_local(url: str) -> bool:

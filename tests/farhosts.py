@@ -1,0 +1,152 @@
+"""Hosts for tests of workers on other machines: network namespaces, each with an address and an sshd of its own.
+
+They share this machine's files and processes, and nothing of its network but one link each. That needs root, ``ip`` and
+OpenSSH; ``missing()`` says what is not there.
+"""
+
+import contextlib
+import itertools
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+from cluster_harness import PATIENCE, wait_until
+
+#: An sshd that serves one key, with nothing of this machine's configuration.
+SSHD = """
+Port 22
+ListenAddress {address}
+HostKey {folder}/host_key
+AuthorizedKeysFile {folder}/key.pub
+StrictModes no
+UsePAM no
+PasswordAuthentication no
+PidFile none
+PermitRootLogin yes
+PrintMotd no
+"""
+
+#: What leads a client there; ``-F`` keeps the user's own configuration out.
+CLIENT = """
+Host {name}
+  HostName {address}
+  IdentityFile {folder}/key
+  IdentitiesOnly yes
+  UserKnownHostsFile {folder}/known_hosts
+"""
+
+_numbers = itertools.count()
+
+
+def missing():
+    """Return what is missing for such hosts; empty if nothing is."""
+    if sys.platform != "linux" or os.geteuid() != 0:
+        return "network namespaces need Linux and root"
+    for tool in ("ip", "ssh", "ssh-keygen", "/usr/sbin/sshd"):
+        if shutil.which(tool) is None:
+            return f"there is no {tool}: install iproute2, openssh-client and openssh-server"
+    name = f"znbtry{os.getpid()}"
+    tried = subprocess.run(["ip", "netns", "add", name], capture_output=True, text=True, check=False)
+    if tried.returncode:
+        return f"network namespaces cannot be made here: {tried.stderr.strip()}"
+    run("ip", "netns", "delete", name)
+    return ""
+
+
+def run(*command):
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=PATIENCE)
+    assert done.returncode == 0, f"{command}: {done.stderr}"
+    return done.stdout
+
+
+class FarHost:
+    """One host.
+
+    Attributes:
+        name: What ssh calls it.
+        address: Its own.
+        gateway: This machine's, on the link between them.
+        device: The link's end here.
+    """
+
+    def __init__(self, name, folder):
+        number = next(_numbers)
+        subnet = f"10.{64 + os.getpid() % 64}.{os.getpid() // 64 % 256}"
+        self.name = name
+        self.folder = folder
+        self.gateway, self.address = f"{subnet}.{4 * number + 1}", f"{subnet}.{4 * number + 2}"
+        self.space = f"znb{os.getpid()}x{number}"
+        self.device = f"zv{os.getpid()}x{number}"
+        self.sshd = None
+
+    def open(self):
+        run("ip", "netns", "add", self.space)
+        run("ip", "link", "add", self.device, "type", "veth", "peer", "name", "eth0", "netns", self.space)
+        run("ip", "address", "add", f"{self.gateway}/30", "dev", self.device)
+        run("ip", "link", "set", self.device, "up")
+        self.inside("ip", "link", "set", "lo", "up")
+        self.inside("ip", "address", "add", f"{self.address}/30", "dev", "eth0")
+        self.inside("ip", "link", "set", "eth0", "up")
+        config = self.folder / f"sshd_{self.name}"
+        config.write_text(SSHD.format(address=self.address, folder=self.folder))
+        self.start_sshd()
+
+    def start_sshd(self):
+        Path("/run/sshd").mkdir(exist_ok=True)
+        self.sshd = subprocess.Popen(
+            ["ip", "netns", "exec", self.space, "/usr/sbin/sshd", "-D", "-e", "-f", self.folder / f"sshd_{self.name}"],
+            stderr=(self.folder / f"sshd_{self.name}.log").open("wb"),
+        )
+        wait_until(self.answers, f"the sshd of {self.name}")
+
+    def answers(self):
+        with contextlib.suppress(OSError), socket.create_connection((self.address, 22), 1.0):
+            return True
+        return False
+
+    def inside(self, *command):
+        return run("ip", "netns", "exec", self.space, *command)
+
+    def pids(self):
+        """Return the processes that are on this host."""
+        return [int(pid) for pid in run("ip", "netns", "pids", self.space).split()]
+
+    def cut(self, *, cut):
+        """Take the link away, or give it back."""
+        run("ip", "link", "set", self.device, "down" if cut else "up")
+
+    def close(self):
+        if self.sshd is not None:
+            self.sshd.kill()
+            self.sshd.wait()
+        for pid in self.pids():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, 9)
+        subprocess.run(["ip", "link", "delete", self.device], check=False, capture_output=True)
+        wait_until(lambda: not self.pids(), f"the end of {self.name}")
+        run("ip", "netns", "delete", self.space)
+
+
+@contextlib.contextmanager
+def far_hosts(folder, *names):
+    """Yield hosts, and a folder with the ``ssh`` that leads to them, for ``PATH``."""
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    for key in ("host_key", "key"):
+        run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(folder / key))
+    hosts = [FarHost(name, folder) for name in names]
+    public = " ".join((folder / "host_key.pub").read_text().split()[:2])
+    (folder / "known_hosts").write_text("".join(f"{host.address} {public}\n" for host in hosts))
+    config = folder / "config"
+    config.write_text("".join(CLIENT.format(name=h.name, address=h.address, folder=folder) for h in hosts))
+    bin_ = folder / "bin"
+    bin_.mkdir()
+    (bin_ / "ssh").write_text(f'#!/bin/sh\nexec {shutil.which("ssh")} -F {config} "$@"\n')
+    (bin_ / "ssh").chmod(0o755)
+    with contextlib.ExitStack() as stack:
+        for host in hosts:
+            stack.callback(host.close)
+            host.open()
+        yield hosts, bin_

@@ -1,0 +1,84 @@
+"""Who may speak to a cluster's workers over tcp: those who hold its keys (see ``znb.keys``).
+
+libzmq does the cryptography (CURVE) and asks ``Gate`` about each peer that has proved *some* key (ZAP). A peer that
+does not know the workers' public key fails before that, in libzmq's own thread, without an answer.
+
+Invariants: the gate is open before the first socket that it guards is bound, or libzmq would let everybody in. The
+reactor's thread owns it. Sources: the ZeroMQ RFCs 26 (CurveZMQ) and 27 (ZAP); libzmq's zmq_curve(7).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import zmq
+from zmq.utils import z85
+
+from znb.keys import ClientKeys, WorkerKeys
+
+__all__ = ["Gate", "Prepare", "client_options"]
+
+#: The address at which libzmq asks (RFC 27), one for each context.
+ZAP_URL = "inproc://zeromq.zap.01"
+#: The ZAP domain of a cluster's sockets; those of other domains are no concern of the gate.
+DOMAIN = "znb-cluster"
+#: Milliseconds between ZMTP's heartbeats on connections to workers.
+HEARTBEAT_MS = 2000
+#: Milliseconds of silence after which such a connection is given up. Longer than what it takes a cluster's head to find
+#: that a host is gone (``znb.launchers.agent.LEASE``): as long as it is not, what is under way is worth waiting for.
+HEARTBEAT_TIMEOUT_MS = 30_000
+
+#: Sets options of a socket before it binds or connects.
+Prepare = Callable[["zmq.Socket[bytes]"], object]
+
+
+def client_options(keys: ClientKeys) -> Prepare:
+    """Return what lets a client's socket in, and makes sure that it speaks to a worker of this cluster."""
+
+    def prepare(socket: zmq.Socket[bytes]) -> None:
+        socket.setsockopt_string(zmq.CURVE_SERVERKEY, keys.server)
+        socket.setsockopt_string(zmq.CURVE_PUBLICKEY, keys.public)
+        socket.setsockopt_string(zmq.CURVE_SECRETKEY, keys.secret)
+        _be_patient(socket)
+
+    return prepare
+
+
+class Gate:
+    """Lets peers with the clients' key in, and nobody else.
+
+    Args:
+        keys: The worker's.
+    """
+
+    def __init__(self, keys: WorkerKeys) -> None:
+        self._keys = keys
+        self._client = z85.decode(keys.client.encode())
+        self._socket: zmq.Socket[bytes] | None = None
+
+    def open(self, socket: zmq.Socket[bytes]) -> None:
+        """Take a new ROUTER of the reactor's, before any guarded socket is bound."""
+        self._socket = socket
+        socket.bind(ZAP_URL)
+
+    def prepare(self, socket: zmq.Socket[bytes]) -> None:
+        """Put a worker's socket behind the gate."""
+        socket.setsockopt(zmq.CURVE_SERVER, 1)
+        socket.setsockopt_string(zmq.CURVE_SECRETKEY, self._keys.secret)
+        socket.setsockopt_string(zmq.ZAP_DOMAIN, DOMAIN)
+        _be_patient(socket)
+
+    def on_question(self, frames: list[Any]) -> None:
+        """Answer libzmq: may this peer come in?"""
+        peer, empty, version, identifier, domain, _address, _routing, mechanism, *credentials = map(bytes, frames)
+        known = domain != DOMAIN.encode() or (mechanism == b"CURVE" and credentials == [self._client])
+        verdict = (b"200", b"") if known else (b"400", b"")
+        if self._socket is not None:
+            self._socket.send_multipart([peer, empty, version, identifier, *verdict, b"", b""])
+
+
+def _be_patient(socket: zmq.Socket[bytes]) -> None:
+    """Have libzmq notice, in its own thread, that a machine has vanished."""
+    socket.setsockopt(zmq.HEARTBEAT_IVL, HEARTBEAT_MS)
+    socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, HEARTBEAT_TIMEOUT_MS)

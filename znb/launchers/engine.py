@@ -1,0 +1,210 @@
+"""What an engine must do to run workers: offer hosts, and start an agent on each. The rest is the same everywhere.
+
+An engine lives in the *head*, the process that supervises a cluster whose workers are elsewhere (``znb.zygote`` with
+``znb.launchers.hosts`` for a home). It says which hosts there are (``Desk.offer``), and gives a ``Line`` to an agent
+that it starts on one: two descriptors, the agent's standard input and output. Who can run a command there with its standard
+input connected can be an engine: ``ssh``, ``srun``, ``docker exec -i``, ``kubectl exec -i``. See ``docs/launchers.md``.
+
+Invariants: ``start_agent`` and ``close`` are called on the head's one thread and must not block; an engine may have
+threads of its own, and the methods of its desk may be called from any.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import os
+import signal
+import socket
+import subprocess
+import tempfile
+import textwrap
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+from znb.control import ZygoteConfig
+from znb.errors import ZnbError
+
+__all__ = ["Desk", "Engine", "Line", "ProcessLine", "SocketLine", "agent_command", "load_engine"]
+
+#: Bytes of what a command wrote to its standard error that a message shows.
+TAIL_BYTES = 4000
+#: Run by the interpreter on a host. It works with every Python 3, so that a wrong one can say so.
+AGENT = textwrap.dedent("""\
+    import sys
+    version = "%d.%d.%d" % sys.version_info[:3]
+    try:
+        from znb.launchers.agent import main
+    except Exception as error:
+        if isinstance(error, ImportError) and getattr(error, "name", "") in ("znb", "znb.launchers.agent"):
+            error = "znb is not installed there"
+        sys.exit("znb-agent: Python %s at %s cannot be a worker: %s" % (version, sys.executable, error))
+    main()
+    """)
+
+
+class Desk(Protocol):
+    """What an engine tells the head, from any thread."""
+
+    def offer(self, host: str, slots: int) -> None:
+        """There is a host, which has room for so many workers; 0 for one for each of its CPUs."""
+
+    def withdraw(self, host: str, reason: str) -> None:
+        """A host is gone for good, and its workers with it."""
+
+    def fail(self, reason: str) -> None:
+        """There will be no (more) hosts."""
+
+    def notice(self, text: str) -> None:
+        """Something that the user waits for takes its time."""
+
+
+class Line(Protocol):
+    """An agent's standard input and output.
+
+    Attributes:
+        read_fd: Descriptor of what it writes.
+        write_fd: Descriptor of what it reads. Both are the head's to close.
+    """
+
+    read_fd: int
+    write_fd: int
+
+    def running(self) -> bool:
+        """Whether what carries the line still does."""
+
+    def errors(self) -> str:
+        """Return the last of what the agent, or what carries it, wrote to standard error."""
+
+    def kill(self) -> None:
+        """End what carries the line. May be called twice."""
+
+
+class Engine(Protocol):
+    """What an engine must do. It is made with its ``ZygoteConfig``.
+
+    Attributes:
+        elastic: Whether hosts come and go; then there may be no more workers than places.
+    """
+
+    elastic: bool
+
+    def open(self, desk: Desk) -> None:
+        """Begin to offer hosts.
+
+        Raises:
+            ZnbError: The place makes no sense.
+        """
+
+    def start_agent(self, host: str) -> Line:
+        """Start an agent on a host.
+
+        Raises:
+            OSError: It cannot be.
+        """
+
+    def forward(self, host: str, urls: Sequence[str]) -> Sequence[str] | None:
+        """Return addresses on this machine that lead to addresses on a host which are not reachable directly.
+
+        ``None``: there is no way.
+        """
+
+    def close(self) -> None:
+        """Give back what was allocated; all agents have ended. May be called twice."""
+
+
+def load_engine(config: ZygoteConfig) -> Engine:
+    """Return the engine that a config names.
+
+    Raises:
+        ZnbError: There is none, or what it needs is not installed.
+    """
+    module, _, name = config.engine.partition(":")
+    try:
+        engine: Engine = getattr(importlib.import_module(module), name)(config)
+    except ImportError as error:
+        raise ZnbError(f"{config.launcher} needs a package that is not installed here: {error}") from None
+    return engine
+
+
+def agent_command(python: str) -> list[str]:
+    """Return the command that runs an agent with an interpreter."""
+    return [python, "-c", AGENT, "znb-agent"]
+
+
+class ProcessLine:
+    """A line to an agent that a command on this machine leads to.
+
+    Args:
+        command: Its standard input and output become the agent's.
+        env: Environment of the command; ``None`` for this process's.
+
+    Raises:
+        OSError: It cannot be run.
+    """
+
+    def __init__(self, command: Sequence[str], env: Mapping[str, str] | None = None) -> None:
+        self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 - closed by kill
+        ours, theirs = socket.socketpair()
+        try:
+            self._process = subprocess.Popen(
+                list(command),
+                stdin=theirs.fileno(),
+                stdout=theirs.fileno(),
+                stderr=self._stderr,
+                env=env,
+                start_new_session=True,
+            )
+        except OSError:
+            ours.close()
+            self._stderr.close()
+            raise
+        finally:
+            theirs.close()
+        self.read_fd = self.write_fd = ours.detach()
+
+    def running(self) -> bool:
+        """Whether the command runs."""
+        return self._process.poll() is None
+
+    def errors(self) -> str:
+        """Return the last of what it wrote to standard error."""
+        if self._stderr.closed:
+            return ""
+        size = os.fstat(self._stderr.fileno()).st_size
+        tail = os.pread(self._stderr.fileno(), TAIL_BYTES, max(0, size - TAIL_BYTES))
+        return tail.decode(errors="replace").strip()
+
+    def kill(self) -> None:
+        """End the command, and what it has started. May be called twice."""
+        if self.running():
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait()
+        self._stderr.close()
+
+
+class SocketLine:
+    """A line to an agent that messages of an engine lead to: both directions in one socket.
+
+    Args:
+        connection: The head's end.
+    """
+
+    def __init__(self, connection: socket.socket) -> None:
+        self.read_fd = self.write_fd = connection.detach()
+        #: What the engine has to say of its end; set by it.
+        self.reason = ""
+        self.alive = True
+
+    def running(self) -> bool:
+        """Whether the engine has not said otherwise."""
+        return self.alive
+
+    def errors(self) -> str:
+        """Return what the engine has said."""
+        return self.reason
+
+    def kill(self) -> None:
+        """Nothing: the closed socket tells the engine."""
+        self.alive = False

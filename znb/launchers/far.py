@@ -1,0 +1,117 @@
+"""What a head knows of its hosts, and of the workers' processes on them (see ``znb.launchers.hosts``).
+
+Both belong to the head's one thread.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable
+from typing import Literal, Protocol
+
+import msgspec
+
+from znb.connection import WorkerSpec
+from znb.home import Kin
+from znb.launchers import line
+from znb.launchers.engine import Line
+from znb.lifecycle import DeathCertificate
+
+__all__ = ["FarProcess", "Host"]
+
+
+class Sender(Protocol):
+    """What a process needs of its home (``znb.launchers.hosts.HostsHome``)."""
+
+    def send(self, host: Host, message: msgspec.Struct, /) -> None:
+        """Send a message to a host's agent."""
+
+    def post(self, fn: Callable[..., object], /, *args: object) -> None:
+        """Have the head's thread call ``fn(*args)``."""
+
+    def forget(self, process: FarProcess, reason: str, /) -> None:
+        """Take a process for dead."""
+
+
+class FarProcess:
+    """A worker's process on a host (see ``znb.home.Process``).
+
+    Attributes:
+        place: Its host, once it has one.
+        asked: Whether its host's agent has been told to make it.
+    """
+
+    def __init__(self, home: Sender, spec: WorkerSpec, kin: Kin) -> None:
+        self.spec = spec
+        self.kin = kin
+        self.pid = 0
+        self.ready = False
+        self.intent = ""
+        self.place: Host | None = None
+        self.asked = False
+        self.born = time.monotonic()
+        self._home = home
+
+    @property
+    def host(self) -> str:
+        """Name of its machine."""
+        return self.place.name if self.place is not None else "?"
+
+    def signal(self, signum: int, *, group: bool = False) -> None:
+        """Send it a signal; to its whole group if asked."""
+        if self.place is not None:
+            self._home.send(self.place, line.Signal(self.spec.name, self.spec.generation, signum, group))
+
+    def end(self, intent: str, patience: float) -> None:
+        """Tell it to end; it is killed if it has not after ``patience`` seconds."""
+        self.intent = intent
+        if self.asked and self.place is not None:
+            self._home.send(self.place, line.End(self.spec.name, self.spec.generation, intent, patience))
+        else:
+            self._home.post(self._home.forget, self, "had not been started yet")
+
+    def certify(self, reason: str) -> DeathCertificate:
+        """Return the certificate of a process of which nothing more will be heard."""
+        return DeathCertificate(
+            name=self.spec.name, generation=self.spec.generation, pid=self.pid, exit_status=None, signal=None,
+            meaning=reason, oom=None, peak_rss_bytes=0, dump="", tail="", time=time.time(),
+            uptime=time.monotonic() - self.born, was_ready=self.ready, intentional=bool(self.intent),
+        )  # fmt: skip
+
+
+@dataclasses.dataclass(slots=True, eq=False)
+class Host:
+    """One host.
+
+    Attributes:
+        name: As the engine calls it.
+        slots: Workers that it has places for; 0 if that is not known yet.
+        state: See the table.
+        carrier: What leads to its agent, if it has one.
+        end: The head's end of the line.
+        hello: What the agent said of itself.
+        workers: The processes that are there, or shall be.
+        heard: Monotonic time of its last sign of life.
+        due: Monotonic time at which it is to be tried again, or has to be up.
+        failures: How often in a row it could not be reached.
+        was_up: Whether it was up once, so that it is tried again.
+        forwarded: Whether its addresses lead through the engine.
+    """
+
+    name: str
+    slots: int
+    state: Literal["opening", "up", "down", "failed"] = "opening"
+    carrier: Line | None = None
+    end: line.LineEnd | None = None
+    hello: line.Hello | None = None
+    workers: dict[tuple[str, int], FarProcess] = dataclasses.field(default_factory=dict)
+    heard: float = 0.0
+    due: float = 0.0
+    failures: int = 0
+    was_up: bool = False
+    forwarded: bool = False
+
+    def share(self) -> float:
+        """Return how full it is."""
+        return len(self.workers) / max(1, self.slots)

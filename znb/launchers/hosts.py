@@ -1,0 +1,474 @@
+"""A home for workers on the hosts of an engine: which worker goes where, and what becomes of it when a host is gone.
+
+=========== =============================================== ==================================================
+a host is    because                                         its workers
+=========== =============================================== ==================================================
+opening      its agent was started                           wait for it
+up           the agent has said hello, and was welcomed      are made there
+down         the line to its agent ended, or was silent      are dead, replaced where there is a free place
+failed       its agent never came to say hello               cannot be started: the user is told why
+=========== =============================================== ==================================================
+
+A host that is down is tried again, after longer and longer pauses. A worker goes to where its last process was if that
+has a place, else to the host with the largest share of free places; if there are none it waits. Only where hosts do not
+come and go (``Engine.elastic``), and there are more workers than places in all, hosts take more than they have places.
+
+Invariants: those of ``znb.home``. Everything runs on the head's one thread, but the methods that ``Desk`` names.
+"""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import functools
+import ipaddress
+import platform
+import selectors
+import socket
+import threading
+import time
+from collections.abc import Callable
+
+import msgspec
+
+import znb
+from znb.connection import WorkerSpec
+from znb.control import ZygoteConfig
+from znb.errors import NoWorkers, ProtocolError
+from znb.home import Kin
+from znb.keys import WorkerKeys
+from znb.launchers import line
+from znb.launchers.engine import Engine
+from znb.launchers.far import FarProcess, Host
+from znb.wire import WIRE_VERSION
+
+__all__ = ["HostsHome"]
+
+#: Seconds to try whether a host can be reached directly.
+PROBE_TIMEOUT = 2.0
+#: Seconds before a host that is down is tried again, at first and at most.
+RETRY_AFTER, RETRY_MAX = 1.0, 30.0
+#: Seconds that agents have to leave at the end.
+LEAVE_TIMEOUT = 5.0
+#: Seconds for what ends a moment before the line does to be told by whoever carries it.
+LAST_WORDS = 0.2
+
+
+class HostsHome:
+    """Workers on the hosts of an engine.
+
+    Args:
+        engine: The engine.
+        config: What the head was told.
+        keys: Whom workers let in.
+        selector: Watches the lines; the values of its keys are called with the event mask.
+        note: Told what the user may be waiting for.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        config: ZygoteConfig,
+        keys: WorkerKeys,
+        selector: selectors.BaseSelector,
+        note: Callable[[str], object],
+    ) -> None:
+        self._engine = engine
+        self._config = config
+        self._keys = keys
+        self._selector = selector
+        self._note = note
+        self.notes: tuple[str, ...] = ()
+        self.closed = False
+        self._closing_until: float | None = None
+        self._hosts: dict[str, Host] = {}
+        self._waiting: list[FarProcess] = []
+        self._last: dict[str, str] = {}
+        self._failure = ""
+        self._beat_at = 0.0
+        self._posted: collections.deque[Callable[[], object]] = collections.deque()
+        self._wake_read, self._wake_write = socket.socketpair()
+        self._wake_read.setblocking(False)
+        self._wake_write.setblocking(False)
+        selector.register(self._wake_read, selectors.EVENT_READ, self._on_posted)
+        engine.open(self)
+
+    # -- the desk: any thread --------------------------------------------------------------------------------
+
+    def offer(self, host: str, slots: int) -> None:
+        """There is a host, which has room for so many workers; 0 for one for each of its CPUs."""
+        self.post(self._on_offer, host, slots)
+
+    def withdraw(self, host: str, reason: str) -> None:
+        """A host is gone for good, and its workers with it."""
+        self.post(self._on_withdraw, host, reason)
+
+    def fail(self, reason: str) -> None:
+        """There will be no (more) hosts."""
+        self.post(self._on_fail, reason)
+
+    def notice(self, text: str) -> None:
+        """Something that the user waits for takes its time."""
+        self.post(self._note, text)
+
+    def post(self, fn: Callable[..., object], *args: object) -> None:
+        """Have the head's thread call ``fn(*args)``."""
+        self._posted.append(functools.partial(fn, *args))
+        with contextlib.suppress(BlockingIOError):
+            self._wake_write.send(b"\0")
+
+    # -- the home --------------------------------------------------------------------------------------------
+
+    def make(self, spec: WorkerSpec, kin: Kin) -> FarProcess:
+        """Make a process, on the host that suits it best, as soon as that is there."""
+        if self._failure:
+            raise NoWorkers(self._failure)
+        process = FarProcess(self, spec, kin)
+        self._waiting.append(process)
+        self.post(self._settle)
+        return process
+
+    def places(self) -> int | None:
+        """Return how many workers it has places for; ``None`` if that is not known yet."""
+        failed = [host for host in self._hosts.values() if host.state == "failed"]
+        if failed or self._failure:
+            raise NoWorkers(self._failure or "no workers could be started")
+        if not self._hosts or any(not host.slots for host in self._hosts.values()):
+            return None
+        return sum(host.slots for host in self._hosts.values())
+
+    def reap(self) -> None:
+        """Take note of commands that have ended, so that they are no zombies; their lines say the rest."""
+        for host in self._hosts.values():
+            if host.carrier is not None:
+                host.carrier.running()
+
+    def next_due(self) -> float:
+        """Return the monotonic time at which ``check_time`` has something to do; infinity for never."""
+        if self.closed:
+            return float("inf")
+        due = [host.due for host in self._hosts.values() if host.state in {"opening", "down"}]
+        if any(host.state == "up" for host in self._hosts.values()):
+            due.append(self._beat_at)
+        if self._closing_until is not None:
+            due.append(self._closing_until)
+        return min(due, default=float("inf"))
+
+    def check_time(self, now: float) -> None:
+        """Beat, find out who does not, and try again what has failed."""
+        if self._closing_until is not None and now >= self._closing_until and not self.closed:
+            self._finish_closing()
+            return
+        beat = now >= self._beat_at
+        if beat:
+            self._beat_at = now + line.BEAT
+        for host in list(self._hosts.values()):
+            if host.state == "up" and beat:
+                if now - host.heard > line.LEASE:
+                    self._lose(host, f"{host.name} has not been heard of for {line.LEASE:g} s")
+                else:
+                    self.send(host, line.Beat())
+            elif host.state == "opening" and now >= host.due:
+                self._lose(host, f"{host.name} did not answer within {self._config.timeout:g} s")
+            elif host.state == "down" and now >= host.due:
+                self._open(host)
+
+    def kill_all(self) -> None:
+        """Hang up on every agent; they kill their workers."""
+        for host in self._hosts.values():
+            if host.carrier is not None:
+                host.carrier.kill()
+
+    def close(self) -> None:
+        """Let every agent go, and give back what the engine has allocated. May be called twice."""
+        if self._closing_until is not None:
+            return
+        self._closing_until = time.monotonic() + LEAVE_TIMEOUT
+        for host in list(self._hosts.values()):
+            if host.state == "up":
+                self.send(host, line.Leave())
+            elif host.end is not None:
+                self._hang_up(host)
+        self._check_closed()
+
+    def _check_closed(self) -> None:
+        if self._closing_until is not None and not any(host.end is not None for host in self._hosts.values()):
+            self._finish_closing()
+
+    def _finish_closing(self) -> None:
+        for host in self._hosts.values():
+            self._hang_up(host)
+        self._engine.close()
+        self.closed = True
+
+    # -- workers ---------------------------------------------------------------------------------------------
+
+    def _settle(self) -> None:
+        """Give those that wait a host, as far as there are any."""
+        for process in list(self._waiting):
+            host = self._choose(process.spec.name)
+            if host is None:
+                continue
+            self._waiting.remove(process)
+            process.place = host
+            self._last[process.spec.name] = host.name
+            host.workers[process.spec.name, process.spec.generation] = process
+            self._ask(host, process)
+
+    def _choose(self, name: str) -> Host | None:
+        there = [host for host in self._hosts.values() if host.state in {"opening", "up"}]
+        free = [host for host in there if len(host.workers) < host.slots or (not host.slots and not host.workers)]
+        last = self._hosts.get(self._last.get(name, ""))
+        if last in free:
+            return last
+        if free:
+            return min(free, key=Host.share)
+        places = sum(host.slots for host in self._hosts.values())
+        wanted = len(self._waiting) + sum(len(host.workers) for host in self._hosts.values())
+        known = all(host.slots for host in self._hosts.values())
+        if there and known and wanted > places and not self._engine.elastic:
+            return min(there, key=Host.share)
+        return None
+
+    def _ask(self, host: Host, process: FarProcess) -> None:
+        if host.state == "up" and not process.asked:
+            process.asked = True
+            self.send(host, line.Make(process.spec.name, process.spec.generation))
+
+    def forget(self, process: FarProcess, reason: str) -> None:
+        """Take a process for dead."""
+        if process in self._waiting:
+            self._waiting.remove(process)
+        elif (
+            process.place is None
+            or process.place.workers.pop((process.spec.name, process.spec.generation), None) is None
+        ):
+            return
+        process.kin.on_dead(process, process.certify(reason))
+
+    # -- hosts -----------------------------------------------------------------------------------------------
+
+    def _on_posted(self, _mask: int) -> None:
+        with contextlib.suppress(BlockingIOError):
+            self._wake_read.recv(4096)
+        while self._posted:
+            self._posted.popleft()()
+
+    def _on_offer(self, name: str, slots: int) -> None:
+        known = self._hosts.get(name)
+        if known is not None:
+            known.slots = slots or known.slots
+        elif self._closing_until is None:
+            host = self._hosts[name] = Host(name, slots)
+            self._open(host)
+        self._settle()
+
+    def _on_withdraw(self, name: str, reason: str) -> None:
+        host = self._hosts.pop(name, None)
+        if host is not None:
+            self._hang_up(host)
+            self._bury_all(host, f"was lost: {reason}")
+            self._check_closed()
+
+    def _on_fail(self, reason: str) -> None:
+        self._failure = reason
+        waiting, self._waiting = self._waiting, []
+        for process in waiting:
+            process.kin.on_failed(process, reason)
+
+    def _open(self, host: Host) -> None:
+        host.state = "opening"
+        host.due = time.monotonic() + self._config.timeout
+        host.hello = None
+        try:
+            host.carrier = self._engine.start_agent(host.name)
+        except OSError as error:
+            self._lose(host, f"{host.name}: {error}")
+            return
+        host.end = line.LineEnd(host.carrier.read_fd, host.carrier.write_fd, line.FromAgent, greeting=line.GREETING)
+        self._selector.register(host.end.read_fd, selectors.EVENT_READ, functools.partial(self._on_line, host))
+
+    def send(self, host: Host, message: msgspec.Struct) -> None:
+        """Send a message to a host's agent, if it has one."""
+        if host.end is None:
+            return
+        try:
+            host.end.send(message)
+            self._watch(host)
+        except OSError as error:
+            self.post(self._lose, host, f"the line to {host.name} broke: {error}", host.end)
+
+    def _watch(self, host: Host) -> None:
+        if host.end is not None:
+            events = selectors.EVENT_READ | (selectors.EVENT_WRITE if host.end.backlog else 0)
+            key = self._selector.get_key(host.end.read_fd)
+            if key.events != events:
+                self._selector.modify(host.end.read_fd, events, key.data)
+
+    def _on_line(self, host: Host, mask: int) -> None:
+        if host.end is None:
+            return
+        try:
+            if mask & selectors.EVENT_WRITE:
+                host.end.flush()
+                self._watch(host)
+            messages = host.end.receive() if mask & selectors.EVENT_READ else []
+        except (OSError, ProtocolError) as error:
+            self._lose(host, f"the line to {host.name} ended" if isinstance(error, OSError) else str(error))
+            return
+        host.heard = time.monotonic()
+        for message in messages:
+            self._on_message(host, message)
+
+    def _on_message(self, host: Host, message: line.FromAgent) -> None:
+        if isinstance(message, line.Hello):
+            self._on_hello(host, message)
+            return
+        if isinstance(message, line.Beat):
+            return
+        record = message.certificate if isinstance(message, line.Dead) else message
+        process = host.workers.get((record.name, record.generation))
+        if process is None:
+            return
+        match message:
+            case line.Made():
+                process.pid = message.pid
+            case line.Ready():
+                self._on_ready(host, process, message)
+            case line.Failed():
+                del host.workers[record.name, record.generation]
+                process.kin.on_failed(process, f"{message.reason} (on {host.name})")
+            case line.Dead():
+                del host.workers[record.name, record.generation]
+                intentional = message.certificate.intentional or bool(process.intent)
+                process.kin.on_dead(process, msgspec.structs.replace(message.certificate, intentional=intentional))
+                self._settle()
+
+    def _on_ready(self, host: Host, process: FarProcess, message: line.Ready) -> None:
+        urls = (message.calls, message.jobs)
+        if host.forwarded:
+            forwarded = self._engine.forward(host.name, urls)
+            if forwarded is None:
+                process.signal(9)
+                del host.workers[message.name, message.generation]
+                process.kin.on_failed(process, f"{host.name} cannot be reached from here at {message.calls}")
+                return
+            urls = (forwarded[0], forwarded[1])
+        process.spec = msgspec.structs.replace(process.spec, calls=urls[0], jobs=urls[1], events="")
+        process.ready = True
+        process.kin.on_ready(process)
+
+    # -- beginning and end of a line -------------------------------------------------------------------------
+
+    def _on_hello(self, host: Host, hello: line.Hello) -> None:
+        if hello.wire != WIRE_VERSION:
+            self._lose(
+                host,
+                f"{host.name} has znb {hello.znb}, which speaks version {hello.wire} of the wire protocol; here is "
+                f"{znb.__version__}, which speaks {WIRE_VERSION}: install znb {znb.__version__} there",
+            )
+            return
+        host.hello = hello
+        host.slots = host.slots or hello.cpus
+        self._compare(host, hello)
+        if self._config.bind:
+            self._welcome(host, self._config.bind)
+        elif not hello.address or ipaddress.ip_address(hello.address).is_loopback:
+            self._welcome(host, "tcp://127.0.0.1:*", forward=not hello.address)
+        elif not hello.probe:
+            self._welcome(host, "tcp://127.0.0.1:*", forward=True)
+        else:
+            threading.Thread(target=self._try, args=(host, hello), name="znb-probe", daemon=True).start()
+
+    def _compare(self, host: Host, hello: line.Hello) -> None:
+        """Say what will not work with a host's versions."""
+        ours, theirs = (version.rpartition(".")[0] for version in (platform.python_version(), hello.python))
+        notes = []
+        if ours != theirs:
+            notes.append(
+                f"{host.name} runs Python {hello.python}, this process {platform.python_version()}: functions and "
+                f"classes that are defined in a notebook cannot go there, those of installed modules can"
+            )
+        if hello.znb != znb.__version__:
+            notes.append(f"{host.name} has znb {hello.znb}, this process {znb.__version__}: use the same")
+        self.notes += tuple(note for note in notes if note not in self.notes)
+
+    def _try(self, host: Host, hello: line.Hello) -> None:
+        """Find out whether the host can be reached directly. On a thread of its own."""
+        reached = False
+        with (
+            contextlib.suppress(OSError),
+            socket.create_connection((hello.address, hello.probe), PROBE_TIMEOUT) as tried,
+        ):
+            tried.sendall(hello.secret)
+            reached = tried.recv(1) == b"\1"
+        self.post(self._on_tried, host, hello, reached)
+
+    def _on_tried(self, host: Host, hello: line.Hello, reached: bool) -> None:  # noqa: FBT001 - through post
+        if host.hello is not hello or host.state != "opening":
+            return
+        address = f"[{hello.address}]" if ":" in hello.address else hello.address
+        self._welcome(host, f"tcp://{address if reached else '127.0.0.1'}:*", forward=not reached)
+
+    def _welcome(self, host: Host, bind: str, *, forward: bool = False) -> None:
+        config = self._config
+        host.forwarded = forward
+        host.state, host.was_up, host.failures = "up", True, 0
+        self.send(host, line.Welcome(
+            cluster=config.name, keys=self._keys, bind=bind, entry=config.entry, preload=config.preload,
+            env=config.env, cwd=config.cwd, fork=config.fork,
+        ))  # fmt: skip
+        for process in list(host.workers.values()):
+            self._ask(host, process)
+        self._settle()
+        self._beat_at = 0.0
+
+    def _lose(self, host: Host, reason: str, end: line.LineEnd | None = None) -> None:
+        """Take note that a host has gone, or never came."""
+        if host.name not in self._hosts or (end is not None and host.end is not end):
+            return
+        closing = self._closing_until is not None
+        errors = self._last_words(host) if host.state == "opening" and not closing else ""
+        self._hang_up(host)
+        if closing:
+            self._check_closed()
+            return
+        if not host.was_up:
+            host.state = "failed"
+            self._failure = f"{reason}{errors}"
+            for process in list(host.workers.values()):
+                process.kin.on_failed(process, self._failure)
+            host.workers.clear()
+            return
+        host.state = "down"
+        host.due = time.monotonic() + min(RETRY_AFTER * 2**host.failures, RETRY_MAX)
+        host.failures += 1
+        self._bury_all(host, f"was lost: {reason}")
+        self._settle()
+
+    def _last_words(self, host: Host) -> str:
+        """Return what a failed agent, or what carries its line, has left, for the end of a message."""
+        if host.carrier is None:
+            return ""
+        deadline = time.monotonic() + LAST_WORDS
+        while host.carrier.running() and time.monotonic() < deadline:
+            time.sleep(0.005)
+        words = host.carrier.errors() or (host.end.noise if host.end is not None else "")
+        if "znb is not installed there" in words:
+            words += f"\nInstall it there: python -m pip install znb=={znb.__version__}"
+        return f":\n{words}" if words else ""
+
+    def _bury_all(self, host: Host, reason: str) -> None:
+        workers, host.workers = host.workers, {}
+        for process in workers.values():
+            process.kin.on_dead(process, process.certify(reason))
+
+    def _hang_up(self, host: Host) -> None:
+        """Close the line to a host's agent."""
+        if host.end is not None:
+            self._selector.unregister(host.end.read_fd)
+            host.end.close()
+            host.end = None
+        if host.carrier is not None:
+            host.carrier.kill()
+            host.carrier = None

@@ -1,0 +1,146 @@
+"""Workers on hosts that ssh leads to, with the system's OpenSSH client: ``--on ssh:HOST[*N][,HOST[*N]…]``.
+
+One ssh runs for each host, and its standard input and output are the line to the agent there. So everything that the
+user has set up for ssh holds: config, agent, jump hosts, known hosts. It asks for nothing: a password or an unknown
+host key is an error that says so. Where an address cannot be reached directly, connections go through the same ssh, from
+sockets in the cluster's directory, so that no port is opened on either side but on the host's loopback.
+
+Invariants: keys go through ssh's standard input only. When the head ends or the connection breaks, ssh ends, and the
+agent with its workers. Source: ssh(1), ssh_config(5).
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from znb.control import ZygoteConfig
+from znb.errors import ZnbError
+from znb.launchers import EventHandler, ReactorLike
+from znb.launchers.engine import AGENT, Desk, ProcessLine
+from znb.launchers.local import LocalLauncher
+
+__all__ = ["SshEngine", "SshLauncher", "parse_hosts"]
+
+#: Options of every ssh: it has nobody to ask, notices a dead connection, and takes no forwards of the user's along.
+OPTIONS = (
+    "-T", "-x", "-a",
+    "-o", "BatchMode=yes",
+    "-o", "ServerAliveInterval=5",
+    "-o", "ServerAliveCountMax=4",
+    "-o", "ClearAllForwardings=yes",
+    "-o", "StreamLocalBindUnlink=yes",
+    "-o", "ControlPersist=no",
+    "-o", "ControlMaster=yes",
+)  # fmt: skip
+#: Seconds for the ssh that runs to set up a forward: it is on this machine.
+FORWARD_TIMEOUT = 5.0
+#: A host, as ssh takes it, and how many workers it has places for.
+HOST = re.compile(r"(?P<host>[^\s*,-][^\s*,]*)(\*(?P<slots>[1-9]\d{0,3}))?")
+
+
+def parse_hosts(place: str) -> dict[str, int]:
+    """Return the hosts of a place, with the workers that each has places for; 0 for one for each CPU.
+
+    Raises:
+        ZnbError: That is no list of hosts.
+
+    Example:
+        >>> parse_hosts("alpha*4,me@beta")
+        {'alpha': 4, 'me@beta': 0}
+    """
+    hosts: dict[str, int] = {}
+    for part in place.split(","):
+        found = HOST.fullmatch(part.strip())
+        if found is None:
+            expected = "ssh:HOST[*N][,HOST[*N]…], such as ssh:alpha*4,me@beta"
+            raise ZnbError(f"{part!r} in 'ssh:{place}' is no host: expected {expected}")
+        if found["host"] in hosts:
+            raise ZnbError(f"{found['host']} is twice in 'ssh:{place}'; say how many workers it has by *N")
+        hosts[found["host"]] = int(found["slots"] or 0)
+    return hosts
+
+
+class SshLauncher(LocalLauncher):
+    """The launcher of workers on hosts that ssh leads to (see ``znb.launchers.Launcher``).
+
+    Args:
+        place: The hosts, as for ``parse_hosts``; empty to connect to a cluster that runs.
+        reactor: The I/O thread.
+        on_event: Called on the reactor's thread with every event.
+    """
+
+    name = "ssh"
+    engine = "znb.launchers.ssh:SshEngine"
+
+    def __init__(self, place: str, reactor: ReactorLike, on_event: EventHandler) -> None:
+        super().__init__(place, reactor, on_event)
+        if place:
+            parse_hosts(place)
+
+
+class SshEngine:
+    """Starts agents by ssh (see ``znb.launchers.engine.Engine``).
+
+    Args:
+        config: What the head was told.
+    """
+
+    elastic = False
+
+    def __init__(self, config: ZygoteConfig) -> None:
+        self._config = config
+        self._hosts = parse_hosts(config.place)
+        self._forwards = 0
+
+    def open(self, desk: Desk) -> None:
+        """Offer the hosts."""
+        for host, slots in self._hosts.items():
+            desk.offer(host, slots)
+
+    def start_agent(self, host: str) -> ProcessLine:
+        """Start an agent on a host."""
+        command = remote_command(self._config.python)
+        return ProcessLine(["ssh", *OPTIONS, "-o", f"ControlPath={self._control(host)}", "--", host, command])
+
+    def forward(self, host: str, urls: Sequence[str]) -> Sequence[str] | None:
+        """Return sockets in the cluster's directory that lead to addresses on a host's loopback."""
+        sockets, options = [], []
+        for url in urls:
+            self._forwards += 1
+            path = Path(self._config.socket_dir, f"forward.{self._forwards}")
+            sockets.append(f"ipc://{path}")
+            options += ["-L", f"{path}:{url.removeprefix('tcp://')}"]
+        command = ["ssh", "-O", "forward", "-o", f"ControlPath={self._control(host)}", *options, "--", host]
+        done = subprocess.run(
+            command, stdin=subprocess.DEVNULL, capture_output=True, check=False, timeout=FORWARD_TIMEOUT
+        )
+        if done.returncode:
+            sys.stderr.write(f"{shlex.join(command)} failed: {done.stderr.decode(errors='replace')}\n")
+            return None
+        return sockets
+
+    def close(self) -> None:
+        """Do nothing: each ssh has ended."""
+
+    def _control(self, host: str) -> Path:
+        return Path(self._config.socket_dir, f"ssh.{list(self._hosts).index(host)}")
+
+
+def remote_command(python: str) -> str:
+    """Return what the user's shell on a host is to run: an agent, with the first interpreter that there is.
+
+    Args:
+        python: The interpreter; empty for one at the same path as here, else the first of ``PATH``.
+    """
+    candidates = [python] if python else [sys.executable, "python3", "python"]
+    tried = " ".join(shlex.quote(candidate) for candidate in candidates)
+    script = (
+        f'for python in {tried}; do command -v "$python" >/dev/null 2>&1 && exec "$python" -c "$0" znb-agent; done; '
+        f'echo "there is no Python there: tried {" ".join(candidates)}" >&2; exit 127'
+    )
+    return f"exec sh -c {shlex.quote(script)} {shlex.quote(AGENT)}"
