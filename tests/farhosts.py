@@ -15,7 +15,8 @@ from pathlib import Path
 
 from cluster_harness import PATIENCE, wait_until
 
-#: An sshd that serves one key, with nothing of this machine's configuration.
+#: An sshd that serves one key, with nothing of this machine's configuration. The runtime directory of a test goes along,
+#: so that what stays behind is known for that test's.
 SSHD = """
 Port 22
 ListenAddress {address}
@@ -27,6 +28,7 @@ PasswordAuthentication no
 PidFile none
 PermitRootLogin yes
 PrintMotd no
+AcceptEnv ZNB_RUNTIME_DIR
 """
 
 #: What leads a client there; ``-F`` keeps the user's own configuration out.
@@ -96,10 +98,10 @@ class FarHost:
 
     def start_sshd(self):
         Path("/run/sshd").mkdir(exist_ok=True)
-        self.sshd = subprocess.Popen(
-            ["ip", "netns", "exec", self.space, "/usr/sbin/sshd", "-D", "-e", "-f", self.folder / f"sshd_{self.name}"],
-            stderr=(self.folder / f"sshd_{self.name}.log").open("wb"),
-        )
+        config = self.folder / f"sshd_{self.name}"
+        command = ["ip", "netns", "exec", self.space, "/usr/sbin/sshd", "-D", "-e", "-f", config]
+        with config.with_suffix(".log").open("ab") as log:
+            self.sshd = subprocess.Popen(command, stderr=log)
         wait_until(self.answers, f"the sshd of {self.name}")
 
     def answers(self):
@@ -143,7 +145,7 @@ def far_hosts(folder, *names):
     config.write_text("".join(CLIENT.format(name=h.name, address=h.address, folder=folder) for h in hosts))
     bin_ = folder / "bin"
     bin_.mkdir()
-    (bin_ / "ssh").write_text(f'#!/bin/sh\nexec {shutil.which("ssh")} -F {config} "$@"\n')
+    (bin_ / "ssh").write_text(f'#!/bin/sh\nexec {shutil.which("ssh")} -F {config} -o SendEnv=ZNB_RUNTIME_DIR "$@"\n')
     (bin_ / "ssh").chmod(0o755)
     with contextlib.ExitStack() as stack:
         for host in hosts:

@@ -151,6 +151,8 @@ class Agent:
         self._stop_listening()
         self._welcome = welcome
         os.environ.update(welcome.env)
+        added = [path for path in welcome.env.get("PYTHONPATH", "").split(os.pathsep) if path and path not in sys.path]
+        sys.path[1:1] = added  # the interpreter has read the variable already
         with contextlib.suppress(OSError):
             os.chdir(welcome.cwd)
         entry: Entry | None = None

@@ -2,8 +2,8 @@
 
 An engine lives in the *head*, the process that supervises a cluster whose workers are elsewhere (``znb.zygote`` with
 ``znb.launchers.hosts`` for a home). It says which hosts there are (``Desk.offer``), and gives a ``Line`` to an agent
-that it starts on one: two descriptors, the agent's standard input and output. Who can run a command there with its standard
-input connected can be an engine: ``ssh``, ``srun``, ``docker exec -i``, ``kubectl exec -i``. See ``docs/launchers.md``.
+that it starts on one: two descriptors, the agent's standard input and output. Who can run a command there with its
+standard input connected can be an engine: ``ssh``, ``srun``, ``docker exec -i``. See ``docs/launchers.md``.
 
 Invariants: ``start_agent`` and ``close`` are called on the head's one thread and must not block; an engine may have
 threads of its own, and the methods of its desk may be called from any.

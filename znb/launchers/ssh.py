@@ -2,8 +2,8 @@
 
 One ssh runs for each host, and its standard input and output are the line to the agent there. So everything that the
 user has set up for ssh holds: config, agent, jump hosts, known hosts. It asks for nothing: a password or an unknown
-host key is an error that says so. Where an address cannot be reached directly, connections go through the same ssh, from
-sockets in the cluster's directory, so that no port is opened on either side but on the host's loopback.
+host key is an error that says so. Where an address cannot be reached directly, connections go through the same ssh,
+from sockets in the cluster's directory, so that no port is opened on either side but on the host's loopback.
 
 Invariants: keys go through ssh's standard input only. When the head ends or the connection breaks, ssh ends, and the
 agent with its workers. Source: ssh(1), ssh_config(5).

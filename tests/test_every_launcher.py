@@ -1,0 +1,184 @@
+"""What holds on every launcher: one suite, run on each."""
+
+import contextlib
+import os
+import signal
+import threading
+from pathlib import Path
+
+import pytest
+
+from cluster_harness import wait_until
+from engines import PLACES, place
+from znb import Cluster
+from znb.errors import WorkerLost, ZnbError
+
+#: Other hosts do not know where this module is.
+HERE = {"PYTHONPATH": str(Path(__file__).parent)}
+
+
+@pytest.fixture(scope="module", params=PLACES)
+def where(request, module_world):
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        with place(request.param, module_world.home.parent / request.param[:3], monkeypatch) as made:
+            yield made
+
+
+@pytest.fixture(scope="module")
+def cluster(where, module_world):
+    """For tests that neither kill nor add."""
+    with Cluster.start(2, on=where, name="all", env=HERE) as made:
+        wait_until(lambda: len(made._jobs._peers) == len(made), "every connection")
+        yield made
+
+
+@pytest.fixture
+def own(where):
+    """For those that do."""
+    with Cluster.start(2, on=where, name="own", env=HERE) as made:
+        yield made
+
+
+def test_cells(cluster):
+    assert cluster.run("x = 6 * 7\nx") == {"w0": 42, "w1": 42}
+    cluster["w1"].push(y=[1, 2])
+    assert cluster["w1"].pull("y") == [1, 2]
+    with pytest.raises(ZeroDivisionError) as caught:
+        cluster["w0"].run("1 / 0")
+    assert "on w0" in str(caught.value.__notes__)
+
+
+def test_output(cluster, capfd):
+    cluster["w0"].run("print('α' * 3); import sys; print('no', file=sys.stderr)")
+    written = capfd.readouterr()
+    assert "ααα" in written.out + written.err
+    assert "no" in written.out + written.err
+
+
+def test_much_output(cluster, capfd):
+    cluster["w0"].run("for i in range(20_000): print(i)")
+    assert "19999" in "".join(capfd.readouterr())
+
+
+def test_jobs(cluster):
+    assert list(cluster.map(lambda x: x * x, range(500))) == [x * x for x in range(500)]
+    assert cluster.submit(pow, 2, 10).result() == 1024
+    assert {cluster.submit(os.getpid).result() for _ in range(20)} <= {worker.pid for worker in cluster.workers}
+
+
+def test_large_values(cluster):
+    data = os.urandom(5_000_000)
+    assert cluster.submit(lambda blob: blob[::-1], data).result() == data[::-1]
+
+
+def test_a_job_whose_worker_dies_is_run_again(own, tmp_path):
+    flag = tmp_path / "once"
+    result = own.submit(die_once, str(flag), os.getpid()).result()
+    assert result == "second time"
+
+
+def die_once(flag, _parent):
+    if not os.path.exists(flag):
+        open(flag, "w").close()
+        os.kill(os.getpid(), 9)
+    return "second time"
+
+
+def test_a_cell_whose_worker_dies_says_so(own):
+    with pytest.raises(WorkerLost, match=r"w0 \(pid \d+\) was killed by SIGKILL"):
+        own["w0"].run("print('so long', flush=True)\nimport os; os.kill(os.getpid(), 9)")
+    assert own["w0"].run("'x' in globals()") is False
+
+
+def test_a_killed_worker_is_replaced_under_its_name(own):
+    before = {worker.name: (worker.pid, worker.generation) for worker in own.workers}
+    own.kill("w1")
+    wait_until(lambda: own.workers[1].generation > before["w1"][1], "a replacement")
+    assert own["w1"].run("1 + 1") == 2
+    assert own.workers[0].pid == before["w0"][0]
+
+
+def test_restart(own):
+    own["w0"].push(gone=1)
+    before = [worker.pid for worker in own.workers]
+    own.restart("w0")
+    assert own["w0"].run("'gone' in globals()") is False
+    assert own.workers[0].pid != before[0]
+    assert own.workers[1].pid == before[1]
+
+
+def test_scale(own):
+    own.scale(4)
+    assert own.names == ("w0", "w1", "w2", "w3")
+    assert list(own.run("2 + 2").values()) == [4] * 4
+    own.scale(1)
+    assert own.names == ("w0",)
+    assert own.submit(pow, 3, 2).result() == 9
+
+
+def test_workers_that_come_are_used_by_a_map_under_way(own, tmp_path):
+    own.scale(1)
+    go = tmp_path / "go"
+    results = own.map(wait_for, [str(go)] * 40, buffersize=40)
+    threading.Thread(target=lambda: (own.scale(2), go.touch())).start()
+    assert len(set(results)) == 2
+
+
+def wait_for(path):
+    import time
+
+    while not os.path.exists(path):
+        time.sleep(0.01)
+    time.sleep(0.02)
+    return os.getpid()
+
+
+def test_interrupt(cluster):
+    with interrupted_when(lambda: cluster.workers[0].state == "busy"), pytest.raises(KeyboardInterrupt):
+        cluster["w0"].run("import time\ntime.sleep(1000)")
+    assert cluster["w0"].run("'still there'") == "still there"
+    with interrupted_when(lambda: any(worker.state == "busy" for worker in cluster.workers)):
+        with pytest.raises(KeyboardInterrupt):
+            list(cluster.map(sleep_long, range(10)))
+    assert cluster.submit(pow, 2, 3).result() == 8
+
+
+def sleep_long(_):
+    import time
+
+    time.sleep(1000)
+
+
+@contextlib.contextmanager
+def interrupted_when(condition):
+    """Press the interrupt key once something is so."""
+
+    def press():
+        wait_until(condition, "a busy worker")
+        os.kill(os.getpid(), signal.SIGINT)
+
+    thread = threading.Thread(target=press)
+    thread.start()
+    try:
+        yield
+    finally:
+        thread.join()
+
+
+def test_a_second_client(own):
+    own["w0"].push(shared="seen by both")
+    with Cluster.connect(own.connection_file, observe=True) as other:
+        assert other.names == ("w0", "w1")
+        assert other["w0"].pull("shared") == "seen by both"
+        assert list(other.map(abs, [-1, 2])) == [1, 2]
+        other.kill("w0")
+    with pytest.raises(ZnbError, match="there is no cluster of this name"):
+        Cluster.connect("nothing")
+    wait_until(lambda: own.workers[0].generation == 2, "the replacement")
+    assert own["w0"].run("'shared' in globals()") is False
+
+
+def test_status(cluster):
+    assert [worker.state for worker in cluster.status().workers] == ["idle", "idle"]
+    assert cluster.workers[0].stats()["name"] == "w0"
+    cluster._repr_mimebundle_()
