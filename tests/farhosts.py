@@ -20,6 +20,7 @@ from cluster_harness import PATIENCE, wait_until
 SSHD = """
 Port 22
 ListenAddress {address}
+ListenAddress 127.0.0.1
 HostKey {folder}/host_key
 AuthorizedKeysFile {folder}/key.pub
 StrictModes no
@@ -38,6 +39,29 @@ Host {name}
   IdentityFile {folder}/key
   IdentitiesOnly yes
   UserKnownHostsFile {folder}/known_hosts
+"""
+
+#: A host that can be reached only by way of another: its sshd is asked on its own loopback.
+HIDDEN = """
+Host hidden
+  HostName 127.0.0.1
+  HostKeyAlias {address}
+  ProxyCommand {ssh} -F {folder}/config -W 127.0.0.1:22 {name}
+  IdentityFile {folder}/key
+  IdentitiesOnly yes
+  UserKnownHostsFile {folder}/known_hosts
+
+Host stranger
+  HostName {address}
+  IdentityFile {folder}/host_key
+  IdentitiesOnly yes
+  UserKnownHostsFile {folder}/known_hosts
+
+Host unknown
+  HostName {address}
+  IdentityFile {folder}/key
+  IdentitiesOnly yes
+  UserKnownHostsFile /dev/null
 """
 
 _numbers = itertools.count()
@@ -143,6 +167,8 @@ def far_hosts(folder, *names):
     (folder / "known_hosts").write_text("".join(f"{host.address} {public}\n" for host in hosts))
     config = folder / "config"
     config.write_text("".join(CLIENT.format(name=h.name, address=h.address, folder=folder) for h in hosts))
+    with config.open("a") as more:
+        more.write(HIDDEN.format(address=hosts[0].address, name=hosts[0].name, folder=folder, ssh=shutil.which("ssh")))
     bin_ = folder / "bin"
     bin_.mkdir()
     (bin_ / "ssh").write_text(f'#!/bin/sh\nexec {shutil.which("ssh")} -F {config} -o SendEnv=ZNB_RUNTIME_DIR "$@"\n')

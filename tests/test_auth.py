@@ -114,7 +114,9 @@ def test_keys_are_only_in_the_connection_file(cluster, keys):
         for name in ("cmdline", "environ"):
             seen = Path(f"/proc/{pid}/{name}").read_bytes()
             assert not any(key.encode() in seen for key in (keys.secret, keys.public, keys.server))
-    others = [path for path in cluster.connection_file.parent.iterdir() if path.is_file() and path != cluster.connection_file]
+    others = [
+        path for path in cluster.connection_file.parent.iterdir() if path.is_file() and path != cluster.connection_file
+    ]
     assert not any(keys.secret in path.read_text() for path in others)
 
 
@@ -204,6 +206,6 @@ def test_a_range_that_is_full_says_so():
     second = reactor.socket(zmq.ROUTER)
     with pytest.raises(zmq.ZMQError, match=rf"every port of tcp://127.0.0.1:{port}-{port} is in use"):
         bind_socket(second, f"tcp://127.0.0.1:{port}-{port}")
-    with pytest.raises(zmq.ZMQError, match="Cannot assign|No such device"):
+    with pytest.raises(zmq.ZMQError, match=r"Cannot assign|No such device"):
         bind_socket(second, "tcp://192.0.2.1:5000-5010")
     reactor.stop()

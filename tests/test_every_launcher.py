@@ -49,9 +49,9 @@ def test_cells(cluster):
 
 
 def test_output(cluster, capfd):
-    cluster["w0"].run("print('α' * 3); import sys; print('no', file=sys.stderr)")
+    cluster["w0"].run("print('é' * 3); import sys; print('no', file=sys.stderr)")
     written = capfd.readouterr()
-    assert "ααα" in written.out + written.err
+    assert "ééé" in written.out + written.err
     assert "no" in written.out + written.err
 
 

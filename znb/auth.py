@@ -26,7 +26,7 @@ DOMAIN = "znb-cluster"
 #: Milliseconds between ZMTP's heartbeats on connections to workers.
 HEARTBEAT_MS = 2000
 #: Milliseconds of silence after which such a connection is given up. Longer than what it takes a cluster's head to find
-#: that a host is gone (``znb.launchers.agent.LEASE``): as long as it is not, what is under way is worth waiting for.
+#: that a host is gone (``StartOptions.lease``): as long as it is not, what is under way is worth waiting for.
 HEARTBEAT_TIMEOUT_MS = 30_000
 
 #: Sets options of a socket before it binds or connects.

@@ -111,6 +111,7 @@ class ZygoteConfig(msgspec.Struct, frozen=True, kw_only=True):
         cwd: Working directory there, if there is such a directory.
         env: Environment variables to set there.
         timeout: Seconds for a host to answer.
+        lease: Seconds of silence after which a host is taken for gone; it has killed its workers by then.
     """
 
     name: str
@@ -131,6 +132,7 @@ class ZygoteConfig(msgspec.Struct, frozen=True, kw_only=True):
     cwd: str = ""
     env: dict[str, str] = {}
     timeout: float = 60.0
+    lease: float = 20.0
 
 
 class Request(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -71,6 +71,7 @@ class StartOptions(msgspec.Struct, frozen=True, kw_only=True):
         fork: Whether workers may be forked; otherwise each is a fresh interpreter.
         entry: What a worker process runs, as ``module:function``.
         preload: Modules that workers share, imported once.
+        lease: Seconds of silence after which a host is taken for gone, and has killed its workers.
         bind: Where workers listen, such as ``tcp://10.0.0.5:20000-20100``; empty for what suits the launcher.
     """
 
@@ -86,6 +87,7 @@ class StartOptions(msgspec.Struct, frozen=True, kw_only=True):
     entry: str = "znb.worker:main"
     preload: tuple[str, ...] = ("IPython.core.interactiveshell", "dill", "asyncio")
     bind: str = ""
+    lease: float = 20.0
 
 
 class Launcher(Protocol):

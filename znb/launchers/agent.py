@@ -2,8 +2,8 @@
 
 Invariants: one thread for the whole life of the process, so that a fork copies no lock that somebody holds; no zmq
 context is ever made here. Its standard input and output are the line; what is printed goes to standard error. When the
-line ends, or is silent for ``LEASE`` seconds, every worker is killed and the agent ends: nobody could reach or replace
-them. It writes no files and listens to nobody, but for a moment to a head that tries whether it can be reached.
+line ends, or is silent for too long (``Welcome.lease``), every worker is killed and the agent ends: nobody could reach
+or replace them. It writes no files and listens to nobody, but for a moment to a head that tries whether it can be reached.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import functools
 import gc
 import hmac
 import importlib.metadata
-import ipaddress
 import os
 import platform
 import secrets
@@ -37,6 +36,8 @@ from znb.zygote import preload
 
 __all__ = ["Agent", "main"]
 
+#: Seconds for a head to make up its mind.
+WELCOME_TIMEOUT = 60.0
 #: Bytes of the secret that a head shows to the probe.
 SECRET_BYTES = 16
 
@@ -61,6 +62,7 @@ class Agent:
         self._probe: socket.socket | None = None
         self._secret = secrets.token_bytes(SECRET_BYTES)
         self._heard = time.monotonic()
+        self._lease = WELCOME_TIMEOUT
         self._reason = ""
 
     def run(self) -> str:
@@ -77,8 +79,8 @@ class Agent:
                 now = time.monotonic()
                 if self._home is not None:
                     self._home.check_time(now)
-                if now - self._heard > line.LEASE:
-                    self._reason = f"nothing was heard of the head for {line.LEASE:g} s"
+                if now - self._heard > self._lease:
+                    self._reason = f"nothing was heard of the head for {self._lease:g} s"
                 if self._end.backlog:
                     self._end.flush()
         except OSError as error:
@@ -89,7 +91,7 @@ class Agent:
         return self._reason
 
     def _patience(self) -> float:
-        due = self._heard + line.LEASE
+        due = self._heard + self._lease
         if self._home is not None:
             due = min(due, self._home.next_due())
         left = min(due - time.monotonic(), line.BEAT)
@@ -150,6 +152,7 @@ class Agent:
     def _on_welcome(self, welcome: line.Welcome) -> None:
         self._stop_listening()
         self._welcome = welcome
+        self._lease = welcome.lease
         os.environ.update(welcome.env)
         added = [path for path in welcome.env.get("PYTHONPATH", "").split(os.pathsep) if path and path not in sys.path]
         sys.path[1:1] = added  # the interpreter has read the variable already
@@ -201,7 +204,7 @@ class Agent:
 
     def _listen(self) -> None:
         """Let the head try whether it reaches this address; until it has made up its mind."""
-        if not self._address or ipaddress.ip_address(self._address).is_loopback:
+        if not self._address:
             return
         family = socket.AF_INET6 if ":" in self._address else socket.AF_INET
         probe = socket.socket(family, socket.SOCK_STREAM)
@@ -278,7 +281,7 @@ def main() -> None:
         os.chdir(Path.home())
     status = 0
     try:
-        Agent(end, signals, sys.argv[1] if len(sys.argv) > 1 else "").run()
+        Agent(end, signals, sys.argv[2] if len(sys.argv) > 2 else "").run()
     except BaseException:  # noqa: BLE001 - the process ends; this is its last word
         traceback.print_exc()
         status = 1

@@ -127,9 +127,14 @@ def load_engine(config: ZygoteConfig) -> Engine:
     return engine
 
 
-def agent_command(python: str) -> list[str]:
-    """Return the command that runs an agent with an interpreter."""
-    return [python, "-c", AGENT, "znb-agent"]
+def agent_command(python: str, peer: str = "") -> list[str]:
+    """Return the command that runs an agent.
+
+    Args:
+        python: The interpreter.
+        peer: A host on the head's side, by which the agent finds its own address; empty where ssh tells it.
+    """
+    return [python, "-c", AGENT, "znb-agent", peer]
 
 
 class ProcessLine:

@@ -21,7 +21,6 @@ from __future__ import annotations
 import collections
 import contextlib
 import functools
-import ipaddress
 import platform
 import selectors
 import socket
@@ -47,7 +46,7 @@ __all__ = ["HostsHome"]
 #: Seconds to try whether a host can be reached directly.
 PROBE_TIMEOUT = 2.0
 #: Seconds before a host that is down is tried again, at first and at most.
-RETRY_AFTER, RETRY_MAX = 1.0, 30.0
+RETRY_AFTER, RETRY_MAX = 1.0, 8.0
 #: Seconds that agents have to leave at the end.
 LEAVE_TIMEOUT = 5.0
 #: Seconds for what ends a moment before the line does to be told by whoever carries it.
@@ -161,11 +160,11 @@ class HostsHome:
             return
         beat = now >= self._beat_at
         if beat:
-            self._beat_at = now + line.BEAT
+            self._beat_at = now + min(line.BEAT, self._config.lease / 4)
         for host in list(self._hosts.values()):
             if host.state == "up" and beat:
-                if now - host.heard > line.LEASE:
-                    self._lose(host, f"{host.name} has not been heard of for {line.LEASE:g} s")
+                if now - host.heard > self._config.lease:
+                    self._lose(host, f"{host.name} has not been heard of for {self._config.lease:g} s")
                 else:
                     self.send(host, line.Beat())
             elif host.state == "opening" and now >= host.due:
@@ -371,14 +370,10 @@ class HostsHome:
         host.hello = hello
         host.slots = host.slots or hello.cpus
         self._compare(host, hello)
-        if self._config.bind:
-            self._welcome(host, self._config.bind)
-        elif not hello.address or ipaddress.ip_address(hello.address).is_loopback:
-            self._welcome(host, "tcp://127.0.0.1:*", forward=not hello.address)
-        elif not hello.probe:
-            self._welcome(host, "tcp://127.0.0.1:*", forward=True)
-        else:
+        if hello.probe:
             threading.Thread(target=self._try, args=(host, hello), name="znb-probe", daemon=True).start()
+        else:
+            self._on_tried(host, hello, reached=False)
 
     def _compare(self, host: Host, hello: line.Hello) -> None:
         """Say what will not work with a host's versions."""
@@ -402,21 +397,26 @@ class HostsHome:
         ):
             tried.sendall(hello.secret)
             reached = tried.recv(1) == b"\1"
-        self.post(self._on_tried, host, hello, reached)
+        self.post(functools.partial(self._on_tried, host, hello, reached=reached))
 
-    def _on_tried(self, host: Host, hello: line.Hello, reached: bool) -> None:  # noqa: FBT001 - through post
+    def _on_tried(self, host: Host, hello: line.Hello, *, reached: bool) -> None:
         if host.hello is not hello or host.state != "opening":
             return
+        asked, _, ports = self._config.bind.removeprefix("tcp://").rpartition(":")
         address = f"[{hello.address}]" if ":" in hello.address else hello.address
-        self._welcome(host, f"tcp://{address if reached else '127.0.0.1'}:*", forward=not reached)
+        if asked not in {"", "*"}:
+            address, reached = asked, True  # the user knows better
+        elif not reached:
+            address = "127.0.0.1"
+        host.forwarded = not reached
+        self._welcome(host, f"tcp://{address}:{ports or '*'}")
 
-    def _welcome(self, host: Host, bind: str, *, forward: bool = False) -> None:
+    def _welcome(self, host: Host, bind: str) -> None:
         config = self._config
-        host.forwarded = forward
         host.state, host.was_up, host.failures = "up", True, 0
         self.send(host, line.Welcome(
             cluster=config.name, keys=self._keys, bind=bind, entry=config.entry, preload=config.preload,
-            env=config.env, cwd=config.cwd, fork=config.fork,
+            env=config.env, cwd=config.cwd, fork=config.fork, lease=config.lease,
         ))  # fmt: skip
         for process in list(host.workers.values()):
             self._ask(host, process)

@@ -26,8 +26,8 @@ agent → head  holds                   means
 ============ ======================= ============================================================================
 
 A frame is msgpack behind its length, as in ``znb.control``. What a login shell prints before ``GREETING`` is skipped.
-Both sides beat: who hears nothing for ``LEASE`` seconds takes the other for gone. The head then replaces the workers
-elsewhere, and the agent has killed them by then, so that nothing runs twice for longer than a moment.
+Both sides beat: who hears nothing for ``Welcome.lease`` seconds takes the other for gone. The head then replaces the
+workers elsewhere, and the agent has killed them by then, so that nothing runs twice for longer than a moment.
 
 Invariants: a frame that cannot be read ends the line; buffers are bounded. One thread owns each end.
 """
@@ -49,7 +49,6 @@ from znb.lifecycle import DeathCertificate
 __all__ = [
     "BEAT",
     "GREETING",
-    "LEASE",
     "Beat",
     "Dead",
     "End",
@@ -72,8 +71,6 @@ GREETING = b"\0znb-agent\0"
 NOISE_MAX_BYTES = 1 << 20
 #: Seconds between two beats.
 BEAT = 2.0
-#: Seconds of silence after which the other side is taken for gone.
-LEASE = 20.0
 
 
 class _Message(msgspec.Struct, frozen=True, tag=True):
@@ -92,6 +89,7 @@ class Welcome(_Message, frozen=True, kw_only=True):
         env: Environment variables to set.
         cwd: Working directory, if there is such a directory.
         fork: Whether workers may be forked.
+        lease: Seconds of silence after which the other side is taken for gone.
     """
 
     cluster: str
@@ -102,6 +100,7 @@ class Welcome(_Message, frozen=True, kw_only=True):
     env: dict[str, str]
     cwd: str
     fork: bool
+    lease: float
 
 
 class Make(_Message, frozen=True):

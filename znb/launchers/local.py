@@ -182,6 +182,7 @@ class LocalLauncher:
             cwd=options.cwd,
             env=dict(options.env) if far else {},
             timeout=options.timeout,
+            lease=options.lease,
         )
         python = sys.executable if far else options.python or sys.executable
         own = Path(python).absolute() == Path(sys.executable).absolute()

@@ -30,6 +30,7 @@ __all__ = ["SshEngine", "SshLauncher", "parse_hosts"]
 OPTIONS = (
     "-T", "-x", "-a",
     "-o", "BatchMode=yes",
+    "-o", "ConnectTimeout=10",
     "-o", "ServerAliveInterval=5",
     "-o", "ServerAliveCountMax=4",
     "-o", "ClearAllForwardings=yes",

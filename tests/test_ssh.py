@@ -1,0 +1,324 @@
+"""Workers on hosts that ssh leads to: two network namespaces, each with an sshd of its own."""
+
+import contextlib
+import functools
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+import zmq.utils.z85
+
+import engines
+from cluster_harness import is_gone, wait_gone, wait_until
+from farhosts import far_hosts
+from znb import Cluster, cluster
+from znb.connection import list_clusters, read_cluster_file
+from znb.errors import NoWorkers, ZnbError
+from znb.launchers import StartOptions
+from znb.launchers.ssh import parse_hosts
+
+HERE = {"PYTHONPATH": str(Path(__file__).parent)}
+
+on_hosts = pytest.mark.skipif(bool(engines.ssh_missing()), reason=f"NO TEST OF SSH: {engines.ssh_missing()}")
+
+
+@pytest.fixture(scope="module")
+def network(module_world):
+    with pytest.MonkeyPatch.context() as patch, far_hosts(module_world.home.parent / "far", "alpha", "beta") as found:
+        hosts, bin_ = found
+        patch.setenv("PATH", str(bin_), prepend=":")
+        yield hosts
+
+
+@pytest.fixture
+def hosts(network):
+    """The hosts, on which nothing of a test must stay."""
+    before = {host.name: set(host.pids()) for host in network}
+    yield network
+    for host in network:
+        wait_until(lambda: set(host.pids()) <= before[host.name], f"the end of everything on {host.name}")
+
+
+@pytest.fixture
+def impatient(monkeypatch):
+    """A host counts as gone after 3 seconds."""
+    monkeypatch.setattr(cluster, "StartOptions", functools.partial(StartOptions, lease=3.0))
+
+
+def agents(host):
+    return [pid for pid in host.pids() if b"znb-agent" in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")]
+
+
+# -- places
+
+
+@pytest.mark.parametrize(
+    ("place", "expected"),
+    [
+        ("alpha", {"alpha": 0}),
+        ("alpha*4, me@beta.example.org*12", {"alpha": 4, "me@beta.example.org": 12}),
+        ("10.0.0.7*2", {"10.0.0.7": 2}),
+    ],
+)
+def test_hosts(place, expected):
+    assert parse_hosts(place) == expected
+
+
+@pytest.mark.parametrize("place", ["", "alpha,", "alpha*0", "alpha*x", "-oProxyCommand=x", "alpha beta", "a*2*3"])
+def test_what_is_no_host(place):
+    with pytest.raises(ZnbError, match=r"is no host: expected ssh:HOST"):
+        parse_hosts(place)
+
+
+def test_a_host_that_is_named_twice():
+    with pytest.raises(ZnbError, match="alpha is twice"):
+        parse_hosts("alpha,alpha*2")
+
+
+# -- starting
+
+
+@on_hosts
+def test_each_host_gets_its_workers(hosts):
+    with Cluster.start(on="ssh:alpha*1,beta*2") as started:
+        assert [worker.host for worker in started.workers] == ["alpha", "beta", "beta"]
+        for host, worker in zip([hosts[0], hosts[1], hosts[1]], started.workers, strict=True):
+            assert worker.pid in host.pids()
+            assert started._membership.members[worker.name].calls.startswith(f"tcp://{host.address}:")
+        assert [entry.file.launcher for entry in list_clusters()] == ["ssh:alpha*1,beta*2"]
+
+
+@on_hosts
+def test_without_a_number_a_host_has_one_worker_for_each_cpu(hosts):
+    with Cluster.start(on="ssh:alpha") as started:
+        assert len(started) == len(os.sched_getaffinity(0))
+
+
+@on_hosts
+def test_more_workers_than_places(hosts):
+    with Cluster.start(3, on="ssh:alpha*1,beta*1") as started:
+        assert sorted(worker.host for worker in started.workers) in (
+            ["alpha", "alpha", "beta"],
+            ["alpha", "beta", "beta"],
+        )
+
+
+@on_hosts
+def test_keys_are_nowhere_on_the_other_host(hosts, world):
+    with Cluster.start(on="ssh:alpha*1") as started:
+        keys = read_cluster_file(started.connection_file).keys
+        for pid in hosts[0].pids():
+            for name in ("cmdline", "environ"):
+                seen = Path(f"/proc/{pid}/{name}").read_bytes()
+                assert not any(key.encode() in seen for key in (keys.secret, keys.public, keys.server))
+        everywhere = [path for path in world.runtime.rglob("*") if path.is_file() and path != started.connection_file]
+        assert not any(keys.secret.encode() in path.read_bytes() for path in everywhere)
+
+
+@on_hosts
+def test_environment_and_folder(hosts, tmp_path):
+    with Cluster.start(on="ssh:alpha*1", env={"GREETING": "hello there"}, cwd=tmp_path) as started:
+        assert started["w0"].run("import os; os.environ['GREETING'], os.getcwd()") == ("hello there", str(tmp_path))
+        assert b"hello there" not in b"".join(Path(f"/proc/{pid}/cmdline").read_bytes() for pid in hosts[0].pids())
+
+
+# -- starts that fail
+
+
+@on_hosts
+@pytest.mark.parametrize(
+    ("where", "python", "said"),
+    [
+        ("ssh:nowhere.invalid*1", None, r"the line to nowhere.invalid ended:\s*ssh: Could not resolve hostname"),
+        ("ssh:stranger*1", None, r"Permission denied \(publickey"),
+        ("ssh:unknown*1", None, r"Host key verification failed"),
+        ("ssh:alpha*1", "/no/python", r"there is no Python there: tried /no/python"),
+        ("ssh:alpha*1,nowhere.invalid*1", None, r"the line to nowhere.invalid ended"),
+    ],
+)
+def test_a_start_that_fails_says_what_ssh_said(hosts, where, python, said, runtime_dir):
+    with pytest.raises(NoWorkers, match=said):
+        Cluster.start(on=where, python=python)
+    assert list(runtime_dir.iterdir()) == []
+
+
+@on_hosts
+def test_a_python_without_znb_says_what_to_install(hosts, tmp_path):
+    bare = tmp_path / "python"
+    bare.write_text(f'#!/bin/sh\nexec {sys.executable} -I -S "$@"\n')
+    bare.chmod(0o755)
+    with pytest.raises(NoWorkers, match=r"(?s)Python 3\.\d+\.\d+ at .* cannot be a worker: znb is not installed there"):
+        Cluster.start(on="ssh:alpha*1", python=bare)
+
+
+def wrapped(folder, code):
+    """Return an interpreter that runs some code first."""
+    (folder / "sitecustomize.py").write_text(code)
+    python = folder / "python"
+    python.write_text(f'#!/bin/sh\nPYTHONPATH={folder} exec {sys.executable} "$@"\n')
+    python.chmod(0o755)
+    return python
+
+
+@on_hosts
+def test_another_wire_version_is_refused_with_both_numbers(hosts, tmp_path):
+    python = wrapped(tmp_path, "import znb.wire; znb.wire.WIRE_VERSION += 1")
+    with pytest.raises(NoWorkers, match=r"alpha has znb .* speaks version \d+ .* which speaks \d+: install znb"):
+        Cluster.start(on="ssh:alpha*1", python=python)
+
+
+@on_hosts
+def test_another_python_is_told_with_what_will_not_work(hosts, tmp_path, capfd):
+    python = wrapped(tmp_path, "import platform; platform.python_version = lambda: '3.99.1'")
+    with Cluster.start(on="ssh:alpha*1", python=python):
+        told = capfd.readouterr().err
+    assert "alpha runs Python 3.99.1" in told
+    assert "defined in a notebook cannot go there" in told
+
+
+@on_hosts
+def test_an_interrupted_start_leaves_nothing(hosts, runtime_dir):
+    threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT)).start()
+    with pytest.raises(KeyboardInterrupt):
+        Cluster.start(on="ssh:alpha*1,10.255.255.1*1")
+    wait_until(lambda: not any(path.name == "connection.json" for path in runtime_dir.rglob("*")), "nothing left")
+
+
+# -- tunnels
+
+
+@on_hosts
+def test_a_host_that_cannot_be_reached_directly_is_reached_through_its_ssh(hosts):
+    with Cluster.start(on="ssh:hidden*2", env=HERE) as started:
+        assert {member.calls.partition(":")[0] for member in started._membership.members.values()} == {"ipc"}
+        assert list(started.map(abs, range(-50, 0))) == list(range(50, 0, -1))
+        data = os.urandom(2_000_000)
+        assert started.submit(bytes.upper, data).result() == data.upper()
+        started.restart("w0")
+        assert started.run("1 + 1") == {"w0": 2, "w1": 2}
+        assert all(pid in hosts[0].pids() for pid in [worker.pid for worker in started.workers])
+
+
+# -- ends
+
+
+@on_hosts
+def test_nothing_is_left_when_a_cluster_stops(hosts, runtime_dir):
+    started = Cluster.start(on="ssh:alpha*2,beta*2")
+    pids = [worker.pid for worker in started.workers]
+    heads = [started._launcher.file.zygote_pid, *agents(hosts[0]), *agents(hosts[1])]
+    assert len(heads) >= 3
+    started.stop()
+    assert all(is_gone(pid) for pid in pids)
+    wait_gone(*heads)
+    assert list(runtime_dir.iterdir()) == []
+
+
+@on_hosts
+def test_workers_end_with_their_head(hosts):
+    with Cluster.start(on="ssh:alpha*1,beta*1") as started:
+        pids = [worker.pid for worker in started.workers]
+        os.kill(started._launcher.file.zygote_pid, signal.SIGKILL)
+        wait_gone(*pids)
+
+
+@on_hosts
+def test_workers_end_with_their_ssh_and_come_back(hosts):
+    with Cluster.start(on="ssh:alpha*1,beta*1") as started:
+        before = {worker.name: worker.pid for worker in started.workers}
+        (line,) = [
+            process for process in agents(hosts[0]) if b"/bin/sh" not in Path(f"/proc/{process}/cmdline").read_bytes()
+        ][-1:]
+        os.kill(line, signal.SIGKILL)
+        wait_gone(before["w0"])
+        wait_until(lambda: started.workers[0].generation == 2, "w0 again")
+        assert started["w0"].run("1 + 1") == 2
+        assert started.workers[0].host == "alpha"
+        assert started.workers[1].pid == before["w1"]
+
+
+# -- partitions
+
+
+@on_hosts
+def test_a_short_partition_is_not_noticed(hosts):
+    with Cluster.start(on="ssh:alpha*1,beta*1", env=HERE) as started:
+        before = [worker.pid for worker in started.workers]
+        started["w0"].push(kept=1)
+        results = started.map(slowly, range(60))
+        hosts[0].cut(cut=True)
+        threading.Timer(3.0, lambda: hosts[0].cut(cut=False)).start()
+        assert list(results) == list(range(60))
+        assert started["w0"].pull("kept") == 1
+        assert [worker.pid for worker in started.workers] == before
+
+
+def slowly(number):
+    time.sleep(0.05)
+    return number
+
+
+@on_hosts
+def test_a_long_partition_moves_the_jobs_and_the_worker_comes_back(hosts, impatient, tmp_path):
+    with Cluster.start(on="ssh:alpha*1,beta*1", env=HERE) as started:
+        alpha = started.workers[0].pid
+        log = tmp_path / "log"
+        results = started.map(functools.partial(noted, str(log)), range(80), chunksize=4)
+        wait_until(lambda: log.exists() and f" {alpha}\n" in log.read_text(), "jobs on alpha")
+        hosts[0].cut(cut=True)
+        assert list(results) == list(range(80)), "each result once, in order"
+        wait_gone(alpha)
+        hosts[0].cut(cut=False)
+        wait_until(lambda: started.workers[0].generation > 1 and started.workers[0].state == "idle", "w0 again")
+        assert started["w0"].run("'x' in globals()") is False
+        assert started.workers[0].host == "alpha"
+
+
+def noted(path, number):
+    time.sleep(0.05)
+    with Path(path).open("a") as log:
+        log.write(f"{number} {os.getpid()}\n")
+    return number
+
+
+# -- the wire
+
+
+@on_hosts
+def test_nothing_on_the_wire_can_be_read(hosts):
+    """Everything that passes the link to a host, from the start of a cluster to its end."""
+    marker = b"plain text that nobody shall see"
+    seen, done = bytearray(), threading.Event()
+    with socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.ntohs(3)) as capture:
+        capture.bind((hosts[0].device, 0))
+        capture.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 24)
+        capture.settimeout(0.1)
+
+        def listen():
+            while not done.is_set():
+                with contextlib.suppress(TimeoutError):
+                    seen.extend(capture.recv(1 << 17))
+
+        thread = threading.Thread(target=listen)
+        thread.start()
+        try:
+            with Cluster.start(on="ssh:alpha*1") as started:
+                keys = read_cluster_file(started.connection_file).keys
+                started["w0"].push(hidden=marker)
+                assert started["w0"].pull("hidden") == marker
+                assert started.submit(bytes.upper, marker).result() == marker.upper()
+        finally:
+            done.set()
+            thread.join()
+    assert b"CURVE" in seen, "the capture has seen the handshake of a worker"
+    assert b"SSH-2.0" in seen, "and that of ssh"
+    for text in (marker, marker.upper(), b"_znb_", b"znb-agent"):
+        assert text not in seen
+    for key in (keys.secret, keys.server, keys.public):
+        assert key.encode() not in seen
+    assert zmq.utils.z85.decode(keys.secret.encode()) not in seen
