@@ -31,6 +31,7 @@ BUILT_IN: Mapping[str, str] = MappingProxyType(
     {
         "local": "znb.launchers.local:LocalLauncher",
         "ssh": "znb.launchers.ssh:SshLauncher",
+        "slurm": "znb.launchers.slurm:SlurmLauncher",
     }
 )
 

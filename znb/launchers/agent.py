@@ -3,7 +3,7 @@
 Invariants: one thread for the whole life of the process, so that a fork copies no lock that somebody holds; no zmq
 context is ever made here. Its standard input and output are the line; what is printed goes to standard error. When the
 line ends, or is silent for too long (``Welcome.lease``), every worker is killed and the agent ends: nobody could reach
-or replace them. It writes no files and listens to nobody, but for a moment to a head that tries whether it can be reached.
+or replace them. It writes no files, and listens to nobody but, for a moment, to a head that tries to reach it.
 """
 
 from __future__ import annotations

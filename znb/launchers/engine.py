@@ -25,7 +25,7 @@ from typing import Protocol
 from znb.control import ZygoteConfig
 from znb.errors import ZnbError
 
-__all__ = ["Desk", "Engine", "Line", "ProcessLine", "SocketLine", "agent_command", "load_engine"]
+__all__ = ["Desk", "Engine", "EngineBase", "Line", "ProcessLine", "SocketLine", "agent_command", "load_engine"]
 
 #: Bytes of what a command wrote to its standard error that a message shows.
 TAIL_BYTES = 4000
@@ -81,13 +81,15 @@ class Line(Protocol):
 
 
 class Engine(Protocol):
-    """What an engine must do. It is made with its ``ZygoteConfig``.
+    """What an engine must do; ``EngineBase`` has what most need not say. It is made with its ``ZygoteConfig``.
 
     Attributes:
         elastic: Whether hosts come and go; then there may be no more workers than places.
+        on_demand: Whether there are hosts only when it has been told how many workers are wanted.
     """
 
     elastic: bool
+    on_demand: bool
 
     def open(self, desk: Desk) -> None:
         """Begin to offer hosts.
@@ -103,6 +105,12 @@ class Engine(Protocol):
             OSError: It cannot be.
         """
 
+    def want(self, workers: int) -> None:
+        """There are to be so many workers in all."""
+
+    def explain(self, host: str) -> str:
+        """Return why the line to a host has ended, if the engine knows better than the line; else nothing."""
+
     def forward(self, host: str, urls: Sequence[str]) -> Sequence[str] | None:
         """Return addresses on this machine that lead to addresses on a host which are not reachable directly.
 
@@ -111,6 +119,27 @@ class Engine(Protocol):
 
     def close(self) -> None:
         """Give back what was allocated; all agents have ended. May be called twice."""
+
+
+class EngineBase:
+    """What most engines need not say: hosts are there for good, and can be reached or not."""
+
+    elastic = False
+    on_demand = False
+
+    def want(self, workers: int) -> None:
+        """Do nothing: there are the hosts that there are."""
+
+    def explain(self, host: str) -> str:  # noqa: ARG002 - for engines that know more
+        """Return nothing: the line has said it."""
+        return ""
+
+    def forward(self, host: str, urls: Sequence[str]) -> Sequence[str] | None:  # noqa: ARG002 - as above
+        """Return that there is no way."""
+        return None
+
+    def close(self) -> None:
+        """Do nothing: nothing was allocated."""
 
 
 def load_engine(config: ZygoteConfig) -> Engine:

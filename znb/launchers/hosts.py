@@ -125,6 +125,7 @@ class HostsHome:
         process = FarProcess(self, spec, kin)
         self._waiting.append(process)
         self.post(self._settle)
+        self.post(lambda: self._engine.want(self._count()))
         return process
 
     def places(self) -> int | None:
@@ -132,6 +133,8 @@ class HostsHome:
         failed = [host for host in self._hosts.values() if host.state == "failed"]
         if failed or self._failure:
             raise NoWorkers(self._failure or "no workers could be started")
+        if self._engine.on_demand and not self._hosts:
+            raise NoWorkers(f"how many workers? {self._config.launcher} gives as many as it is asked for")
         if not self._hosts or any(not host.slots for host in self._hosts.values()):
             return None
         return sum(host.slots for host in self._hosts.values())
@@ -223,11 +226,15 @@ class HostsHome:
         if free:
             return min(free, key=Host.share)
         places = sum(host.slots for host in self._hosts.values())
-        wanted = len(self._waiting) + sum(len(host.workers) for host in self._hosts.values())
+        wanted = self._count()
         known = all(host.slots for host in self._hosts.values())
         if there and known and wanted > places and not self._engine.elastic:
             return min(there, key=Host.share)
         return None
+
+    def _count(self) -> int:
+        """Return how many processes there are, or shall be."""
+        return len(self._waiting) + sum(len(host.workers) for host in self._hosts.values())
 
     def _ask(self, host: Host, process: FarProcess) -> None:
         if host.state == "up" and not process.asked:
@@ -428,6 +435,7 @@ class HostsHome:
         if host.name not in self._hosts or (end is not None and host.end is not end):
             return
         closing = self._closing_until is not None
+        reason = self._engine.explain(host.name) or reason
         errors = self._last_words(host) if host.state == "opening" and not closing else ""
         self._hang_up(host)
         if closing:

@@ -25,7 +25,8 @@ agent → head  holds                   means
 ``Beat``                              I am still here
 ============ ======================= ============================================================================
 
-A frame is msgpack behind its length, as in ``znb.control``. What a login shell prints before ``GREETING`` is skipped.
+A frame is msgpack behind its length, and a line feed behind it, because srun passes on whole lines only. What a login
+shell prints before ``GREETING`` is skipped.
 Both sides beat: who hears nothing for ``Welcome.lease`` seconds takes the other for gone. The head then replaces the
 workers elsewhere, and the agent has killed them by then, so that nothing runs twice for longer than a moment.
 
@@ -36,12 +37,13 @@ from __future__ import annotations
 
 import contextlib
 import os
+import struct
 from collections.abc import Sequence
 from typing import Any
 
 import msgspec
 
-from znb.control import BACKLOG_MAX_BYTES, READ_BYTES, FrameDecoder, encode_frame
+from znb.control import BACKLOG_MAX_BYTES, READ_BYTES, FrameDecoder
 from znb.errors import ProtocolError
 from znb.keys import WorkerKeys
 from znb.lifecycle import DeathCertificate
@@ -253,7 +255,7 @@ class LineEnd:
                 return []
             self._noise[:], self._greeting = noise, b""
         try:
-            return [self._decoder.decode(frame) for frame in self._frames.feed(data)]
+            return [self._decoder.decode(frame[:-1]) for frame in self._frames.feed(data)]
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise ProtocolError(f"a frame on the line cannot be read: {error}; another version of znb?") from None
 
@@ -263,7 +265,8 @@ class LineEnd:
         Raises:
             ConnectionError: The other side is gone, or does not read.
         """
-        self._outgoing += before + encode_frame(message)
+        body = msgspec.msgpack.encode(message) + b"\n"
+        self._outgoing += before + struct.pack(">I", len(body)) + body
         self.flush()
         if len(self._outgoing) > BACKLOG_MAX_BYTES:
             raise ConnectionAbortedError(f"the other side has left {len(self._outgoing)} bytes unread")

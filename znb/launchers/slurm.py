@@ -1,11 +1,11 @@
-"""Workers in a Slurm allocation: ``--on slurm[:PARTITION]``.
+"""Workers in Slurm allocations: ``--on slurm[:PARTITION]``.
 
 ``salloc --no-shell`` asks for one task for each worker; an ``srun`` for each node of the allocation carries the line to
-the agent there. The allocation is given back with the cluster, and when its start is interrupted. What Slurm's own
-environment variables say (``SALLOC_ACCOUNT``, ``SALLOC_TIMELIMIT``, …) holds.
+the agent there. More workers are another allocation. All are given back with the cluster, and when its start is
+interrupted. What the environment says to Slurm's commands (``SALLOC_ACCOUNT``, ``SALLOC_TIMELIMIT``, …) holds.
 
-Invariants: keys go through srun's standard input only. A thread of the engine's own waits for Slurm, because its commands
-may take long when its controller is busy; the head's thread never does. Source: salloc(1), srun(1), squeue(1).
+Invariants: keys go through srun's standard input only. Each allocation has a thread that waits for Slurm, whose
+commands take long when its controller is busy; the head's thread does not. Source: salloc(1), srun(1), squeue(1).
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 
 from znb.control import ZygoteConfig
 from znb.launchers.engine import Desk, EngineBase, ProcessLine, agent_command
@@ -33,7 +34,7 @@ END_MARGIN = 5.0
 
 
 class SlurmLauncher(LocalLauncher):
-    """The launcher of workers in a Slurm allocation (see ``znb.launchers.Launcher``)."""
+    """The launcher of workers in Slurm allocations (see ``znb.launchers.Launcher``)."""
 
     name = "slurm"
     engine = "znb.launchers.slurm:SlurmEngine"
@@ -47,111 +48,152 @@ class SlurmEngine(EngineBase):
     """
 
     elastic = True
+    on_demand = True
 
     def __init__(self, config: ZygoteConfig) -> None:
         self._config = config
         self._desk: Desk | None = None
-        self._job = ""
-        self._ends_at = float("inf")
-        self._wanted = 0
-        self._allocating: subprocess.Popen[bytes] | None = None
-        self._closed = threading.Event()
+        self._allocations: list[Allocation] = []
+        self._hosts: dict[str, tuple[Allocation, str]] = {}
 
     def open(self, desk: Desk) -> None:
         """Wait to be told how many workers are wanted."""
         self._desk = desk
 
     def want(self, workers: int) -> None:
-        """Ask for an allocation when the first workers are wanted; it does not grow."""
-        if workers and not self._wanted:
-            self._wanted = workers
-            threading.Thread(target=self._run, name="znb-slurm", daemon=True).start()
+        """Ask for an allocation for those that there are no places for."""
+        more = workers - sum(allocation.tasks for allocation in self._allocations)
+        if more > 0 and self._desk is not None:
+            self._allocations.append(Allocation(self._config, more, self._desk, self._name_host))
+            self._allocations[-1].start()
 
     def start_agent(self, host: str) -> ProcessLine:
-        """Start an agent on a node of the allocation."""
-        step = ["srun", f"--jobid={self._job}", "--overlap", "-N1", "-n1", f"--nodelist={host}", "--job-name=znb-agent"]
+        """Start an agent on a node of an allocation."""
+        allocation, node = self._hosts[host]
+        step = ["srun", f"--jobid={allocation.job}", "--overlap", "-N1", "-n1", f"--nodelist={node}"]
         return ProcessLine([*step, *agent_command(self._config.python or sys.executable, os.uname().nodename)])
 
     def explain(self, host: str) -> str:
         """Return why a node is gone, if Slurm has a reason for it."""
-        if time.time() > self._ends_at - END_MARGIN:
-            return f"{host}: Slurm's job {self._job} has reached its time limit"
-        return ""
+        return self._hosts[host][0].explain() if host in self._hosts else ""
 
     def close(self) -> None:
-        """Give the allocation back."""
+        """Give the allocations back."""
+        for allocation in self._allocations:
+            allocation.close()
+
+    def _name_host(self, allocation: Allocation, node: str) -> str:
+        host = node if node not in self._hosts else f"{node}/{allocation.job}"
+        self._hosts[host] = (allocation, node)
+        return host
+
+
+class Allocation(threading.Thread):
+    """One allocation, from its request to its end.
+
+    Attributes:
+        job: Slurm's id of it, once it has one.
+        tasks: Workers that it is for; 0 when it has ended.
+    """
+
+    def __init__(
+        self, config: ZygoteConfig, tasks: int, desk: Desk, name_host: Callable[[Allocation, str], str]
+    ) -> None:
+        super().__init__(name="znb-slurm", daemon=True)
+        self.job = ""
+        self.tasks = tasks
+        self._config = config
+        self._desk = desk
+        self._name_host = name_host
+        self._ends_at = float("inf")
+        self._process: subprocess.Popen[bytes] | None = None
+        self._closed = threading.Event()
+
+    def explain(self) -> str:
+        """Return why it has ended, if it has reached its time limit."""
+        late = time.time() > self._ends_at - END_MARGIN
+        return f"Slurm's job {self.job} has reached its time limit" if late else ""
+
+    def close(self) -> None:
+        """Give it back."""
         self._closed.set()
-        if self._allocating is not None and self._allocating.poll() is None:
-            self._allocating.terminate()
-        if self._job:
-            subprocess.run(["scancel", "--quiet", self._job], check=False, stdin=subprocess.DEVNULL,
-                           timeout=COMMAND_TIMEOUT)  # fmt: skip
+        if self._process is not None and self._process.poll() is None:
+            self._process.terminate()
+        if self.job:
+            subprocess.run(["scancel", "--quiet", self.job], check=False, timeout=COMMAND_TIMEOUT)
 
-    # -- the engine's thread ---------------------------------------------------------------------------------
-
-    def _run(self) -> None:
-        assert self._desk is not None  # noqa: S101 - it is open
+    def run(self) -> None:
+        """Ask for it, offer its nodes, and say when it has ended."""
+        hosts: list[str] = []
         try:
             self._allocate()
             for node, tasks in self._nodes().items():
-                self._desk.offer(node, tasks)
+                hosts.append(self._name_host(self, node))
+                self._desk.offer(hosts[-1], tasks)
             reason = self._watch()
-        except (OSError, subprocess.SubprocessError) as error:
+        except (OSError, ValueError, subprocess.SubprocessError) as error:
             words = getattr(error, "stderr", b"") or b""
-            reason = f"Slurm: {error} {words.decode(errors='replace')}".strip()
-        if not self._closed.is_set():
-            self._desk.fail(reason)
+            reason = f"{error} {words.decode(errors='replace')}".strip()
+        if self._closed.is_set():
+            return
+        self.tasks = 0
+        for host in hosts:
+            self._desk.withdraw(host, reason)
+        if not hosts:
+            self._desk.fail(f"Slurm gave no allocation: {reason}")
 
     def _allocate(self) -> None:
-        """Return when the allocation is there, telling meanwhile how it stands."""
-        command = ["salloc", "--no-shell", f"--ntasks={self._wanted}", f"--job-name=znb-{self._config.name}"]
+        """Return when it is there, telling meanwhile how it stands."""
+        command = ["salloc", "--no-shell", f"--ntasks={self.tasks}", f"--job-name=znb-{self._config.name}"]
         if self._config.place:
             command.append(f"--partition={self._config.place}")
         words: collections.deque[str] = collections.deque(maxlen=20)
         with subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
-            self._allocating = process
-            reader = threading.Thread(target=self._read, args=(process, words), name="znb-salloc", daemon=True)
-            reader.start()
-            said = ""
-            while process.poll() is None:
-                if self._closed.wait(0.1 if not self._job else LOOK_EVERY) and process.poll() is None:
-                    process.terminate()
-                state = self._ask("%T %r") if self._job and process.poll() is None else ""
-                if state.startswith("PENDING") and self._desk is not None:
-                    text = f"Slurm's job {self._job} is pending ({state.partition(' ')[2]})"
-                    said = text if text != said else said
-                    self._desk.notice(said)
-            reader.join()
+            self._process = process
+            threading.Thread(target=self._tell_state, name="znb-squeue", daemon=True).start()
+            for line in process.stderr or ():
+                words.append(line.decode(errors="replace").strip())
+                if found := re.search(r"job allocation (\d+)", words[-1]):
+                    self.job = found[1]
         if process.returncode:
             raise OSError("\n".join(words) or f"salloc ended with status {process.returncode}")
 
-    def _read(self, process: subprocess.Popen[bytes], words: collections.deque[str]) -> None:
-        for line in process.stderr or ():
-            words.append(line.decode(errors="replace").strip())
-            if found := re.search(r"job allocation (\d+)", words[-1]):
-                self._job = found[1]
+    def _tell_state(self) -> None:
+        while self._process is not None and self._process.poll() is None and not self._closed.wait(LOOK_EVERY):
+            state, _, reason = self._ask("%T %r").partition(" ")
+            if state == "PENDING":
+                self._desk.notice(f"Slurm's job {self.job} is pending: {reason}")
 
     def _nodes(self) -> dict[str, int]:
-        """Return the nodes of the allocation, with the tasks that each has."""
-        command = ["srun", f"--jobid={self._job}", "--overlap", "sh", "-c", "echo $SLURMD_NODENAME"]
-        names = subprocess.run(
-            command, check=True, capture_output=True, stdin=subprocess.DEVNULL, timeout=COMMAND_TIMEOUT
-        ).stdout.decode()
-        return dict(collections.Counter(names.split()))
+        """Return its nodes, with the tasks that each has."""
+        command = [
+            "srun",
+            f"--jobid={self.job}",
+            f"--ntasks={self.tasks}",
+            "--overlap",
+            "sh",
+            "-c",
+            "echo $SLURMD_NODENAME",
+        ]
+        done = subprocess.run(command, check=True, capture_output=True, stdin=subprocess.DEVNULL,
+                              timeout=COMMAND_TIMEOUT)  # fmt: skip
+        return dict(collections.Counter(done.stdout.decode().split()))
 
     def _watch(self) -> str:
-        """Return, when the job has ended, how it did."""
+        """Return, when it has ended, why."""
         while not self._closed.wait(LOOK_EVERY):
             state, _, end = self._ask("%T %e").partition(" ")
-            if end and end != "N/A":
+            if end[:1].isdigit():  # else there is no limit
                 self._ends_at = time.mktime(time.strptime(end, "%Y-%m-%dT%H:%M:%S"))
             if state not in {"RUNNING", "CONFIGURING", "SUSPENDED"}:
-                gone = self.explain("its workers are lost") or f"Slurm's job {self._job} has ended"
-                return f"{gone} ({state.lower() or 'completed'})"
+                return self.explain() or f"Slurm's job {self.job} has ended: {state.lower() or 'completed'}"
         return ""
 
     def _ask(self, columns: str) -> str:
-        """Return what squeue says of the job."""
-        command = ["squeue", "--noheader", f"--jobs={self._job}", "--states=all", f"--format={columns}"]
-        done = subprocess.run(command, check=False, capture_output=True, timeout=COMMAND_TIMEOUT)
-        return done.stdout.decode().strip()
+        """Return what squeue says of it."""
+        if not self.job:
+            return ""
+        command = ["squeue", "--noheader", f"--jobs={self.job}", "--states=all", f"--format={columns}"]
+        return (
+            subprocess.run(command, check=False, capture_output=True, timeout=COMMAND_TIMEOUT).stdout.decode().strip()
+        )

@@ -21,7 +21,7 @@ from pathlib import Path
 from znb.control import ZygoteConfig
 from znb.errors import ZnbError
 from znb.launchers import EventHandler, ReactorLike
-from znb.launchers.engine import AGENT, Desk, ProcessLine
+from znb.launchers.engine import AGENT, Desk, EngineBase, ProcessLine
 from znb.launchers.local import LocalLauncher
 
 __all__ = ["SshEngine", "SshLauncher", "parse_hosts"]
@@ -84,14 +84,12 @@ class SshLauncher(LocalLauncher):
             parse_hosts(place)
 
 
-class SshEngine:
+class SshEngine(EngineBase):
     """Starts agents by ssh (see ``znb.launchers.engine.Engine``).
 
     Args:
         config: What the head was told.
     """
-
-    elastic = False
 
     def __init__(self, config: ZygoteConfig) -> None:
         self._config = config
@@ -124,9 +122,6 @@ class SshEngine:
             sys.stderr.write(f"{shlex.join(command)} failed: {done.stderr.decode(errors='replace')}\n")
             return None
         return sockets
-
-    def close(self) -> None:
-        """Do nothing: each ssh has ended."""
 
     def _control(self, host: str) -> Path:
         return Path(self._config.socket_dir, f"ssh.{list(self._hosts).index(host)}")
