@@ -432,6 +432,9 @@ def main() -> None:
     status = 0
     try:
         Zygote(config, entry, signals).run()
+    except ZnbError as error:  # of a place that makes no sense, or an engine that is not installed
+        sys.stderr.write(f"{error}\n")
+        status = 1
     except BaseException:  # noqa: BLE001 - the process ends; this is its last word
         traceback.print_exc()
         status = 1

@@ -31,6 +31,8 @@ BUILT_IN: Mapping[str, str] = MappingProxyType(
     {
         "local": "znb.launchers.local:LocalLauncher",
         "ssh": "znb.launchers.ssh:SshLauncher",
+        "dask": "znb.launchers.dask:DaskLauncher",
+        "ray": "znb.launchers.ray:RayLauncher",
         "slurm": "znb.launchers.slurm:SlurmLauncher",
     }
 )
