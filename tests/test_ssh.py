@@ -18,7 +18,7 @@ from cluster_harness import is_gone, wait_gone, wait_until
 from farhosts import far_hosts
 from znb import Cluster, cluster
 from znb.connection import list_clusters, read_cluster_file
-from znb.errors import NoWorkers, ZnbError
+from znb.errors import AuthError, NoWorkers, ServiceUnavailable, ZnbError
 from znb.launchers import StartOptions
 from znb.launchers.ssh import parse_hosts
 
@@ -284,6 +284,41 @@ def noted(path, number):
     with Path(path).open("a") as log:
         log.write(f"{number} {os.getpid()}\n")
     return number
+
+
+# -- clients elsewhere
+
+
+@on_hosts
+def test_a_copied_connection_file_and_ssh_lead_to_a_cluster(hosts, tmp_path):
+    with Cluster.start(2, name="there") as there:
+        copy = tmp_path / "there.json"
+        copy.write_bytes(there.connection_file.read_bytes())
+        copy.chmod(0o600)
+        with Cluster.connect(copy, ssh="alpha", observe=True) as here:
+            assert here.run("6 * 7") == {"w0": 42, "w1": 42}
+            assert {member.calls for member in here._membership.members.values()}.isdisjoint(
+                member.calls for member in there._membership.members.values()
+            )
+            assert list(here.map(abs, range(-100, 0))) == list(range(100, 0, -1))
+            here.kill("w0")
+            wait_until(lambda: here.workers[0].generation == 2, "the replacement")
+            here.scale(3)
+            assert here.run("1 + 1") == {"w0": 2, "w1": 2, "w2": 2}
+            assert [worker.host for worker in here.workers] == [os.uname().nodename] * 3
+        assert there["w1"].run("'still there'") == "still there"
+
+
+@on_hosts
+def test_a_connection_through_ssh_that_fails_says_what_ssh_said(hosts, tmp_path):
+    with Cluster.start(0, name="there") as there:
+        with pytest.raises(ServiceUnavailable, match="Permission denied"):
+            Cluster.connect(there.connection_file, ssh="stranger")
+        others = there.connection_file
+        others.chmod(0o644)
+        with pytest.raises(AuthError, match=r"has mode 644, expected 600.*chmod 600"):
+            Cluster.connect(others, ssh="alpha")
+        others.chmod(0o600)
 
 
 # -- the wire

@@ -141,7 +141,9 @@ class Cluster(concurrent.futures.Executor):
         return cluster
 
     @classmethod
-    def connect(cls, which: str | os.PathLike[str] | None = None, *, observe: bool = False) -> Self:
+    def connect(
+        cls, which: str | os.PathLike[str] | None = None, *, observe: bool = False, ssh: str | None = None
+    ) -> Self:
         """Attach to a running cluster.
 
         If nobody else is attached to it (its notebook was restarted, say), it is this process's from now on: it ends
@@ -150,13 +152,15 @@ class Cluster(concurrent.futures.Executor):
         Args:
             which: Its name, or the path of its connection file; ``None`` for the newest.
             observe: Whether it stays nobody's: for a look from outside.
+            ssh: The machine that it was started on, as ssh calls it, if that is another one; ``which`` is then a copy
+                of its connection file.
 
         Raises:
             ServiceUnavailable: It does not run.
             AuthError: Others can read its connection file.
         """
         file = find_cluster(os.fspath(which) if which is not None else None)
-        cluster = cls._make(file.launcher)
+        cluster = cls._make(file.launcher) if ssh is None else cls._make(ssh, _through_ssh)
         snapshot = cluster._begin(lambda: cluster._launcher.connect(file))
         cluster._owner = not (observe or snapshot.keep) and snapshot.clients == 1
         return cluster
@@ -169,7 +173,9 @@ class Cluster(concurrent.futures.Executor):
         return entries
 
     @classmethod
-    def _make(cls, where: str) -> Self:
+    def _make(
+        cls, where: str, make: Callable[[str, Reactor, Callable[[ClusterEvent], object]], Launcher] = make_launcher
+    ) -> Self:
         reactor = Reactor()
         holder: deque[weakref.ref[Self]] = deque(maxlen=1)
 
@@ -180,7 +186,7 @@ class Cluster(concurrent.futures.Executor):
             elif cluster is not None:
                 cluster._membership.on_event(event)
 
-        cluster = cls(make_launcher(where, reactor, on_event), reactor)
+        cluster = cls(make(where, reactor, on_event), reactor)
         holder.append(weakref.ref(cluster))
         return cluster
 
@@ -525,6 +531,12 @@ class Cluster(concurrent.futures.Executor):
         self._jobs.close(ZnbError(reason))
         self._membership.close(reason)
         done.set()
+
+
+def _through_ssh(host: str, reactor: Reactor, on_event: Callable[[ClusterEvent], object]) -> Launcher:
+    """Return a launcher that attaches to clusters of another machine."""
+    launcher: Launcher = importlib.import_module("znb.launchers.tunnel").TunnelledLauncher(host, reactor, on_event)
+    return launcher
 
 
 def usable_cpus() -> int:

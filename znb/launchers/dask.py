@@ -5,7 +5,8 @@ and output travel in Dask's own messages: what the head writes by ``Client.run``
 scheduler. So whatever deploys Dask (LocalCluster, SSHCluster, jobqueue, Kubernetes) serves, and Dask's own security
 holds for the keys. An agent reads end-of-file when its Dask worker is gone, so it is never orphaned.
 
-Invariants: the Dask workers have znb as well; the event stream of each agent is in order, because one thread reads it. A thread of the engine's own talks to Dask.
+Invariants: the Dask workers have znb as well; what an agent writes arrives in order, because one thread reads it. A
+thread of the engine's own talks to Dask.
 """
 
 from __future__ import annotations

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import re
 import shlex
-import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,23 +22,10 @@ from znb.errors import ZnbError
 from znb.launchers import EventHandler, ReactorLike
 from znb.launchers.engine import AGENT, Desk, EngineBase, ProcessLine
 from znb.launchers.local import LocalLauncher
+from znb.launchers.tunnel import OPTIONS, forward
 
 __all__ = ["SshEngine", "SshLauncher", "parse_hosts"]
 
-#: Options of every ssh: it has nobody to ask, notices a dead connection, and takes no forwards of the user's along.
-OPTIONS = (
-    "-T", "-x", "-a",
-    "-o", "BatchMode=yes",
-    "-o", "ConnectTimeout=10",
-    "-o", "ServerAliveInterval=5",
-    "-o", "ServerAliveCountMax=4",
-    "-o", "ClearAllForwardings=yes",
-    "-o", "StreamLocalBindUnlink=yes",
-    "-o", "ControlPersist=no",
-    "-o", "ControlMaster=yes",
-)  # fmt: skip
-#: Seconds for the ssh that runs to set up a forward: it is on this machine.
-FORWARD_TIMEOUT = 5.0
 #: A host, as ssh takes it, and how many workers it has places for.
 HOST = re.compile(r"(?P<host>[^\s*,-][^\s*,]*)(\*(?P<slots>[1-9]\d{0,3}))?")
 
@@ -108,20 +94,17 @@ class SshEngine(EngineBase):
 
     def forward(self, host: str, urls: Sequence[str]) -> Sequence[str] | None:
         """Return sockets in the cluster's directory that lead to addresses on a host's loopback."""
-        sockets, options = [], []
+        pairs = []
         for url in urls:
             self._forwards += 1
-            path = Path(self._config.socket_dir, f"forward.{self._forwards}")
-            sockets.append(f"ipc://{path}")
-            options += ["-L", f"{path}:{url.removeprefix('tcp://')}"]
-        command = ["ssh", "-O", "forward", "-o", f"ControlPath={self._control(host)}", *options, "--", host]
-        done = subprocess.run(
-            command, stdin=subprocess.DEVNULL, capture_output=True, check=False, timeout=FORWARD_TIMEOUT
-        )
-        if done.returncode:
-            sys.stderr.write(f"{shlex.join(command)} failed: {done.stderr.decode(errors='replace')}\n")
+            local = Path(self._config.socket_dir, f"forward.{self._forwards}")
+            pairs.append((local, url.removeprefix("tcp://")))
+        try:
+            forward(host, self._control(host), pairs)
+        except ZnbError as error:
+            sys.stderr.write(f"{error}\n")
             return None
-        return sockets
+        return [f"ipc://{local}" for local, _ in pairs]
 
     def _control(self, host: str) -> Path:
         return Path(self._config.socket_dir, f"ssh.{list(self._hosts).index(host)}")

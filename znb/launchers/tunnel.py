@@ -1,0 +1,196 @@
+"""Connections through ssh: an OpenSSH client that forwards sockets of a private folder, and a launcher that uses one.
+
+``Cluster.connect(FILE, ssh=HOST)`` attaches to a cluster whose head is on another machine, with a copy of its
+connection file. One ssh leads there; the head's control socket, and the addresses of workers as they come, are
+forwarded from sockets in a 0700 folder, so no port is opened. Keys, where the cluster has them, hold end to end inside.
+
+Invariants: a forward is asked of the ssh that runs, which takes some milliseconds; the reactor's thread does it,
+because nobody may hear of a worker before it can be dialled. Source: ssh(1), ``-O forward``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import subprocess
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import zmq
+
+from znb.connection import ClusterFile
+from znb.control import Reply
+from znb.errors import ServiceUnavailable, ZnbError
+from znb.launchers import EventHandler, ReactorLike
+from znb.launchers.local import LocalLauncher
+from znb.lifecycle import ClusterEvent, Snapshot, WorkerStatus
+
+__all__ = ["OPTIONS", "Tunnel", "TunnelledLauncher", "forward"]
+
+#: Options of every ssh: it has nobody to ask, notices a dead connection, and takes no forwards of the user's along.
+OPTIONS = (
+    "-T", "-x", "-a",
+    "-o", "BatchMode=yes",
+    "-o", "ConnectTimeout=10",
+    "-o", "ServerAliveInterval=5",
+    "-o", "ServerAliveCountMax=4",
+    "-o", "ClearAllForwardings=yes",
+    "-o", "StreamLocalBindUnlink=yes",
+    "-o", "ControlPersist=no",
+    "-o", "ControlMaster=yes",
+)  # fmt: skip
+#: Seconds for the ssh that runs to set up a forward: it is on this machine.
+FORWARD_TIMEOUT = 5.0
+#: Seconds for an ssh to connect.
+CONNECT_TIMEOUT = 30.0
+#: Seconds between two looks whether it has.
+POLL_INTERVAL = 0.02
+
+
+def forward(host: str, control: Path, pairs: Sequence[tuple[Path, str]]) -> None:
+    """Have the ssh that leads to a host forward sockets of this machine.
+
+    Args:
+        host: What it was started with.
+        control: Its control socket.
+        pairs: Sockets to make here, and where each leads to on the other side: a path, or ``ADDRESS:PORT``.
+
+    Raises:
+        ZnbError: It does not; the message has what it says.
+    """
+    options = [option for local, remote in pairs for option in ("-L", f"{local}:{remote}")]
+    command = ["ssh", "-O", "forward", "-o", f"ControlPath={control}", *options, "--", host]
+    try:
+        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, check=False,
+                              timeout=FORWARD_TIMEOUT)  # fmt: skip
+    except subprocess.TimeoutExpired:
+        raise ZnbError(f"the ssh to {host} has not set up a forward within {FORWARD_TIMEOUT:g} s") from None
+    if done.returncode:
+        raise ZnbError(f"the ssh to {host} forwards nothing: {done.stderr.decode(errors='replace').strip()}")
+
+
+class Tunnel:
+    """An ssh that forwards, and the folder of its sockets.
+
+    Args:
+        host: Where it leads.
+    """
+
+    def __init__(self, host: str) -> None:
+        self.host = host
+        self._folder = Path(tempfile.mkdtemp(prefix="znb-"))  # 0700
+        self._control = self._folder / "ssh"
+        self._process: subprocess.Popen[bytes] | None = None
+        self._local: dict[str, Path] = {}
+
+    def open(self) -> None:
+        """Connect.
+
+        Raises:
+            ServiceUnavailable: It cannot; the message has what ssh says.
+        """
+        errors = self._folder / "errors"
+        command = ["ssh", *OPTIONS, "-N", "-o", f"ControlPath={self._control}", "--", self.host]
+        with errors.open("wb") as stderr:
+            self._process = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=stderr, start_new_session=True
+            )
+        deadline = time.monotonic() + CONNECT_TIMEOUT
+        while not self._control.exists():
+            if self._process.poll() is not None or time.monotonic() > deadline:
+                said = errors.read_text(errors="replace").strip() or f"it has not connected in {CONNECT_TIMEOUT:g} s"
+                self.close()
+                raise ServiceUnavailable(f"ssh to {self.host}", said)
+            time.sleep(POLL_INTERVAL)
+
+    def lead(self, *addresses: str) -> list[Path]:
+        """Return sockets here that lead to addresses there: paths, or ``ADDRESS:PORT``."""
+        new = [address for address in dict.fromkeys(addresses) if address not in self._local]
+        if new:
+            pairs = [(self._folder / f"{len(self._local) + i}", address) for i, address in enumerate(new)]
+            forward(self.host, self._control, pairs)
+            self._local.update({address: path for path, address in pairs})
+        return [self._local[address] for address in addresses]
+
+    def close(self) -> None:
+        """Hang up. May be called twice."""
+        if self._process is not None and self._process.poll() is None:
+            self._process.terminate()
+            self._process.wait()
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+
+class TunnelledLauncher(LocalLauncher):
+    """The launcher of a cluster whose head is on another machine; it can only connect.
+
+    Args:
+        host: What ssh calls that machine.
+        reactor: The I/O thread.
+        on_event: Called on the reactor's thread with every event.
+    """
+
+    def __init__(self, host: str, reactor: ReactorLike, on_event: EventHandler) -> None:
+        super().__init__("", reactor, on_event)
+        self._tunnel = Tunnel(host)
+        self._tell = on_event
+        self._on_event = self._translate_event
+
+    def connect(self, file: ClusterFile) -> Snapshot:
+        """Attach to a running cluster."""
+        self._tunnel.open()
+        try:
+            if file.keys is None:  # its workers dial back to clients on their own machine, but not here
+                self._reactor.credentials = _no_keys
+            (control,) = self._tunnel.lead(file.control)
+            self._learn(file)
+            self._open(str(control))
+            return self._greet(CONNECT_TIMEOUT)
+        except BaseException:
+            self._close()
+            self._tunnel.close()
+            raise
+
+    def _translate_event(self, event: ClusterEvent) -> None:
+        workers = None if event.workers is None else self._translate(event.workers)
+        worker = None if event.worker is None else self._translate((event.worker,))[0]
+        self._tell(msgspec.structs.replace(event, workers=workers, worker=worker))
+
+    def _on_reply(self, reply: Reply) -> None:
+        if reply.ok is not None:
+            snapshot = msgspec.structs.replace(reply.ok, workers=self._translate(reply.ok.workers))
+            reply = msgspec.structs.replace(reply, ok=snapshot)
+        super()._on_reply(reply)
+
+    def _translate(self, workers: Sequence[WorkerStatus]) -> tuple[WorkerStatus, ...]:
+        """Return workers with addresses that can be dialled here, as far as they are ready."""
+        ready = [worker for worker in workers if worker.state == "ready"]
+        with contextlib.suppress(ZnbError):  # the ssh is gone, as the control connection will tell
+            self._tunnel.lead(*(_target(url) for worker in ready for url in (worker.calls, worker.jobs)))
+            return tuple(self._relocate(worker) for worker in workers)
+        return tuple(workers)
+
+    def _relocate(self, worker: WorkerStatus) -> WorkerStatus:
+        changes: dict[str, Any] = {"host": worker.host or (self.file.host if self.file is not None else "?")}
+        if worker.state == "ready":
+            calls, jobs = self._tunnel.lead(_target(worker.calls), _target(worker.jobs))
+            changes |= {"calls": f"ipc://{calls}", "jobs": f"ipc://{jobs}"}
+        return msgspec.structs.replace(worker, **changes)
+
+    def _leave(self, *, ended: bool) -> None:  # noqa: ARG002 - what is left is there, and its head's
+        self._close()
+        self._tunnel.close()
+
+    def _wait_exit(self) -> bool:
+        return True
+
+
+def _target(url: str) -> str:
+    return url.partition("://")[2]
+
+
+def _no_keys(_socket: zmq.Socket[bytes]) -> None:
+    """Stand for the keys of a cluster that has none: ssh lets in whom it lets in."""
