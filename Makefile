@@ -18,8 +18,10 @@ BENCHFLAGS ?=
 VENV := .venv
 BIN := $(VENV)/bin
 
-# What the tests need of Debian. Today: venv itself, where Debian ships Python without it.
+# What the demo needs of Debian, and what only tests do: venv itself, where Debian ships Python without it; and an ssh, network
+# namespaces and a Slurm to start workers with. What cannot be had is said by the tests that are skipped for it.
 DEBIAN_PACKAGES := $(shell $(PYTHON) -c 'import ensurepip' 2>/dev/null || echo python3-venv)
+DEBIAN_TEST_PACKAGES := openssh-client openssh-server iproute2 slurm-wlm munge
 
 # Environments that only tests use: another major version of ipykernel, and other Pythons where they are to be had.
 OTHER_ENVIRONMENTS := ipykernel6 py312 py313 zerorpc
@@ -29,6 +31,7 @@ BASE := $(VENV)/.stamp-base
 DEV := $(VENV)/.stamp-dev
 BENCH := $(VENV)/.stamp-bench
 DEBIAN := .stamps/debian-$(subst $() ,_,$(strip none $(DEBIAN_PACKAGES)))
+DEBIAN_TEST := .stamps/debian-$(subst $() ,_,$(DEBIAN_TEST_PACKAGES))
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -42,7 +45,7 @@ demo: $(BASE)
 
 # The tests that need a core to themselves run first and alone. Exit status 5: no test was selected. The package is
 # compiled before, as an installed one is: where Python may not write bytecode, each process would compile it again.
-test: $(DEV) other-environments
+test: $(DEV) $(DEBIAN_TEST) other-environments
 	@for python in $(BIN)/python $(OTHER_ENVIRONMENTS:%=.venvs/%/bin/python); do \
 		[ ! -x $$python ] || $$python -m compileall -q znb tests || exit 1; \
 	done
@@ -70,6 +73,11 @@ clean:
 
 $(DEBIAN):
 	$(if $(DEBIAN_PACKAGES),tools/debian.sh $(DEBIAN_PACKAGES))
+	@mkdir -p $(@D) && touch $@
+
+# RUNLEVEL: their daemons are not to be started, tests start their own.
+$(DEBIAN_TEST): tools/debian.sh
+	RUNLEVEL=1 tools/debian.sh $(DEBIAN_TEST_PACKAGES) || echo "NOT INSTALLED: tests that need it are skipped, and say so" >&2
 	@mkdir -p $(@D) && touch $@
 
 $(BASE): pyproject.toml tools/environment.py $(DEBIAN)

@@ -81,7 +81,7 @@ def ray(folder, monkeypatch):
     port = slurmhost.free_port()
     command = str(Path(sys.executable).with_name("ray"))
     environment = {**os.environ, "RAY_USAGE_STATS_ENABLED": "0"}
-    options = ["--head", f"--port={port}", "--node-ip-address=127.0.0.1", "--num-cpus=4", "--include-dashboard=false"]
+    options = ["--head", f"--port={port}", "--node-ip-address=127.0.0.1", "--num-cpus=8", "--include-dashboard=false"]
     with (folder / "log").open("wb") as log:
         process = subprocess.Popen(
             [command, "start", *options, f"--temp-dir={folder / 'ray'}", "--block"],

@@ -32,13 +32,6 @@ def cluster(where, module_world):
         yield made
 
 
-@pytest.fixture
-def own(where):
-    """For those that do."""
-    with Cluster.start(2, on=where, name="own", env=HERE) as made:
-        yield made
-
-
 def test_cells(cluster):
     assert cluster.run("x = 6 * 7\nx") == {"w0": 42, "w1": 42}
     cluster["w1"].push(y=[1, 2])
@@ -71,7 +64,7 @@ def test_large_values(cluster):
     assert cluster.submit(lambda blob: blob[::-1], data).result() == data[::-1]
 
 
-def test_a_job_whose_worker_dies_is_run_again(own, tmp_path):
+def check_a_job_whose_worker_dies_is_run_again(own, tmp_path):
     flag = tmp_path / "once"
     result = own.submit(die_once, str(flag), os.getpid()).result()
     assert result == "second time"
@@ -84,13 +77,13 @@ def die_once(flag, _parent):
     return "second time"
 
 
-def test_a_cell_whose_worker_dies_says_so(own):
+def check_a_cell_whose_worker_dies_says_so(own, tmp_path):
     with pytest.raises(WorkerLost, match=r"w0 \(pid \d+\) was killed by SIGKILL"):
         own["w0"].run("print('so long', flush=True)\nimport os; os.kill(os.getpid(), 9)")
     assert own["w0"].run("'x' in globals()") is False
 
 
-def test_a_killed_worker_is_replaced_under_its_name(own):
+def check_a_killed_worker_is_replaced_under_its_name(own, tmp_path):
     before = {worker.name: (worker.pid, worker.generation) for worker in own.workers}
     own.kill("w1")
     wait_until(lambda: own.workers[1].generation > before["w1"][1], "a replacement")
@@ -98,7 +91,7 @@ def test_a_killed_worker_is_replaced_under_its_name(own):
     assert own.workers[0].pid == before["w0"][0]
 
 
-def test_restart(own):
+def check_restart(own, tmp_path):
     own["w0"].push(gone=1)
     before = [worker.pid for worker in own.workers]
     own.restart("w0")
@@ -107,7 +100,7 @@ def test_restart(own):
     assert own.workers[1].pid == before[1]
 
 
-def test_scale(own):
+def check_scale(own, tmp_path):
     own.scale(4)
     assert own.names == ("w0", "w1", "w2", "w3")
     assert list(own.run("2 + 2").values()) == [4] * 4
@@ -116,7 +109,7 @@ def test_scale(own):
     assert own.submit(pow, 3, 2).result() == 9
 
 
-def test_workers_that_come_are_used_by_a_map_under_way(own, tmp_path):
+def check_workers_that_come_are_used_by_a_map_under_way(own, tmp_path):
     own.scale(1)
     go = tmp_path / "go"
     results = own.map(wait_for, [str(go)] * 40, buffersize=40)
@@ -165,8 +158,9 @@ def interrupted_when(condition):
         thread.join()
 
 
-def test_a_second_client(own):
+def check_a_second_client(own, tmp_path):
     own["w0"].push(shared="seen by both")
+    before = own.workers[0].generation
     with Cluster.connect(own.connection_file, observe=True) as other:
         assert other.names == ("w0", "w1")
         assert other["w0"].pull("shared") == "seen by both"
@@ -174,7 +168,7 @@ def test_a_second_client(own):
         other.kill("w0")
     with pytest.raises(ZnbError, match="there is no cluster of this name"):
         Cluster.connect("nothing")
-    wait_until(lambda: own.workers[0].generation == 2, "the replacement")
+    wait_until(lambda: own.workers[0].generation > before, "the replacement")
     assert own["w0"].run("'shared' in globals()") is False
 
 
@@ -182,3 +176,19 @@ def test_status(cluster):
     assert [worker.state for worker in cluster.status().workers] == ["idle", "idle"]
     assert cluster.workers[0].stats()["name"] == "w0"
     cluster._repr_mimebundle_()
+
+
+def test_what_changes_workers(where, tmp_path):
+    """In a row on one cluster: engines that take seconds to start would take minutes for one each."""
+    checks = [check for name, check in globals().items() if name.startswith("check_")]
+    with Cluster.start(2, on=where, name="own", env=HERE) as own:
+        for check in checks:
+            own.scale(2)
+            wait_until(lambda: len(own._membership.links()) == 2, "both workers")
+            folder = tmp_path / check.__name__
+            folder.mkdir()
+            try:
+                check(own, folder)
+            except BaseException as error:
+                error.add_note(f"in {check.__name__}")
+                raise

@@ -84,6 +84,7 @@ class HostsHome:
         self._waiting: list[FarProcess] = []
         self._last: dict[str, str] = {}
         self._failure = ""
+        self._said = ""
         self._beat_at = 0.0
         self._posted: collections.deque[Callable[[], object]] = collections.deque()
         self._wake_read, self._wake_write = socket.socketpair()
@@ -216,6 +217,21 @@ class HostsHome:
             self._last[process.spec.name] = host.name
             host.workers[process.spec.name, process.spec.generation] = process
             self._ask(host, process)
+        self._tell_waiting()
+
+    def _tell_waiting(self) -> None:
+        """Say which workers wait, if it is not that their hosts are being reached for."""
+        names = ", ".join(process.spec.name for process in self._waiting)
+        down = ", ".join(host.name for host in self._hosts.values() if host.state == "down")
+        places = sum(host.slots for host in self._hosts.values())
+        text = ""
+        if names and down:
+            text = f"{names} waits for {down} to be reached again"
+        elif names and self._hosts and not self._engine.on_demand:
+            text = f"{names} waits for a place: {self._config.launcher} has {places}, and all are taken"
+        if text and text != self._said:
+            self._note(text)
+        self._said = text
 
     def _choose(self, name: str) -> Host | None:
         there = [host for host in self._hosts.values() if host.state in {"opening", "up"}]

@@ -394,6 +394,8 @@ class LocalLauncher:
             else:
                 if message.event == "notice":  # it takes its time, but goes on
                     self._heard_at = time.monotonic()
+                    if message.reason == self._noticed:
+                        continue
                     self._noticed = message.reason
                 self._on_event(message)
 
