@@ -262,6 +262,7 @@ def find_address(peer: str) -> str:
 def main() -> None:
     """Be the agent of the head at the other end of standard input and output."""
     gc.disable()
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())  # an engine's threads may block some, such as SIGINT
     end = line.LineEnd(os.dup(0), os.dup(1), line.ToAgent)
     for descriptor in (end.read_fd, end.write_fd):
         os.set_inheritable(descriptor, False)
