@@ -262,7 +262,7 @@ class Nursery:
             self._give_up(slot, f"could not be started: {error}")
             return
         except ZnbError as error:
-            self._give_up(slot, str(error))
+            self._give_up(slot, f"could not be started: {error}")
             return
         slot.child = child
         self._children.append(child)

@@ -226,9 +226,9 @@ class HostsHome:
         places = sum(host.slots for host in self._hosts.values())
         text = ""
         if names and down:
-            text = f"{names} waits for {down} to be reached again"
+            text = f"waiting: {names} for {down} to be reached again"
         elif names and self._hosts and not self._engine.on_demand:
-            text = f"{names} waits for a place: {self._config.launcher} has {places}, and all are taken"
+            text = f"waiting: {names} for a place; {self._config.launcher} has {places}, and all are taken"
         if text and text != self._said:
             self._note(text)
         self._said = text
@@ -459,10 +459,10 @@ class HostsHome:
             return
         if not host.was_up:
             host.state = "failed"
-            self._failure = f"{reason}{errors}"
-            for process in list(host.workers.values()):
-                process.kin.on_failed(process, self._failure)
-            host.workers.clear()
+            workers, host.workers = host.workers, {}
+            for process in workers.values():
+                process.kin.on_failed(process, f"{reason}{errors}")
+            self._on_fail(f"{reason}{errors}")
             return
         host.state = "down"
         host.due = time.monotonic() + min(RETRY_AFTER * 2**host.failures, RETRY_MAX)
