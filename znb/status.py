@@ -178,7 +178,8 @@ class ClusterStatus(msgspec.Struct, frozen=True, kw_only=True):
 
     def rows(self) -> list[tuple[str, ...]]:
         """Return a table for people: a header, and a row for each worker."""
-        header = ("worker", "state", "pid", "memory", "restarts")
+        far = len({w.host for w in self.workers} | {platform.node()}) > 1
+        header = ("worker", *(("host",) if far else ()), "state", "pid", "memory", "restarts")
         rows: list[tuple[str, ...]] = [(*header, "queued", "done", "failed", "retried", "bytes", "runs")]
         for w in self.workers:
             jobs = w.jobs
@@ -187,7 +188,8 @@ class ClusterStatus(msgspec.Struct, frozen=True, kw_only=True):
                 numbers = (f"{count:,}" for count in (jobs.queued, jobs.done, jobs.failed, jobs.retried))
                 counts = (*numbers, size_text(jobs.sent_bytes + jobs.received_bytes))
             runs = f"{w.running} ({w.seconds:.0f} s)" if w.running else ""
-            rows.append((w.name, w.state, str(w.pid), size_text(w.memory_bytes), str(w.restarts), *counts, runs))
+            name = (w.name, w.host) if far else (w.name,)
+            rows.append((*name, w.state, str(w.pid), size_text(w.memory_bytes), str(w.restarts), *counts, runs))
         return rows
 
     def _title(self) -> str:
@@ -280,7 +282,7 @@ class WorkerInfo:
             running=running.get("label", ""),
             seconds=running.get("seconds", 0.0),
             queued=running.get("queued", 0),
-            memory_bytes=memory,
+            memory_bytes=memory or stats.get("rss_bytes", 0),
             cpu_time=stats["user_time"] + stats["system_time"],
             jobs=WorkerJobs(
                 name=self.name,

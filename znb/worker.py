@@ -37,6 +37,7 @@ from collections.abc import Callable, Sized
 from contextlib import AbstractContextManager
 from typing import Any, ClassVar
 
+import psutil
 import zmq
 
 from znb import tracebacks
@@ -212,6 +213,7 @@ class Worker:
             "uptime": time.monotonic() - self._started,
             "user_time": usage.ru_utime,
             "system_time": usage.ru_stime,
+            "rss_bytes": psutil.Process().memory_info().rss,
             "max_rss_bytes": usage.ru_maxrss * 1024,
             "running": self._ping(request),
             **self._jobs.stats(),

@@ -291,6 +291,9 @@ class HostsHome:
             self._hang_up(host)
             self._bury_all(host, f"was lost: {reason}")
             self._check_closed()
+            if self._closing_until is None:
+                self._engine.want(self._count())
+                self._settle()
 
     def _on_fail(self, reason: str) -> None:
         self._failure = reason
