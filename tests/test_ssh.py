@@ -10,6 +10,7 @@ import threading
 import time
 from pathlib import Path
 
+import msgspec
 import pytest
 import zmq.utils.z85
 
@@ -17,7 +18,7 @@ import engines
 from cluster_harness import is_gone, wait_gone, wait_until
 from farhosts import far_hosts
 from znb import Cluster, cluster
-from znb.connection import list_clusters, read_cluster_file
+from znb.connection import list_clusters, read_cluster_file, write_cluster_file
 from znb.errors import AuthError, NoWorkers, ServiceUnavailable, ZnbError
 from znb.launchers import StartOptions
 from znb.launchers.ssh import parse_hosts
@@ -319,6 +320,15 @@ def test_a_connection_through_ssh_that_fails_says_what_ssh_said(hosts, tmp_path)
         with pytest.raises(AuthError, match=r"has mode 644, expected 600.*chmod 600"):
             Cluster.connect(others, ssh="alpha")
         others.chmod(0o600)
+
+
+def test_a_file_of_another_machine_says_what_leads_there(tmp_path):
+    with Cluster.start(0, name="there") as there:
+        file = read_cluster_file(there.connection_file)
+    moved = msgspec.structs.replace(file, host="elsewhere", cluster_dir=str(tmp_path))
+    path = write_cluster_file(moved)
+    with pytest.raises(ServiceUnavailable, match=r"it runs on elsewhere, and this is .*ssh='elsewhere'"):
+        Cluster.connect(path)
 
 
 # -- the wire

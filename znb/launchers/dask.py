@@ -34,7 +34,7 @@ __all__ = ["DaskEngine", "DaskLauncher"]
 #: Seconds between two looks at which workers Dask has.
 LOOK_EVERY = 0.5
 #: Seconds for the scheduler to answer.
-ANSWER_TIMEOUT = 15.0
+ANSWER_TIMEOUT = 10.0
 #: Bytes that travel in one message.
 PART_BYTES = 1 << 16
 #: Agents of this process, in a Dask worker: by the head's name for the line.

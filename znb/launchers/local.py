@@ -56,6 +56,8 @@ ANSWER_TIMEOUT = 10.0
 READY_TIMEOUT = 60.0
 #: Seconds for the zygote to end everything, above its patience with each worker.
 STOP_TIMEOUT = 5.0
+#: Seconds more for an engine: its agents leave, and its allocations are given back.
+ENGINE_STOP_TIMEOUT = 20.0
 #: Seconds for the zygote's process to end after its farewell.
 EXIT_TIMEOUT = 2.0
 
@@ -121,7 +123,14 @@ class LocalLauncher:
     def connect(self, file: ClusterFile) -> Snapshot:
         """Attach to a running cluster."""
         self._learn(file)
-        self._open(file.control)
+        try:
+            self._open(file.control)
+        except ServiceUnavailable:
+            here = os.uname().nodename
+            if file.host == here:
+                raise
+            hint = f"Cluster.connect(FILE, ssh={file.host!r}) leads there"
+            raise ServiceUnavailable(file.name, f"it runs on {file.host}, and this is {here}", hint=hint) from None
         try:
             return self._greet(ANSWER_TIMEOUT)
         except BaseException:
@@ -310,7 +319,7 @@ class LocalLauncher:
         self._leave(ended=True)
 
     def _stop_timeout(self) -> float:
-        return self._stop_grace + STOP_TIMEOUT
+        return self._stop_grace + STOP_TIMEOUT + (ENGINE_STOP_TIMEOUT if self.engine else 0.0)
 
     def _leave(self, *, ended: bool) -> None:
         if ended or self._is_gone():

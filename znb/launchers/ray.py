@@ -28,6 +28,8 @@ __all__ = ["RayEngine", "RayLauncher"]
 
 #: Bytes that travel in one call.
 PART_BYTES = 1 << 16
+#: Seconds for Ray to take the actors back.
+CLOSE_TIMEOUT = 10.0
 #: Seconds after which an actor that Ray has no room for is spoken of.
 NOTICE_AFTER = 3.0
 
@@ -78,7 +80,7 @@ class RayEngine(EngineBase):
         """Give the actors back."""
         self._wanted.put(None)
         if self._thread is not None:
-            self._thread.join()
+            self._thread.join(CLOSE_TIMEOUT)
 
     # -- threads of the engine's own -------------------------------------------------------------------------
 
