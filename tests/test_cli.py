@@ -80,7 +80,7 @@ def test_options_of_a_start():
         ("cluster start --env A", "--env: expected K=V, such as OMP_NUM_THREADS=1, got 'A'"),
         ("cluster start --name a/b", "--name: 'a/b' cannot name a cluster"),
         ("cluster start --on locla", "--on: there is no launcher 'locla'; did you mean local?"),
-        ("cluster start --on moon:base", "--on: there is no launcher 'moon'; there are local"),
+        ("cluster start --on moon:base", "--on: there is no launcher 'moon'; there are dask, local"),
         ("cluster start --name", "--name: expected one argument"),
         ("push", "missing: NAME"),
         ("push 1a", "NAME: expected a variable's name, got '1a'"),

@@ -5,6 +5,9 @@ zmq context is ever made here. The loop waits for no client and no worker: repli
 owed (``Debt``) and paid when they have come true. With no client for ``grace`` seconds everything is stopped,
 unless ``keep``. When ``stop`` is answered nothing of the cluster is left but this process, which ends then.
 
+Where an engine has the workers on other hosts the same process is their *head*: it imports and forks nothing, may have
+threads of its engine, and has a ``znb.launchers.hosts.HostsHome`` in the place of ``znb.home.LocalHome``.
+
 See ``znb.nursery`` for when workers are replaced, and ``znb.control`` for what clients can ask.
 """
 
