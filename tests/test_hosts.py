@@ -125,6 +125,21 @@ def test_hosts_that_come_are_used_and_those_that_go_lose_nothing(tmp_path, capfd
         assert started.workers[1].host == "third"
 
 
+def test_a_host_that_comes_and_cannot_be_used_harms_nobody(tmp_path, capfd):
+    hosts = tmp_path / "hosts"
+    hosts.mkdir()
+    (hosts / "first").touch()
+    with Cluster.start(1, on=f"elastic:{hosts}", env=HERE) as started:
+        (hosts / "bad").touch()
+        growing = threading.Thread(target=started.scale, args=(2,))
+        growing.start()
+        told = []
+        wait_until(lambda: told.append(capfd.readouterr().err) or "bad cannot be used" in "".join(told), "a notice")
+        (hosts / "second").touch()
+        growing.join()
+        assert [worker.host for worker in started.workers] == ["first", "second"]
+
+
 def wait_for(path, number):
     import time
 

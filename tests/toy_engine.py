@@ -71,7 +71,7 @@ class ElasticEngine(ToyEngine):
             while folder.exists():
                 there = {path.name for path in folder.iterdir()}
                 for name in there - known:
-                    self.hosts[name] = (1, "")
+                    self.hosts[name] = (1, "ends" if name == "bad" else "")
                     desk.offer(name, 1)
                 for name in known - there:
                     desk.withdraw(name, f"{name} was taken away")

@@ -158,9 +158,7 @@ class Source:
 
     def _refuse(self, error: SerializationError, index: int) -> list[Part]:
         if not self._keep_going:
-            error.add_note(
-                f"Item {index} could not be sent. With errors='return' it fails alone, and the rest goes on."
-            )
+            error.add_note(f"Item {index} could not be sent. With errors='return' it fails alone, and the rest goes on.")
             self.close(error)
             return []
         self.refused[index] = error

@@ -12,6 +12,7 @@ from typing import Literal, Protocol
 
 import msgspec
 
+import znb
 from znb.connection import WorkerSpec
 from znb.home import Kin
 from znb.launchers import line
@@ -19,6 +20,9 @@ from znb.launchers.engine import Line
 from znb.lifecycle import DeathCertificate
 
 __all__ = ["FarProcess", "Host"]
+
+#: Seconds for what ends a moment after its line to have ended, and said why.
+LAST_WORDS = 0.2
 
 
 class Sender(Protocol):
@@ -115,3 +119,15 @@ class Host:
     def share(self) -> float:
         """Return how full it is."""
         return len(self.workers) / max(1, self.slots)
+
+    def last_words(self) -> str:
+        """Return what a failed agent, or what carries its line, has left, for the end of a message."""
+        if self.carrier is None:
+            return ""
+        deadline = time.monotonic() + LAST_WORDS
+        while self.carrier.running() and time.monotonic() < deadline:
+            time.sleep(0.005)
+        words = self.carrier.errors() or (self.end.noise if self.end is not None else "")
+        if "znb is not installed there" in words:
+            words += f"\nInstall it there: python -m pip install znb=={znb.__version__}"
+        return f":\n{words}" if words else ""

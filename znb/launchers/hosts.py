@@ -49,8 +49,6 @@ PROBE_TIMEOUT = 2.0
 RETRY_AFTER, RETRY_MAX = 1.0, 8.0
 #: Seconds that agents have to leave at the end.
 LEAVE_TIMEOUT = 5.0
-#: Seconds for what ends a moment before the line does to be told by whoever carries it.
-LAST_WORDS = 0.2
 
 
 class HostsHome:
@@ -455,17 +453,13 @@ class HostsHome:
             return
         closing = self._closing_until is not None
         reason = self._engine.explain(host.name) or reason
-        errors = self._last_words(host) if host.state == "opening" and not closing else ""
+        errors = host.last_words() if host.state == "opening" and not closing else ""
         self._hang_up(host)
         if closing:
             self._check_closed()
             return
         if not host.was_up:
-            host.state = "failed"
-            workers, host.workers = host.workers, {}
-            for process in workers.values():
-                process.kin.on_failed(process, f"{reason}{errors}")
-            self._on_fail(f"{reason}{errors}")
+            self._give_up(host, f"{reason}{errors}")
             return
         host.state = "down"
         host.due = time.monotonic() + min(RETRY_AFTER * 2**host.failures, RETRY_MAX)
@@ -473,17 +467,21 @@ class HostsHome:
         self._bury_all(host, f"was lost: {reason}")
         self._settle()
 
-    def _last_words(self, host: Host) -> str:
-        """Return what a failed agent, or what carries its line, has left, for the end of a message."""
-        if host.carrier is None:
-            return ""
-        deadline = time.monotonic() + LAST_WORDS
-        while host.carrier.running() and time.monotonic() < deadline:
-            time.sleep(0.005)
-        words = host.carrier.errors() or (host.end.noise if host.end is not None else "")
-        if "znb is not installed there" in words:
-            words += f"\nInstall it there: python -m pip install znb=={znb.__version__}"
-        return f":\n{words}" if words else ""
+    def _give_up(self, host: Host, reason: str) -> None:
+        """Do without a host that never came: the user is told, and only others that came later can do without it."""
+        workers, host.workers = host.workers, {}
+        if self._engine.elastic and any(other.state == "up" for other in self._hosts.values()):
+            del self._hosts[host.name]
+            for process in workers.values():
+                process.place = None
+            self._waiting.extend(workers.values())
+            self._note(f"{host.name} cannot be used: {reason}")
+            self._settle()
+            return
+        host.state = "failed"
+        for process in workers.values():
+            process.kin.on_failed(process, reason)
+        self._on_fail(reason)
 
     def _bury_all(self, host: Host, reason: str) -> None:
         workers, host.workers = host.workers, {}
