@@ -23,7 +23,7 @@ if TYPE_CHECKING:
         ZnbError,
     )
     from znb.magics import load_ipython_extension, unload_ipython_extension
-    from znb.rpc import connect, expose, unexpose
+    from znb.rpc import Hook, connect, current_call, expose, serve, unexpose
 
 #: Where each public name lives, grouped by what it is for.
 _HOMES = {
@@ -41,7 +41,7 @@ _HOMES = {
         "ZnbError",
     ),
     "znb.magics": ("load_ipython_extension", "unload_ipython_extension"),
-    "znb.rpc": ("connect", "expose", "unexpose"),
+    "znb.rpc": ("Hook", "connect", "current_call", "expose", "serve", "unexpose"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
@@ -52,6 +52,7 @@ __all__ = [
     "CallTimeout",
     "Cancelled",
     "Cluster",
+    "Hook",
     "NoWorkers",
     "ProtocolError",
     "RemoteError",
@@ -60,8 +61,10 @@ __all__ = [
     "WorkerLost",
     "ZnbError",
     "connect",
+    "current_call",
     "expose",
     "load_ipython_extension",
+    "serve",
     "unexpose",
     "unload_ipython_extension",
 ]

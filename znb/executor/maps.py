@@ -62,6 +62,9 @@ class MapResult(Iterator[Any]):
     def __iter__(self) -> Iterator[Any]:  # noqa: PYI034 - the generator itself, which costs nothing per result
         return self._results
 
+    def __reduce__(self) -> str:
+        raise TypeError("the results of a map come in this process: pass what they are, as list(results)")
+
     def __repr__(self) -> str:
         return f"<map of {self.group.label}, {self._flow.taken} results taken>"
 
@@ -263,13 +266,19 @@ class _Flow:
         if cancel:
             self._client.cancel(self.group)
 
+    def drain(self) -> bool:
+        """Pull and run some of what is left, and hold the results until they are taken; whether every job has ended."""
+        if not self._draining:
+            self._client.taken(self.group, UNBOUNDED)
+            self._arrivals.put((self._on_drain,))
+        if not self._take_arrivals() and not self._finished:
+            self._wait_arrival(HANDOVER)
+        return self._finished
+
     def wait_finished(self) -> None:
-        """Pull and run what is left, and hold the results until they are taken."""
-        self._client.taken(self.group, UNBOUNDED)
-        self._arrivals.put((self._on_drain,))
-        while not self._finished:
-            if not self._take_arrivals():
-                self._wait_arrival(HANDOVER)
+        """Pull and run all that is left, and hold the results until they are taken."""
+        while not self.drain():
+            pass
 
     # -- the consumer's thread -----------------------------------------------------------------------------
 

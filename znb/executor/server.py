@@ -293,6 +293,7 @@ class JobServer:
                     break
                 self._send_outcomes(work, work.begin())
             self._host.begin()
+            self._host.runner.listen()
             if tell:
                 self._send(work.peer, frames.Started(work.peer.link, work.chunk.chunk, work.batch, 0.0))
             work.run_batch(function)

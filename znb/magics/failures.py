@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 
 __all__ = ["ErrorHandler", "rendered", "show_message_only"]
 
-#: What znb raises, beside its own, about arguments, targets and closed executors.
-_OF_USE = (TypeError, ValueError, LookupError, RuntimeError)
+#: What znb raises, beside its own, about arguments, targets, methods and closed executors.
+_OF_USE = (TypeError, ValueError, LookupError, AttributeError, RuntimeError)
 
 
 def show_message_only(error: BaseException) -> None:

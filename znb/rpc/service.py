@@ -23,6 +23,7 @@ from __future__ import annotations
 import difflib
 import inspect
 import logging
+import platform
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple, Self
@@ -135,7 +136,11 @@ class Service:
     @property
     def address(self) -> str:
         """What callers on any machine need: the URL, and the public key if there is one."""
-        return self.url + (f"#{self._keys.public.hex()}" if self._keys is not None else "")
+        return self._address(platform.node())
+
+    def _address(self, host: str) -> str:
+        key = f"#{self._keys.public.hex()}" if self._keys is not None else ""
+        return security.callable_url(self.url, host) + key
 
     @property
     def methods(self) -> dict[str, describe.Method]:
@@ -264,7 +269,7 @@ class Service:
     def _publish(self) -> None:
         line = self._doc.partition("\n")[0]
         self._file = registry.publish(
-            self.name, self.address, group=self._group, doc=line, methods=sorted(self._entries)
+            self.name, self._address("127.0.0.1"), group=self._group, doc=line, methods=sorted(self._entries)
         )
 
     # -- the crew's owner ----------------------------------------------------------------------------------
