@@ -31,7 +31,8 @@ from znb.descriptors import ensure_descriptors
 from znb.errors import NoWorkers, ServiceUnavailable, ZnbError
 from znb.executor.client import JobClient, Show
 from znb.executor.futures import Future
-from znb.executor.maps import MapResult, check_map_options, start_map
+from znb.executor.maps import MapResult, start_map
+from znb.executor.options import check_map_options
 from znb.executor.submits import Submits
 from znb.jobview import JobViews
 from znb.launchers import Launcher, StartOptions, make_launcher

@@ -73,16 +73,18 @@ class _Pending:
     Attributes:
         link: The worker's link.
         heard: Monotonic time of its last sign of life.
+        frozen: Monotonic time when it was last seen to be stopped by a signal; it needs a while to answer after that.
         asked: Monotonic time at which it was asked what it does; ``None`` once it has answered.
         started: Whether the worker has begun it.
         notice: What the user is told of it.
     """
 
-    __slots__ = ("asked", "heard", "link", "notice", "started")
+    __slots__ = ("asked", "frozen", "heard", "link", "notice", "started")
 
     def __init__(self, link: Link, now: float) -> None:
         self.link = link
         self.heard = now
+        self.frozen = 0.0
         self.asked: float | None = None
         self.started = False
         self.notice = ""
@@ -237,10 +239,11 @@ class Gather:
             elif now - pending.heard >= NOTICE_AFTER:
                 if pending.link.frozen():
                     pid = pending.link.pid
+                    pending.frozen = now
                     self._set_notice(
                         pending, f"{worker} is frozen (stopped by a signal); `kill -CONT {pid}` lets it go on"
                     )
-                elif not pending.started:
+                elif not pending.started and now - pending.frozen >= NOTICE_AFTER:
                     self._set_notice(pending, f"{worker} does not answer: its interpreter is held by native code")
 
     def _ask_what_runs(self, worker: str, pending: _Pending, now: float) -> None:

@@ -41,6 +41,7 @@ from znb.commands import find_children, interrupt_children
 from znb.connection import WorkerSpec
 from znb.errors import SerializationError
 from znb.executor.server import JobServer
+from znb.executor.waits import awaited_folder
 from znb.journal import Journal
 from znb.outputs import Output, Text, encode_output
 from znb.routes import Mark, MarkedEmit
@@ -82,6 +83,7 @@ class Worker:
         self._tasks: dict[tuple[bytes, Any], tuple[Task, Request]] = {}
         self._known: dict[bytes, set[bytes]] = {}
         self._host = platform.node()
+        self._main_thread = threading.get_ident()
         self._started = time.monotonic()
 
     def run(self) -> None:
@@ -175,6 +177,7 @@ class Worker:
             "yours": running.owner in {request.peer, request.args},
             "seconds": now - running.since,
             "queued": running.queued,
+            "waits": awaited_folder(self._main_thread) == self.spec.jobs.rpartition("/")[0],
         }
 
     def _interrupt(self, request: Request) -> None:

@@ -21,7 +21,7 @@ from typing import Any, Protocol
 import zmq
 
 from znb import tracebacks
-from znb.errors import CallTimeout, ProtocolError, WorkerLost, ZnbError
+from znb.errors import CallTimeout, NoWorkers, ProtocolError, WorkerLost, ZnbError
 from znb.executor import frames
 from znb.executor.delivery import Delivery
 from znb.executor.futures import Batch
@@ -44,6 +44,8 @@ RESULT_CREDIT = 64 << 20
 #: Bytes of a group's results that are here and not taken, from which on no new jobs of it are sent. A worker that had
 #: to wait until they are taken could run nothing of another group, which the consumer may wait for first.
 RESULTS_HELD = 64 << 20
+#: Seconds between two looks whether all workers wait, before that is taken to be so for good.
+CONFIRM_AFTER = 0.3
 #: Bytes of printed output that a worker may have under way to this client; beyond that its jobs wait.
 PRINT_CREDIT = 1 << 20
 
@@ -59,10 +61,8 @@ class Receiver(Protocol):
     def sent(self, start: int, stop: int) -> None:
         """These jobs are on their way to a worker."""
 
-    def deliver(
-        self, batch: Batch, count: int, skip: Collection[int], worker: str, acknowledge: Callable[[], None]
-    ) -> None:
-        """Outcomes have come; those in ``skip`` are not this receiver's. Call ``acknowledge`` when taken."""
+    def deliver(self, batch: Batch, count: int, skip: Collection[int], worker: str, size_bytes: int) -> None:
+        """Outcomes have come; those in ``skip`` are not this receiver's. A map's size is ``taken`` with them."""
 
     def fail(self, index: int, error: BaseException) -> None:
         """A job ended without an outcome."""
@@ -264,24 +264,49 @@ class JobClient:
         """Add jobs to a group, in the order of the calls; after ``last`` no more follow."""
         self._reactor.call_soon(self._feed, group, parts, last)
 
-    def taken(self, group: Group, count: int) -> None:
-        """Say that the consumer has taken ``count`` more outcomes."""
-        self._reactor.call_soon(self._taken, group, count)
+    def taken(self, group: Group, count: int, size_bytes: int = 0) -> None:
+        """Say that the consumer has taken ``count`` more outcomes, and let go of so many bytes."""
+        self._reactor.call_soon(self._taken, group, count, size_bytes)
 
     def cancel(self, group: Group, index: int | None = None) -> None:
         """Cancel one job, or a group with all its jobs."""
         self._reactor.call_soon(self._cancel, group, index)
 
     def explain(self, group: Group) -> str:
-        """Say why nothing of a group runs; empty if something does."""
+        """Say why nothing of a group runs; empty if something does.
+
+        Raises:
+            NoWorkers: Nothing of it ever will, because all workers wait.
+        """
         answers: queue.SimpleQueue[str] = queue.SimpleQueue()
         self._reactor.call_soon(lambda: answers.put(self._explain(group)))
         try:
             reason = answers.get(timeout=1.0)
         except queue.Empty:
             return "the I/O thread is busy"
+        return reason or self._explain_busy(group)
+
+    def _explain_busy(self, group: Group) -> str:
+        """Say what the workers run in place of a group's jobs.
+
+        Raises:
+            NoWorkers: All of them wait for jobs, as this one does, so that none can ever run.
+        """
         links = [peer.link for peer in self._peers.values()]
-        return reason or explain_busy(links, group.label)
+        busy = explain_busy(links, group.label)
+        if busy.stuck and os.getpid() in {link.pid for link in links}:
+            time.sleep(CONFIRM_AFTER)
+            if explain_busy(links, group.label).stuck:
+                raise NoWorkers(
+                    f"{group.label} can never run: every worker runs a job that waits for other jobs of this cluster "
+                    f"({busy.reason}). Have more workers than jobs that wait (cluster.scale), or submit the inner jobs "
+                    f"from outside"
+                )
+        return busy.reason
+
+    def folder(self) -> str:
+        """Return the folder where this cluster's sockets are."""
+        return self._sink_url.rpartition("/")[0]
 
     def receivers(self) -> list[Receiver]:
         """Return who still hears of jobs."""
@@ -315,7 +340,7 @@ class JobClient:
         number = self._scheduler.add_worker(link.name, time.monotonic())
         peer = self._peers[number] = _Peer(link, number, socket)
         self._send(peer, frames.Hello(self.id, number, self._sink_url, RESULT_CREDIT, PRINT_CREDIT, WIRE_VERSION))
-        self._tick()
+        self.tick()
 
     def lose_worker(self, link: Link, error: ZnbError, *, charge: bool) -> None:
         """Take a worker out: it died (``charge`` the job that ran), or was ended on purpose."""
@@ -325,7 +350,7 @@ class JobClient:
             self._end_lines(peer)
             reason = "\n".join((error.fields.get("reason", str(error)), *getattr(error, "__notes__", ())))
             self._scheduler.lose_worker(peer.number, reason, time.monotonic(), charge=charge)
-        self._tick()
+        self.tick()
 
     def close(self, error: ZnbError) -> None:
         """Fail what is open, say goodbye to the workers, and stop the delivery thread. May be called twice."""
@@ -355,7 +380,7 @@ class JobClient:
         group.number = self._scheduler.add_group(**group.options)
         self._groups[group.number] = group
         self._feed(group, parts, last)
-        self._tick()
+        self.tick()
 
     def _feed(self, group: Group, parts: Sequence[Part], last: bool) -> None:  # noqa: FBT001 - through call_soon
         if group.number not in self._groups:
@@ -368,8 +393,12 @@ class JobClient:
             self._scheduler.exhausted(group.number)
         self._tick_soon()
 
-    def _taken(self, group: Group, count: int) -> None:
+    def _taken(self, group: Group, count: int, size_bytes: int) -> None:
         self._scheduler.taken(group.number, count)
+        before = group.held_bytes
+        group.held_bytes -= size_bytes
+        if before >= RESULTS_HELD // 2 > group.held_bytes:
+            self._scheduler.resume_group(group.number)
         self._tick_soon()
 
     def feed_nowait(self, group: Group, part: Part) -> int | None:
@@ -392,7 +421,7 @@ class JobClient:
             self._scheduler.cancel_group(group.number)
         elif self._scheduler.cancel(group.number, index):
             group.drop(index, index + 1)
-        self._tick()
+        self.tick()
 
     def _explain(self, group: Group) -> str:
         if not self._peers:
@@ -412,9 +441,22 @@ class JobClient:
     def _tick_soon(self) -> None:
         if not self._ticking:
             self._ticking = True
-            self._reactor.call_soon(self._tick)
+            self._reactor.call_soon(self._tick_if_due)
 
-    def _tick(self) -> None:
+    def _tick_if_due(self) -> None:
+        if self._ticking:
+            self.tick()
+
+    def tick_if_idle(self) -> None:
+        """Hand out at once what there is if no worker has anything: a single job need not wait for another turn.
+
+        If they are busy, more will come until the next turn, and go out together.
+        """
+        if self._ticking and not self._scheduler.outstanding:
+            self.tick()
+
+    def tick(self) -> None:
+        """Have the scheduler hand out what it has, and do what it says. On the reactor's thread."""
         self._ticking = False
         if self._closed is not None:
             return
@@ -425,7 +467,7 @@ class JobClient:
             self._timer.cancel()
             self._timer = None
         if deadline is not None:
-            self._timer = self._reactor.call_later(max(0.0, deadline - time.monotonic()), self._tick)
+            self._timer = self._reactor.call_later(max(0.0, deadline - time.monotonic()), self.tick)
 
     def _carry_out(self, command: Command) -> None:
         match command:
@@ -571,27 +613,20 @@ class JobClient:
         if skip is None or group is None:
             self._tick_soon()
             return
-        group.held_bytes += message.size_bytes
-        if group.held_bytes >= RESULTS_HELD:
-            self._scheduler.pause_group(group.number)
+        if group.options.get("pulled"):
+            group.held_bytes += message.size_bytes
+            if group.held_bytes >= RESULTS_HELD:
+                self._scheduler.pause_group(group.number)
         batch = Batch(
             message.first,
             functools.partial(_decode_results, message, parts, self.codec, peer.link),
             {failed.index for failed in message.failed} if message.failed else (),
+            plain=message.plain,
         )
         for start, stop in _runs(message.first, message.count, skip):
             group.drop(start, stop)
-        acknowledge = functools.partial(self._reactor.call_soon, self._let_go, group, message.size_bytes)
-        group.receiver.deliver(batch, message.count, skip, peer.link.name, acknowledge)
-        self._tick()  # after it: a group that is finished has had all its outcomes
-
-    def _let_go(self, group: Group, count_bytes: int) -> None:
-        """Note that results have been taken."""
-        before = group.held_bytes
-        group.held_bytes -= count_bytes
-        if before >= RESULTS_HELD // 2 > group.held_bytes:
-            self._scheduler.resume_group(group.number)
-            self._tick_soon()
+        group.receiver.deliver(batch, message.count, skip, peer.link.name, message.size_bytes)
+        self.tick()  # after it: a group that is finished has had all its outcomes
 
     def _acknowledge(self, peer: _Peer, count_bytes: int) -> None:
         """Give a worker its credit back, when it is worth a message."""

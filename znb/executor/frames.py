@@ -185,6 +185,7 @@ class Results(_Message):
     Attributes:
         run_time: Seconds that user code took.
         size_bytes: What it counts against the credit.
+        plain: Whether the values are small and cannot change, so that it does not matter how long they are held.
     """
 
     link: int
@@ -197,6 +198,7 @@ class Results(_Message):
     body: bytes
     cargo: Cargo
     failed: list[Failed] = []
+    plain: bool = False
 
 
 class Started(_Message):

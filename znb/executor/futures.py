@@ -17,7 +17,7 @@ from collections.abc import Callable, Collection, Generator
 from concurrent.futures import _base as states
 from typing import Any, Protocol
 
-from znb.errors import CallTimeout
+from znb.errors import CallTimeout, NoWorkers
 
 __all__ = ["Batch", "Future", "Owner"]
 
@@ -47,6 +47,9 @@ class Owner(Protocol):
     def notify(self, text: str) -> None:
         """Show a line to the user."""
 
+    def folder(self) -> str:
+        """Return the folder where the cluster's sockets are."""
+
 
 class Batch:
     """The outcomes of consecutive jobs, decoded when the first of them is wanted.
@@ -55,17 +58,21 @@ class Batch:
         first: The first job.
         decode: Returns their values, with a ``BaseException`` from ``errors`` where a job failed.
         failed: Those that failed, which is known before anything is decoded.
+        plain: Whether the values are small and cannot change.
     """
 
-    __slots__ = ("_decode", "_lock", "_values", "failed", "first")
+    __slots__ = ("_decode", "_lock", "_values", "failed", "first", "plain")
 
     def __init__(
         self,
         first: int,
         decode: Callable[[], tuple[list[Any], dict[int, BaseException]]],
         failed: Collection[int] = (),
+        *,
+        plain: bool = False,
     ) -> None:
         self.first = first
+        self.plain = plain
         self.failed = failed
         self._decode: Callable[[], tuple[list[Any], dict[int, BaseException]]] | None = decode
         self._values: tuple[list[Any], dict[int, BaseException]] = ([], {})
@@ -159,6 +166,7 @@ class Future(concurrent.futures.Future[Any]):
 
         Raises:
             KeyboardInterrupt: The wait was interrupted; so is every job that this thread has submitted.
+            NoWorkers: This is a job itself, and all workers run jobs that wait for others, so that none can.
         """
         if self._state in DONE:
             return
@@ -170,9 +178,13 @@ class Future(concurrent.futures.Future[Any]):
                 if reason := self._owner.explain_wait(self):
                     self._owner.notify(f"{self.label} waits because {reason}")
                 self._wait_done(None if timeout is None else timeout - NOTICE_AFTER)
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, NoWorkers):
             self._owner.cancel_all_of(self.thread)
             raise
+
+    def awaited_folder(self) -> str:
+        """Return the folder of its cluster."""
+        return self._owner.folder()
 
     def cancel(self) -> bool:
         """Cancel the job: a queued one never runs, a running one is interrupted.

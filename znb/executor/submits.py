@@ -46,16 +46,13 @@ class Stream:
             if future is not None:
                 future.sent()
 
-    def deliver(
-        self, batch: Batch, count: int, skip: Collection[int], worker: str, acknowledge: Callable[[], None]
-    ) -> None:
+    def deliver(self, batch: Batch, count: int, skip: Collection[int], worker: str, _size_bytes: int) -> None:
         """Complete futures."""
         for index in range(batch.first, batch.first + count):
             if index not in skip:
                 future = self.futures.pop(index, None)
                 if future is not None:
                     future.deliver(batch, worker)
-        acknowledge()
 
     def fail(self, index: int, error: BaseException) -> None:
         """Complete a future with a failure."""
@@ -211,6 +208,10 @@ class Submits:
         """Show a line to the user."""
         self._client.notify(text)
 
+    def folder(self) -> str:
+        """Return the folder where the cluster's sockets are."""
+        return self._client.folder()
+
     # -- how -----------------------------------------------------------------------------------------------
 
     def _stream(self, function: Payload, label: str, targets: tuple[str, ...] | None) -> tuple[Stream, Stream | None]:
@@ -247,6 +248,7 @@ class Submits:
             stream.futures[index] = future
             if future.cancelled():
                 self._cancel(future)
+        self._client.tick_if_idle()
 
     def _cancel(self, future: Future) -> None:
         stream = future.group.receiver

@@ -14,6 +14,7 @@ import inspect
 import queue
 import threading
 import time
+import types
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -34,6 +35,10 @@ __all__ = ["Function", "Outcomes", "Peer", "Work", "bases_of", "exit_status"]
 CLAIM_TIME = 0.001
 #: Jobs claimed at a time, at most.
 CLAIM_MAX = 4096
+
+
+#: Types of functions that are called from C without an interpreter's frame.
+_NATIVE = (types.BuiltinFunctionType, type)
 
 
 class Function:
@@ -309,6 +314,9 @@ def _run_jobs(
     batch: int,
 ) -> None:
     """Call a function with each item behind those that have values; ``values`` grows by one as each job ends."""
+    if isinstance(function, _NATIVE):
+        _run_native(function, items, values, errors, batch)
+        return
     append = values.append
     rest = iter(items)  # of the list itself, whose end may be taken away while we are at it
     rest.__setstate__(len(values))  # type: ignore[attr-defined]
@@ -319,6 +327,27 @@ def _run_jobs(
             errors[batch + len(values)] = error
             value = None
         append(value)
+
+
+def _run_native(
+    function: Callable[[Any], Any],
+    items: list[Any],
+    values: list[Any],
+    errors: dict[int, BaseException],
+    batch: int,
+) -> None:
+    """Do the same for a function of C, without a step of the interpreter for each job: half the time for ``abs``."""
+    while len(values) < len(items):
+        rest = iter(items)
+        rest.__setstate__(len(values))  # type: ignore[attr-defined]
+        try:
+            values.extend(map(function, rest))
+            if len(values) >= len(items):  # its end may have been taken away meanwhile
+                return
+            raise StopIteration  # it was the function's, and has ended the loop
+        except BaseException as error:  # noqa: BLE001 - whatever it raises is the job's outcome
+            errors[batch + len(values)] = error
+            values.append(None)
 
 
 def bases_of(error: BaseException) -> list[str]:

@@ -20,6 +20,8 @@ class CallFuture(concurrent.futures.Future[Any]):
     def __init__(self) -> None:
         super().__init__()
         self.abandon: Callable[[], object] | None = None
+        #: The proxy, which would hang up if it were gone.
+        self.owner: object = None
 
     def __await__(self) -> Generator[Any, None, Any]:
         return asyncio.wrap_future(self).__await__()
@@ -33,7 +35,7 @@ class CallFuture(concurrent.futures.Future[Any]):
 
     def settle(self, result: Any, error: BaseException | None = None) -> None:
         """Resolve it, unless it was cancelled."""
-        self.abandon = None
+        self.abandon = self.owner = None
         if self.set_running_or_notify_cancel():
             if error is None:
                 self.set_result(result)
@@ -41,6 +43,6 @@ class CallFuture(concurrent.futures.Future[Any]):
                 self.set_exception(error)
 
     def _let_go(self) -> None:
-        abandon, self.abandon = self.abandon, None
+        abandon, self.abandon, self.owner = self.abandon, None, None
         if abandon is not None:
             abandon()

@@ -198,10 +198,11 @@ class RemoteMethod:
         if kwargs or not low <= len(args) <= high:
             self._check(args, kwargs)
         if self._streams:
-            return Stream(self._caller, self.__qualname__, args, kwargs, self._limits)
+            return Stream(self._caller, self.__qualname__, args, kwargs, self._limits, owner=self._proxy)
         result = self._caller.call(self.__qualname__, args, kwargs, self._limits)
         if type(result) is Started:
-            return Stream(self._caller, self.__qualname__, args, kwargs, self._limits).adopt(result)
+            stream = Stream(self._caller, self.__qualname__, args, kwargs, self._limits, owner=self._proxy)
+            return stream.adopt(result)
         return result
 
     def future(self, *args: Any, **kwargs: Any) -> CallFuture:
@@ -219,9 +220,14 @@ class RemoteMethod:
         if self._streams:
             raise TypeError(f"{self.__qualname__} streams: iterate over {self.__qualname__}(…), with for or async for")
         if not kwargs and self._limits.timeout is None and (quick := self._caller.pack_quickly(args)) is not None:
-            return _send_quick_future(*quick, self.__qualname__, f"{self._caller.name}.{self.__qualname__}")
-        outgoing = Outgoing(self._caller, self.__qualname__, args, kwargs, self._limits.timeout)
-        return _send_future(self._caller, outgoing)
+            future = _send_quick_future(*quick, self.__qualname__, f"{self._caller.name}.{self.__qualname__}")
+        else:
+            outgoing = Outgoing(self._caller, self.__qualname__, args, kwargs, self._limits.timeout)
+            future = _send_future(self._caller, outgoing)
+        future.owner = self._proxy
+        if future.done():
+            future.owner = None
+        return future
 
     def using(self, *, timeout: float | None = None, item_timeout: float | None = None) -> RemoteMethod:
         """Return the same method with other limits."""

@@ -23,6 +23,7 @@ from __future__ import annotations
 import difflib
 import inspect
 import logging
+import math
 import platform
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -54,6 +55,8 @@ QUEUE = 1000
 MAX_BYTES = 64_000_000
 #: Seconds between looks whether a service that has been replaced has calls left.
 RETIRE_INTERVAL = 0.1
+#: Seconds without a call after which a service that has been replaced closes.
+RETIRE_AFTER = 60.0
 
 
 class ServiceStats(NamedTuple):
@@ -122,6 +125,7 @@ class Service:
         self._group = group or security.new_group()
         self._refused = 0
         self._closed = False
+        self._idle_looks = 0
         self._file: Path | None = None
         self._max_bytes = max_bytes
         self.pool = Pool(threads, f"znb-{name}")
@@ -232,18 +236,27 @@ class Service:
             self._publish()
 
     def retire(self, successor: Service) -> None:
-        """Offer what the successor does, be found no more, and close when no calls are left."""
-        self._entries, self._doc = successor._entries, successor._doc
+        """Offer what the successor does, be found no more, and close when no calls are left.
+
+        Callers that are connected go on here: a connection that closes just when a call comes in would lose it. So it
+        is closed only when nothing came for a while; at once if it lets in others than the successor does.
+        """
+        self._entries = {name: Entry(entry.method) for name, entry in successor._entries.items()}
+        self._doc = successor._doc
         self._description = successor._description
         self._file = None  # of this name and process there is one, and it is the successor's now
-        self.crew.call_soon(self._close_when_idle, 0)
+        patience = RETIRE_AFTER if self._keys == successor._keys else RETIRE_INTERVAL
+        self.crew.call_soon(self._close_when_idle, math.ceil(patience / RETIRE_INTERVAL), -1)
 
-    def _close_when_idle(self, looks: int) -> None:
-        idle = not (self.server.stats().requests or self.pool.running or self.pool.waiting or self.loop.running)
-        if idle and looks:
+    def _close_when_idle(self, looks: int, calls: int) -> None:
+        """Close after so many looks in a row at which nothing ran, and nothing had since the one before."""
+        busy = self.server.stats().requests or self.pool.running or self.pool.waiting or self.loop.running
+        ended = sum(entry.calls for entry in self._entries.values())
+        self._idle_looks = 0 if busy or ended != calls else self._idle_looks + 1
+        if self._idle_looks >= looks:
             self.close()
         else:
-            self.crew.call_later(RETIRE_INTERVAL, self._close_when_idle, looks + idle)
+            self.crew.call_later(RETIRE_INTERVAL, self._close_when_idle, looks, ended)
 
     def _withdraw(self) -> None:
         if self._file is not None:

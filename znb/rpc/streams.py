@@ -33,8 +33,16 @@ class Stream:
     """
 
     def __init__(
-        self, caller: Caller, method: str, args: tuple[Any, ...], kwargs: dict[str, Any], limits: Limits
+        self,
+        caller: Caller,
+        method: str,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        limits: Limits,
+        *,
+        owner: object = None,
     ) -> None:
+        self._owner = owner  # the proxy, which would hang up if it were gone
         self._caller = caller
         self._request = (method, args, kwargs)
         self._limits = limits

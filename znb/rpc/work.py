@@ -32,7 +32,7 @@ import msgspec
 
 from znb.errors import ProtocolError, SerializationError
 from znb.rpc import failures, values
-from znb.rpc.hooks import CallInfo, _current, run_after, run_before, run_lost
+from znb.rpc.hooks import CallInfo, Hook, _current, run_after, run_before, run_lost
 from znb.rpc.request import GateClosed, Request
 
 if TYPE_CHECKING:
@@ -90,6 +90,7 @@ class Work:
     """
 
     __slots__ = (
+        "_hooks",
         "_info",
         "_injected",
         "_iterator",
@@ -112,6 +113,7 @@ class Work:
         self._lock = threading.Lock()
         self._thread = 0
         self._injected = False
+        self._hooks: tuple[Hook, ...] = ()
         headers = request.headers
         self._info = CallInfo(service.name, request.method, headers, request.deadline, request.peer)
 
@@ -127,32 +129,43 @@ class Work:
 
     def make(self) -> Callable[[], object] | None:
         """Make the call, and return what sends the answer; ``None`` if there is none, or it is ``stream``'s to give."""
-        hooks = self.service.hooks.all
         error: BaseException | None = None
+        goes_on = False
         token = _current.set(self._info)
         try:
             args, kwargs = read_arguments(self.request)
             self._enter()
             try:
-                if hooks:
-                    run_before(hooks, "serving", self._info)
+                self._before()
                 started = time.perf_counter()
                 result = self.entry.method.function(*args, **kwargs)
                 self.entry.took(time.perf_counter() - started)
                 del args, kwargs
             finally:
                 self._leave()
-            if self.resume(result):
-                return None
-            return self._answer(result)
+            goes_on = self.resume(result)
+            return None if goes_on else self._answer(result)
         except BaseException as caught:  # noqa: BLE001 - whatever it is, it is the outcome
             self._leave()
             error = caught
             return self.failure(caught)
         finally:
             _current.reset(token)
-            if hooks and self._iterator is None:
-                run_after(hooks, "serving", self._info, error)
+            if not goes_on:
+                self._after(error)
+
+    def _before(self) -> None:
+        """Ask the hooks; those asked hear the end, by ``_after``."""
+        hooks = self.service.hooks.all
+        if hooks:
+            run_before(hooks, "serving", self._info)
+            self._hooks = hooks
+
+    def _after(self, error: BaseException | None) -> None:
+        """Tell the hooks that were asked before how it ended; once."""
+        hooks, self._hooks = self._hooks, ()
+        if hooks:
+            run_after(hooks, "serving", self._info, error)
 
     def resume(self, result: Any) -> bool:
         """Go on with what the method returned, if that is not its result yet; return whether that is so."""
@@ -197,8 +210,7 @@ class Work:
         finally:
             self._close(iterator)
             _current.reset(token)
-            if hooks := self.service.hooks.all:
-                run_after(hooks, "serving", self._info, error)
+            self._after(error)
 
     def _close(self, iterator: Any) -> None:
         close = getattr(iterator, "close", None)
@@ -213,16 +225,13 @@ class Work:
     async def run_async(self, result: Any = None) -> None:
         """Make the call, if ``result`` is not what it returned already, and answer it."""
         self._task = asyncio.current_task()
-        hooks = self.service.hooks.all
-        made_here = result is None
         error: BaseException | None = None
         _current.set(self._info)
         try:
             if self.cancelled:
                 return
-            if made_here:
-                if hooks:
-                    run_before(hooks, "serving", self._info)
+            if result is None:
+                self._before()
                 args, kwargs = read_arguments(self.request)
                 result = self.entry.method.function(*args, **kwargs)
             if hasattr(result, "__anext__"):
@@ -242,8 +251,7 @@ class Work:
                 failed()
         finally:
             self._task = None
-            if hooks and made_here:
-                run_after(hooks, "serving", self._info, error)
+            self._after(error)
 
     async def _stream_async(self, items: AsyncIterator[Any]) -> None:
         loop = asyncio.get_running_loop()

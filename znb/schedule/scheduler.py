@@ -408,6 +408,11 @@ class Scheduler:
         placement.out = []
         return out
 
+    @property
+    def outstanding(self) -> int:
+        """How many chunks the workers have."""
+        return len(self._placement.chunks)
+
     def next_deadline(self) -> float | None:
         """Return when ``tick`` must be called at the latest if nothing happens; ``None`` for never."""
         return self._placement.next_deadline()
