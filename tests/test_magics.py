@@ -329,6 +329,44 @@ def test_an_interrupt_shows_no_frames_of_the_framework(notebook):
     assert notebook.run("%%znb remote --on 0\n1").ok().value == "1"
 
 
+@pytest.mark.parametrize(
+    "cell",
+    [
+        "for _ in cluster.map(runs, [600]): pass",
+        "cluster.submit(runs, 600).result()",
+        "cluster.run('print(7 * 6); import time; time.sleep(600)')",
+    ],
+)
+def test_an_interrupted_wait_is_told_at_its_own_line(notebook, cell):
+    notebook.run("def runs(seconds):\n    import time\n    print(42)\n    time.sleep(seconds)").ok()
+    waiting = notebook.start(cell)
+    waiting.wait_until(lambda waiting: "42" in waiting.stdout)
+    notebook.interrupt()
+    ended = waiting.wait()
+    assert ended.error.name == "KeyboardInterrupt"
+    assert f"----> 1 {cell}" in ended.error.plain
+    assert "File " not in ended.error.plain
+    assert notebook.run("%%znb remote --on 0\n1").ok().value == "1"
+
+
+def test_an_interrupt_of_what_a_map_pulls_from_shows_where_it_was(notebook):
+    cell = notebook.start(
+        """
+        import time
+        def numbers():
+            yield 1
+            print("pulled")
+            time.sleep(600)
+        list(cluster.map(abs, numbers()))
+        """
+    )
+    cell.wait_until(lambda cell: "pulled" in cell.stdout)
+    notebook.interrupt()
+    shown = cell.wait().error.plain
+    assert "time.sleep(600)" in shown
+    assert "znb/" not in shown
+
+
 def test_a_cell_in_the_background(notebook):
     began = notebook.run("%%znb remote --bg --on 0\nimport time; time.sleep(0.2); print('from afar'); 7").ok()
     assert "Future" in began.value
