@@ -148,7 +148,7 @@ def test_every_command_has_help(notebook, line):
     [
         (
             "%znb clutser start",
-            "there is no %znb clutser; did you mean %znb cluster?\nusage: %znb cluster|push|pull|services|call …",
+            "there is no %znb clutser; did you mean %znb cluster?\nusage: %znb cluster|push|pull|services|call|trace …",
         ),
         ("%znb start 2", "there is no %znb start; did you mean %znb cluster start?"),
         ("%znb cluster start --nmae x", "unknown option --nmae; did you mean --name?\nusage: %znb cluster start [N]"),
@@ -187,7 +187,7 @@ def test_a_wrong_command_stops_run_all(notebook, world):
     ("typed", "offered"),
     [
         ("%zn", ["%znb", "%%znb"]),
-        ("%znb ", ["cluster", "push", "pull", "services", "call", "help"]),
+        ("%znb ", ["cluster", "push", "pull", "services", "call", "trace", "help"]),
         ("%znb cl", ["cluster"]),
         ("%znb cluster st", ["start", "status", "stop"]),
         ("%znb cluster start --k", ["--keep"]),

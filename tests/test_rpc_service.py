@@ -1078,6 +1078,7 @@ def test_messages_that_are_too_large_cost_their_call_only(things):
 
 
 def test_too_large_a_request_is_refused_before_it_is_sent(svc, monkeypatch):
+    monkeypatch.setattr("znb.rpc.outgoing.MAX_BYTES", 1000)
     monkeypatch.setattr("znb.rpc.caller.MAX_BYTES", 1000)
     with pytest.raises(ValueError, match="MB of msgpack"):
         svc.same("x" * 2000)

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     )
     from znb.magics import load_ipython_extension, unload_ipython_extension
     from znb.rpc import Hook, connect, current_call, expose, serve, unexpose
+    from znb.spans import span, traced
+    from znb.tracing import Trace, trace
 
 #: Where each public name lives, grouped by what it is for.
 _HOMES = {
@@ -42,6 +44,8 @@ _HOMES = {
     ),
     "znb.magics": ("load_ipython_extension", "unload_ipython_extension"),
     "znb.rpc": ("Hook", "connect", "current_call", "expose", "serve", "unexpose"),
+    "znb.spans": ("span", "traced"),
+    "znb.tracing": ("Trace", "trace"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
@@ -58,6 +62,7 @@ __all__ = [
     "RemoteError",
     "SerializationError",
     "ServiceUnavailable",
+    "Trace",
     "WorkerLost",
     "ZnbError",
     "connect",
@@ -65,6 +70,9 @@ __all__ = [
     "expose",
     "load_ipython_extension",
     "serve",
+    "span",
+    "trace",
+    "traced",
     "unexpose",
     "unload_ipython_extension",
 ]

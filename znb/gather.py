@@ -23,6 +23,7 @@ from znb.link import Failed, Link, ObjectCall, Outcome
 from znb.outputs import Output, decode_output
 from znb.rpc import Lost, Reply
 from znb.serialize import Payload
+from znb.spans import bound
 
 __all__ = ["Announcer", "Gather", "View"]
 
@@ -133,7 +134,7 @@ class Gather:
         self._label = label
         self._pending = {link.name: _Pending(link, now) for link in links}
         try:
-            reactor.call_soon(self._send, links, method, payload)
+            reactor.call_soon(bound(self._send), links, method, payload)
             self._wait(None if timeout is None else now + timeout)
             late = ", ".join(self._pending)
             if late:
@@ -172,11 +173,13 @@ class Gather:
     def _interrupt_calls(self) -> None:
         for call in self._calls.values():
             if not call.call.ended:
+                call.span.event("interrupt")
                 call.link.interrupt([call.call.id])
 
     def _give_up(self, started: frozenset[str]) -> None:
         """Let the calls of workers that have ``started`` go on unseen, and cancel the others."""
         for name, call in self._calls.items():
+            call.cancelled()
             if call.call.ended:
                 continue
             if name in started:

@@ -64,6 +64,9 @@ class Receiver(Protocol):
     def deliver(self, batch: Batch, count: int, skip: Collection[int], worker: str, size_bytes: int) -> None:
         """Outcomes have come; those in ``skip`` are not this receiver's. A map's size is ``taken`` with them."""
 
+    def event(self, index: int, name: str, **attributes: Any) -> None:
+        """Something happened to a job that its trace should tell: ``retry``, ``kill``, ``interrupt``."""
+
     def fail(self, index: int, error: BaseException) -> None:
         """A job ended without an outcome."""
 
@@ -99,9 +102,11 @@ class Part:
         payload: The encoded list of items.
     """
 
-    __slots__ = ("count", "first", "left", "payload")
+    __slots__ = ("context", "count", "first", "left", "payload", "span")
 
-    def __init__(self, payload: Payload, count: int) -> None:
+    def __init__(self, payload: Payload, count: int, context: str = "", span: int = 0) -> None:
+        self.context = context
+        self.span = span
         self.payload = payload
         self.count = count
         self.left = count
@@ -480,6 +485,8 @@ class JobClient:
             case Kill():
                 name, label = self._peers[command.worker].link.name, self._groups[command.group].label
                 reason = f"{label} (job {command.index}) was to stop, and ignored its interrupt for {command.grace:g} s"
+                receiver = self._groups[command.group].receiver
+                receiver.event(command.index, "kill", job=command.index, worker=name, reason=reason)
                 self.later(lambda: self.notify(f"{name} is killed, and replaced without its variables: {reason}"))
                 self.later(lambda: self._kill(name))
             case Pull(group, count):
@@ -509,16 +516,29 @@ class JobClient:
             part = group.find(index)
             end = min(command.stop, part.first + part.count)
             cargo, body, parts = pack(part.payload, self.codec, peer.known)
-            segments.append(frames.Segment(body, cargo, index - part.first, end - part.first))
+            start, end_in = index - part.first, end - part.first
+            segments.append(frames.Segment(body, cargo, start, end_in, part.context, part.span))
             buffers += parts
             index = end
+        if command.attempt > 1:
+            self._note_retry(command, peer, group)
         group.receiver.sent(command.start, command.stop)
         chunk = frames.Chunk(self.id, command.chunk, command.group, command.start, command.attempt, segments)
         self._send(peer, chunk, buffers)
 
+    def _note_retry(self, command: Send, peer: _Peer, group: Group) -> None:
+        index, worker = command.start, peer.link.name
+        charged = self._scheduler.attempts(command.group, index)
+        reason = charged[-1].reason.splitlines()[0] if charged else "it may have begun on a worker that is gone"
+        jobs = command.stop - index
+        group.receiver.event(
+            index, "retry", job=index, jobs=jobs, attempt=command.attempt, worker=worker, reason=reason
+        )
+
     def _fail(self, command: Fail) -> None:
         group = self._groups[command.group]
         if command.kind == "timeout":
+            group.receiver.event(command.index, "interrupt", job=command.index, reason="it took too long")
             error: ZnbError = CallTimeout(f"{group.label} (job {command.index})", group.options["job_timeout"])
         else:
             last = command.attempts[-1]

@@ -18,6 +18,8 @@ from concurrent.futures import _base as states
 from typing import Any, Protocol
 
 from znb.errors import CallTimeout, NoWorkers
+from znb.spans import Brief, bound, mark
+from znb.spans.recorder import Parent
 
 __all__ = ["Batch", "Future", "Owner"]
 
@@ -49,6 +51,10 @@ class Owner(Protocol):
 
     def folder(self) -> str:
         """Return the folder where the cluster's sockets are."""
+
+    @property
+    def find_trace(self) -> Callable[[int], Any]:
+        """Returns the trace of an id."""
 
 
 class Batch:
@@ -107,10 +113,14 @@ class Future(concurrent.futures.Future[Any]):
         label: What the job is called in messages.
         group: The jobs that it runs with (``client.Group``).
         thread: Who submitted it.
+        caller: The span that it was submitted in.
+        span: Its own; ``None`` if nobody watches.
     """
 
-    def __init__(self, owner: Owner, group: Any, label: str) -> None:
+    def __init__(self, owner: Owner, group: Any, label: str, caller: Parent, span: Brief | None) -> None:
         super().__init__()
+        self.caller = caller
+        self.span = span
         self.worker = ""
         self.label = label
         self.group = group
@@ -186,6 +196,10 @@ class Future(concurrent.futures.Future[Any]):
         """Return the folder of its cluster."""
         return self._owner.folder()
 
+    def add_done_callback(self, fn: Callable[[Any], object]) -> None:
+        """As PEP 3148 has it; what it calls belongs to the present span."""
+        super().add_done_callback(bound(fn))
+
     def cancel(self) -> bool:
         """Cancel the job: a queued one never runs, a running one is interrupted.
 
@@ -202,15 +216,23 @@ class Future(concurrent.futures.Future[Any]):
             else:
                 fresh = False
         if fresh:
+            self._end_span("cancelled")
             self.set_running_or_notify_cancel()
             self._invoke_callbacks()
             self._owner.cancel_job(self)
         return True
 
+    @property
+    def trace(self) -> Any:
+        """The trace (``znb.Trace``) that it was submitted in, as far as it has come."""
+        return self._owner.find_trace(self.caller.trace_id)
+
     # -- the I/O thread ------------------------------------------------------------------------------------
 
     def sent(self) -> None:
         """Note that the job is on its way to a worker."""
+        if self.span is not None:
+            mark(self.span, "sent_ns")
         if self._state == states.PENDING:
             self.set_running_or_notify_cancel()
 
@@ -225,6 +247,8 @@ class Future(concurrent.futures.Future[Any]):
                 self.set_result(None)
         except concurrent.futures.InvalidStateError:
             self._batch = None  # it was cancelled a moment ago
+        else:
+            self._end_span("error" if self.index in batch.failed else "ok")
 
     def fail(self, error: BaseException) -> None:
         """Complete with a failure that is not the job's own."""
@@ -232,6 +256,11 @@ class Future(concurrent.futures.Future[Any]):
             self.set_exception(error)
         except concurrent.futures.InvalidStateError:
             return  # it was cancelled a moment ago
+        self._end_span("error")
+
+    def _end_span(self, status: str) -> None:
+        if self.span is not None:
+            self.span.end(status)
 
     # -- how -----------------------------------------------------------------------------------------------
 

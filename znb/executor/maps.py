@@ -24,6 +24,7 @@ from znb.executor.frames import CALL_ONE, CALL_STAR
 from znb.executor.futures import NOTICE_AFTER, Batch
 from znb.executor.source import PULL_TIME, Source, is_container
 from znb.shipping import payload_bytes
+from znb.spans import OpenSpan, begin_remote, encode_context
 
 __all__ = ["MapResult", "Progress", "start_map"]
 
@@ -120,9 +121,14 @@ def start_map(
     contained = all(map(is_container, iterables))
     source = Source(client.codec, items, contained=contained, keep_going=errors == "return")
     flow = _Flow(client, source, ends, ordered=ordered, errors=errors, timeout=timeout, progress=progress, show=show)
+    flow.span = begin_remote(label, "map")
     flow.keeper = keeper
-    flow.group = Group(client.codec.encode(function), call, label, flow, show=client.view(), pulled=True, **options)
-    client.open_group(flow.group, flow.pull_ahead(), last=flow.source.exhausted)
+    try:
+        flow.group = Group(client.codec.encode(function), call, label, flow, show=client.view(), pulled=True, **options)
+        client.open_group(flow.group, flow.pull_ahead(), last=flow.source.exhausted)
+    except BaseException as error:
+        flow.span.end(error)
+        raise
     return MapResult(flow)
 
 
@@ -152,6 +158,7 @@ class _Flow:
     """
 
     group: Group
+    span: OpenSpan
     keeper: Keeper | None = None
 
     def __init__(
@@ -204,6 +211,10 @@ class _Flow:
     def deliver(self, batch: Batch, count: int, skip: Collection[int], _worker: str, size_bytes: int) -> None:
         """Hand outcomes to the consumer."""
         self._arrivals.put((self._on_batch, batch, count, skip, size_bytes))
+
+    def event(self, index: int, name: str, **attributes: Any) -> None:  # noqa: ARG002 - the attributes have it
+        """Note it on the map's span."""
+        self.span.event(name, **attributes)
 
     def fail(self, index: int, error: BaseException) -> None:
         """Hand a failure to the consumer."""
@@ -264,6 +275,9 @@ class _Flow:
                 raise self._aborted
             if self.source.error is not None:
                 raise self.source.error
+        except Exception as error:
+            self.span.error(error)
+            raise
         finally:
             self._end()
 
@@ -312,6 +326,7 @@ class _Flow:
                 continue
             values.pop()
             if self._errors == "raise":
+                self.span.error(errors[position])
                 self._end()
                 raise errors.pop(position)
             yield errors.pop(position)
@@ -457,6 +472,8 @@ class _Flow:
     def _pull_part(self, count: int, parts: list[Part]) -> int:
         """Pull and encode up to ``count`` items; return how many."""
         pulled = self.source.pull(count)
+        for part in pulled:
+            part.context = encode_context(self.span)
         parts += pulled
         self._held += sum(payload_bytes(part.payload) for part in pulled)
         while self.source.refused:
@@ -474,3 +491,7 @@ class _Flow:
         if self._progress is not None:
             self._update_progress(0, 0)
             self._progress.close()
+        if self.span.status == "ok" and not self._finished:
+            self.span.status = "cancelled"
+        self.span.set(taken=self.taken)
+        self.span.end()

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import functools
 import os
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -28,9 +29,9 @@ from znb.tracebacks.capture import HIDDEN_MODULES
 from znb.tracebacks.frames import is_hidden
 
 if TYPE_CHECKING:
-    from IPython.core.interactiveshell import InteractiveShell
+    from IPython.core.interactiveshell import ExecutionInfo, InteractiveShell
 
-__all__ = ["ErrorHandler", "rendered", "show_message_only"]
+__all__ = ["ErrorHandler", "explain_debug", "rendered", "show_message_only"]
 
 #: What znb raises, beside its own, about arguments, targets, methods and closed executors.
 _OF_USE = (TypeError, ValueError, LookupError, AttributeError, RuntimeError)
@@ -54,6 +55,16 @@ def _message(error: BaseException) -> list[str]:
     """Return an error without its frames."""
     name, text = type(error).__name__, str(error)
     return [f"\x1b[31m{name}\x1b[0m{': ' * bool(text)}{text}", *getattr(error, "__notes__", ())]
+
+
+def explain_debug(info: ExecutionInfo) -> None:
+    """Say what ``%debug`` can show of an error that came from elsewhere, before it does."""
+    origin = getattr(getattr(sys, "last_value", None), "znb_origin", None)
+    if origin is not None and (info.raw_cell or "").strip() == "%debug":
+        print(
+            f"This error was {origin.note}. Its frames are shown with their source; their variables stayed there, so "
+            "only the frames of this notebook have theirs. `up` and `down` go through all of them."
+        )
 
 
 class ErrorHandler:

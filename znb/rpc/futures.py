@@ -11,6 +11,8 @@ import concurrent.futures
 from collections.abc import Callable, Generator
 from typing import Any
 
+from znb.spans import bound
+
 __all__ = ["CallFuture"]
 
 
@@ -32,6 +34,10 @@ class CallFuture(concurrent.futures.Future[Any]):
         if cancelled:
             self._let_go()
         return cancelled
+
+    def add_done_callback(self, fn: Callable[[Any], object]) -> None:
+        """As PEP 3148 has it; what it calls belongs to the present span."""
+        super().add_done_callback(bound(fn))
 
     def settle(self, result: Any, error: BaseException | None = None) -> None:
         """Resolve it, unless it was cancelled."""

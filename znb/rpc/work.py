@@ -34,6 +34,7 @@ from znb.errors import ProtocolError, SerializationError
 from znb.rpc import failures, values
 from znb.rpc.hooks import CallInfo, Hook, _current, run_after, run_before, run_lost
 from znb.rpc.request import GateClosed, Request
+from znb.spans import OpenSpan, mark, serving
 
 if TYPE_CHECKING:
     from znb.rpc.describe import Method
@@ -87,6 +88,7 @@ class Work:
         service: Whose method it is.
         request: What was asked.
         entry: The method.
+        span: Of the call, if it has one already.
     """
 
     __slots__ = (
@@ -101,9 +103,10 @@ class Work:
         "entry",
         "request",
         "service",
+        "span",
     )
 
-    def __init__(self, service: Service, request: Request, entry: Entry) -> None:
+    def __init__(self, service: Service, request: Request, entry: Entry, span: OpenSpan | None = None) -> None:
         self.service = service
         self.request = request
         self.entry = entry
@@ -115,6 +118,8 @@ class Work:
         self._injected = False
         self._hooks: tuple[Hook, ...] = ()
         headers = request.headers
+        name = f"{service.name}.{request.method}"
+        self.span = span or serving(name, headers, request.received_ns, service=service.name, method=request.method)
         self._info = CallInfo(service.name, request.method, headers, request.deadline, request.peer)
 
     # -- on a thread ---------------------------------------------------------------------------------------
@@ -132,8 +137,12 @@ class Work:
         error: BaseException | None = None
         goes_on = False
         token = _current.set(self._info)
+        span = self.span
+        span.enter()
+        mark(span, "taken_ns")
         try:
             args, kwargs = read_arguments(self.request)
+            mark(span, "decoded_ns")
             self._enter()
             try:
                 self._before()
@@ -143,6 +152,7 @@ class Work:
                 del args, kwargs
             finally:
                 self._leave()
+            mark(span, "ran_ns")
             goes_on = self.resume(result)
             return None if goes_on else self._answer(result)
         except BaseException as caught:  # noqa: BLE001 - whatever it is, it is the outcome
@@ -150,6 +160,7 @@ class Work:
             error = caught
             return self.failure(caught)
         finally:
+            span.leave()
             _current.reset(token)
             if not goes_on:
                 self._after(error)
@@ -189,6 +200,8 @@ class Work:
         iterator, self._iterator = self._iterator, None
         error: BaseException | None = None
         token = _current.set(self._info)
+        self.span.enter()
+        count = 0
         try:
             try:
                 self._enter()
@@ -196,11 +209,14 @@ class Work:
                     buffers: list[Any] = []
                     data = pack_value(item, buffers if self.request.from_znb else None, where="item")
                     self.request.put_item(data, buffers)
+                    count += 1
             finally:
                 self._leave()
+            self._end_span(items=count)
             self.request.end()
         except GateClosed:
             error = CallStopped("the caller has gone")
+            self._end_span(error, items=count)
         except BaseException as caught:  # noqa: BLE001 - as above
             self._leave()
             error = caught
@@ -209,6 +225,7 @@ class Work:
                 answer()
         finally:
             self._close(iterator)
+            self.span.leave()
             _current.reset(token)
             self._after(error)
 
@@ -227,6 +244,9 @@ class Work:
         self._task = asyncio.current_task()
         error: BaseException | None = None
         _current.set(self._info)
+        self.span.enter()
+        if result is None:
+            mark(self.span, "taken_ns")
         try:
             if self.cancelled:
                 return
@@ -236,12 +256,14 @@ class Work:
                 result = self.entry.method.function(*args, **kwargs)
             if hasattr(result, "__anext__"):
                 await self._stream_async(result)
+                self._end_span()
                 self.request.end()
             else:
                 answer = self._answer(await result)
                 answer()
         except (GateClosed, asyncio.CancelledError) as caught:
             error = caught
+            self._end_span(caught)
             if not self.cancelled and not self.request.closed:
                 failures.fail(self.request, caught, service=self.service.name)
         except BaseException as caught:  # noqa: BLE001 - as above
@@ -251,6 +273,8 @@ class Work:
                 failed()
         finally:
             self._task = None
+            self.span.leave()
+            self._end_span()
             self._after(error)
 
     async def _stream_async(self, items: AsyncIterator[Any]) -> None:
@@ -275,19 +299,30 @@ class Work:
     def _answer(self, result: Any) -> Callable[[], object]:
         buffers: list[Any] = []
         packed = pack_value(result, buffers if self.request.from_znb else None, where="result")
+        self._end_span()
         return lambda: self.request.reply(msgspec.Raw(packed), buffers)
 
     def failure(self, error: BaseException) -> Callable[[], object] | None:
-        """Return what tells the caller of an error; ``None`` if there is nobody to tell."""
+        """Return what tells the caller of an error; ``None`` if there is nobody to tell. Ends the span."""
+        self._end_span(error)
         if isinstance(error, CallStopped) and (self.cancelled or self.request.closed):
             return None
         return lambda: failures.fail(self.request, error, service=self.service.name)
+
+    def _end_span(self, error: BaseException | None = None, **attributes: Any) -> None:
+        """End the span, before the answer leaves: whoever has the answer can have the span. May be called again."""
+        if attributes:
+            self.span.set(**attributes)
+        if isinstance(error, CallStopped):
+            self.span.status = "cancelled"
+        self.span.end(error)
 
     # -- being stopped -------------------------------------------------------------------------------------
 
     def cancel(self) -> None:
         """Stop: nobody waits for the answer. On the server's reactor."""
         self.cancelled = True
+        self.span.event("cancelled", reason="nobody waits for the answer")
         if hooks := self.service.hooks.all:
             run_lost(hooks, self._info, CallStopped("the caller has gone"))
         task = self._task
@@ -296,6 +331,7 @@ class Work:
                 task.get_loop().call_soon_threadsafe(task.cancel)
             return
         if self.service.pool.remove(self.run):
+            self._end_span(CallStopped())
             return
         with self._lock:
             if self._thread:
