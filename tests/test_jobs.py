@@ -52,7 +52,10 @@ def lines(path):
 
 
 class Storm:
-    """Kills a random worker's process every now and then, while the ``with`` block runs."""
+    """Kills a random worker every now and then, while the ``with`` block runs.
+
+    One that serves: of a process that is killed again and again before it does, the zygote makes no more.
+    """
 
     def __init__(self, cluster, seed):
         self.cluster = cluster
@@ -63,10 +66,9 @@ class Storm:
 
     def run(self):
         while not self.over.wait(STORM_PAUSE):
-            pid = self.random.choice(self.cluster.workers).pid
-            if pid > 0:  # 0 is one that is being started, but means this process's group
+            if serving := [link.pid for link in self.cluster._membership.links()]:
                 with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
+                    os.kill(self.random.choice(serving), signal.SIGKILL)
                     self.kills += 1
 
     def __enter__(self):
