@@ -30,8 +30,9 @@ from znb.connection import ClusterEntry, clean_dead, find_cluster, list_clusters
 from znb.current import current
 from znb.descriptors import ensure_descriptors
 from znb.errors import NoWorkers, ServiceUnavailable, ZnbError
-from znb.executor.client import JobClient, Show
+from znb.executor.client import JobClient
 from znb.executor.futures import Future
+from znb.executor.groups import Show
 from znb.executor.maps import MapResult, start_map
 from znb.executor.options import check_map_options
 from znb.executor.submits import Submits

@@ -8,34 +8,33 @@ on the I/O thread.
 
 from __future__ import annotations
 
-import bisect
-import collections
 import functools
 import logging
 import os
 import queue
 import time
-from collections.abc import Callable, Collection, Sequence
-from typing import Any, Protocol
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import zmq
 
-from znb import tracebacks
-from znb.errors import CallTimeout, NoWorkers, ProtocolError, WorkerLost, ZnbError
+from znb.errors import CallTimeout, ProtocolError, WorkerLost, ZnbError
 from znb.executor import frames
 from znb.executor.delivery import Delivery
 from znb.executor.futures import Batch
-from znb.executor.waits import explain_busy
+from znb.executor.groups import NOTHING, Group, Part, Receiver, Show
+from znb.executor.outcomes import decode_results
+from znb.executor.waits import explain_wait
 from znb.link import Link
-from znb.outputs import Output, decode_output
+from znb.outputs import decode_output
 from znb.schedule import Scheduler, SchedulerStats
 from znb.schedule.records import Command, Fail, Finished, Interrupt, Kill, Pull, Revoke, Send
 from znb.serialize import Codec, Payload
-from znb.shipping import pack, payload_bytes, size_of, unpack
+from znb.shipping import pack, size_of
 from znb.transport import Reactor, Timer
 from znb.wire import WIRE_VERSION
 
-__all__ = ["NOTHING", "Group", "JobClient", "Part", "Receiver", "Show"]
+__all__ = ["JobClient"]
 
 logger = logging.getLogger("znb.jobs")
 
@@ -44,162 +43,8 @@ RESULT_CREDIT = 64 << 20
 #: Bytes of a group's results that are here and not taken, from which on no new jobs of it are sent. A worker that had
 #: to wait until they are taken could run nothing of another group, which the consumer may wait for first.
 RESULTS_HELD = 64 << 20
-#: Seconds between two looks whether all workers wait, before that is taken to be so for good.
-CONFIRM_AFTER = 0.3
 #: Bytes of printed output that a worker may have under way to this client; beyond that its jobs wait.
 PRINT_CREDIT = 1 << 20
-
-
-#: Shows what a job printed: worker, the job's label, its number, its attempt, and the output, or ``None`` when it has
-#: ended. On the delivery thread.
-Show = Callable[[str, str, int, int, Output | None], None]
-
-
-class Receiver(Protocol):
-    """Who hears of a group's jobs, on the reactor's thread: a map, or the futures of submits."""
-
-    def sent(self, start: int, stop: int) -> None:
-        """These jobs are on their way to a worker."""
-
-    def deliver(self, batch: Batch, count: int, skip: Collection[int], worker: str, size_bytes: int) -> None:
-        """Outcomes have come; those in ``skip`` are not this receiver's. A map's size is ``taken`` with them."""
-
-    def event(self, index: int, name: str, **attributes: Any) -> None:
-        """Something happened to a job that its trace should tell: ``retry``, ``kill``, ``interrupt``."""
-
-    def fail(self, index: int, error: BaseException) -> None:
-        """A job ended without an outcome."""
-
-    def pull(self, count: int) -> None:
-        """Up to ``count`` more items are wanted."""
-
-    def finished(self) -> None:
-        """Nothing more will come."""
-
-    def abort(self, error: ZnbError) -> None:
-        """Nothing more will come, because the cluster was closed."""
-
-    def close_feed(self, *, cancel: bool) -> None:
-        """No more jobs are to come; with ``cancel``, those that no worker has begun never run. On any thread."""
-
-    def drain(self) -> bool:
-        """Have results go on coming though nobody takes them; return whether that is not needed any more.
-
-        On any thread; waits for a moment.
-        """
-
-    def wait_finished(self) -> None:
-        """Wait until every job has ended. On any thread."""
-
-
-class Part:
-    """An encoded run of a group's items, kept until their outcomes are in.
-
-    Attributes:
-        first: The first job.
-        count: How many jobs.
-        left: How many of them have no outcome yet.
-        payload: The encoded list of items.
-    """
-
-    __slots__ = ("context", "count", "first", "left", "payload", "span")
-
-    def __init__(self, payload: Payload, count: int, context: str = "", span: int = 0) -> None:
-        self.context = context
-        self.span = span
-        self.payload = payload
-        self.count = count
-        self.left = count
-        self.first = -1
-
-
-class Group:
-    """One map, or the submits of one function.
-
-    Args:
-        function: The encoded function.
-        call: How it is called with an item (``frames.CALL_…``).
-        label: What it is called in messages.
-        receiver: Who hears of its jobs.
-        retry_on: Qualified names of exception types after which a job is run again.
-        show: Shows what its jobs print.
-        options: For ``Scheduler.add_group``.
-
-    Attributes:
-        dropped: Jobs whose outcomes are in.
-        dropped_bytes: Bytes of encoded items that are not needed any more.
-        held_bytes: Bytes of results that are here and have not been taken.
-    """
-
-    __slots__ = (
-        "_firsts",
-        "_parts",
-        "call",
-        "dropped",
-        "dropped_bytes",
-        "function",
-        "held_bytes",
-        "label",
-        "number",
-        "options",
-        "receiver",
-        "retry_on",
-        "show",
-    )
-
-    def __init__(
-        self,
-        function: Payload,
-        call: int,
-        label: str,
-        receiver: Receiver,
-        *,
-        retry_on: frozenset[str] = frozenset(),
-        show: Show,
-        **options: Any,
-    ) -> None:
-        self.function = function
-        self.call = call
-        self.label = label
-        self.receiver = receiver
-        self.retry_on = retry_on
-        self.show = show
-        self.options = options
-        self.number = -1
-        self.dropped = 0
-        self.dropped_bytes = 0
-        self.held_bytes = 0
-        self._parts: dict[int, Part] = {}
-        self._firsts: collections.deque[int] = collections.deque()
-
-    def add(self, part: Part, first: int) -> None:
-        """Keep a part whose first job has this number; parts are added in order."""
-        part.first = first
-        self._parts[first] = part
-        self._firsts.append(first)
-
-    def find(self, index: int) -> Part:
-        """Return the part that a job is in."""
-        part = self._parts.get(index)
-        return part or self._parts[self._firsts[bisect.bisect_right(self._firsts, index) - 1]]
-
-    def drop(self, start: int, stop: int) -> None:
-        """Let go of what is not needed any more, since these jobs have ended."""
-        self.dropped += stop - start
-        while start < stop:
-            part = self.find(start)
-            count = min(stop, part.first + part.count) - start
-            part.left -= count
-            start += count
-            if part.left <= 0:
-                self.dropped_bytes += payload_bytes(part.payload)
-                part.payload = NOTHING
-        while self._firsts and self._parts[self._firsts[0]].left <= 0:
-            del self._parts[self._firsts.popleft()]
-
-
-#: The payload of a part that is not needed any more, or of an item that cannot be encoded: its job never runs.
-NOTHING = Payload(b"", (), ())
 
 
 class _Peer:
@@ -289,25 +134,7 @@ class JobClient:
             reason = answers.get(timeout=1.0)
         except queue.Empty:
             return "the I/O thread is busy"
-        return reason or self._explain_busy(group)
-
-    def _explain_busy(self, group: Group) -> str:
-        """Say what the workers run in place of a group's jobs.
-
-        Raises:
-            NoWorkers: All of them wait for jobs, as this one does, so that none can ever run.
-        """
-        links = [peer.link for peer in self._peers.values()]
-        busy = explain_busy(links, group.label)
-        if busy.stuck and os.getpid() in {link.pid for link in links}:
-            time.sleep(CONFIRM_AFTER)
-            if explain_busy(links, group.label).stuck:
-                raise NoWorkers(
-                    f"{group.label} can never run: every worker runs a job that waits for other jobs of this cluster "
-                    f"({busy.reason}). Have more workers than jobs that wait (cluster.scale), or submit the inner jobs "
-                    f"from outside"
-                )
-        return busy.reason
+        return reason or explain_wait([peer.link for peer in self._peers.values()], group.label)
 
     def folder(self) -> str:
         """Return the folder where this cluster's sockets are."""
@@ -639,12 +466,11 @@ class JobClient:
                 self._scheduler.pause_group(group.number)
         batch = Batch(
             message.first,
-            functools.partial(_decode_results, message, parts, self.codec, peer.link),
+            functools.partial(decode_results, message, parts, self.codec, peer.link),
             {failed.index for failed in message.failed} if message.failed else (),
             plain=message.plain,
         )
-        for start, stop in _runs(message.first, message.count, skip):
-            group.drop(start, stop)
+        group.drop_all(message.first, message.count, skip)
         group.receiver.deliver(batch, message.count, skip, peer.link.name, message.size_bytes)
         self.tick()  # after it: a group that is finished has had all its outcomes
 
@@ -662,28 +488,3 @@ class JobClient:
         if group is not None:
             group.show(peer.link.name, group.label, message.index, message.attempt, decode_output(message.output))
         self._reactor.call_soon(self._grant_print, peer, len(message.output))
-
-
-def _runs(first: int, count: int, without: Collection[int]) -> list[tuple[int, int]]:
-    """Return the runs of jobs that are left when those in ``without`` are taken out."""
-    runs, start = [], first
-    for hole in sorted(without):
-        if hole > start:
-            runs.append((start, hole))
-        start = hole + 1
-    if start < first + count:
-        runs.append((start, first + count))
-    return runs
-
-
-def _decode_results(
-    message: frames.Results, parts: list[Any], codec: Codec, link: Link
-) -> tuple[list[Any], dict[int, BaseException]]:
-    """Decode outcomes. On the thread that wants them: it runs code, and may ask the worker for definitions."""
-    buffers = unpack(message.cargo, parts, codec)
-    values = link.with_definitions(lambda: codec.decode(message.body, buffers))
-    errors: dict[int, BaseException] = {}
-    for failed in message.failed:
-        record = tracebacks.decode_record(failed.record)
-        errors[failed.index] = link.with_definitions(functools.partial(tracebacks.restore, record, codec))
-    return values, errors

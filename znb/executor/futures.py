@@ -111,7 +111,7 @@ class Future(concurrent.futures.Future[Any]):
         worker: Name of the worker that ran it, once it is done.
         index: The job's number within its group; -1 until it has one.
         label: What the job is called in messages.
-        group: The jobs that it runs with (``client.Group``).
+        group: The jobs that it runs with (``groups.Group``).
         thread: Who submitted it.
         caller: The span that it was submitted in.
         span: Its own; ``None`` if nobody watches.

@@ -18,10 +18,11 @@ from collections.abc import Callable, Collection, Generator, Iterable, Iterator,
 from typing import Any, Literal
 
 from znb.errors import CallTimeout, Cancelled, SerializationError, ZnbError
-from znb.executor.client import Group, JobClient, Part
+from znb.executor.client import JobClient
 from znb.executor.companions import Keeper, Progress
 from znb.executor.frames import CALL_ONE, CALL_STAR
 from znb.executor.futures import NOTICE_AFTER, Batch
+from znb.executor.groups import Group, Part
 from znb.executor.source import PULL_TIME, Source, is_container
 from znb.shipping import payload_bytes
 from znb.spans import OpenSpan, begin_remote, encode_context
@@ -95,7 +96,7 @@ def start_map(
     keeper: Keeper | None = None,
     **options: Any,
 ) -> MapResult:
-    """Start a map; ``options`` are those of ``client.Group``.
+    """Start a map; ``options`` are those of ``groups.Group``.
 
     Args:
         client: Runs the jobs.
@@ -152,7 +153,7 @@ class _Outcomes:
 
 
 class _Flow:
-    """What both threads share of one map (``client.Receiver``), and the generator of its results.
+    """What both threads share of one map (``groups.Receiver``), and the generator of its results.
 
     The generator refers to this, and nothing here refers to the generator: so it ends when its user drops it.
     """

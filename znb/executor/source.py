@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from znb.errors import SerializationError
-from znb.executor.client import NOTHING, Part
+from znb.executor.groups import NOTHING, Part
 from znb.serialize import Codec, Payload
 from znb.shared import TicketPage
 

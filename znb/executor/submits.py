@@ -13,9 +13,10 @@ from collections.abc import Callable, Collection, Iterable
 from typing import Any
 
 from znb.errors import SerializationError, ZnbError
-from znb.executor.client import Group, JobClient, Part, Show
+from znb.executor.client import JobClient
 from znb.executor.frames import CALL_BOTH
 from znb.executor.futures import Batch, Future
+from znb.executor.groups import Group, Part, Show
 from znb.executor.source import copied
 from znb.serialize import Payload
 from znb.spans import RECORDER, Brief, OpenSpan, encode_context, mark
@@ -29,7 +30,7 @@ OPEN_GROUPS = 64
 
 
 class Stream:
-    """The submits of one function: hears of its jobs (``client.Receiver``).
+    """The submits of one function: hears of its jobs (``groups.Receiver``).
 
     Attributes:
         group: The jobs as the client knows them.

@@ -7,19 +7,23 @@ Any thread; blocks for ``ANSWER_TIMEOUT`` at most.
 
 from __future__ import annotations
 
+import os
 import queue
 import sys
 import time
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from znb.errors import NoWorkers
 from znb.link import Link
 from znb.rpc import Lost
 
-__all__ = ["Busy", "awaited_folder", "explain_busy"]
+__all__ = ["awaited_folder", "explain_wait"]
 
 #: Seconds within which a worker's I/O thread answers, unless its interpreter is held or stopped.
 ANSWER_TIMEOUT = 0.5
+#: Seconds between two looks whether all workers wait, before that is taken to be so for good.
+CONFIRM_AFTER = 0.3
 #: Where a thread is that waits for jobs: module and function.
 WAITS = frozenset((("znb.executor.futures", "wait_done"), ("znb.executor.maps", "_wait_result")))
 
@@ -36,13 +40,30 @@ class Busy(NamedTuple):
     stuck: bool = False
 
 
-def explain_busy(links: Sequence[Link], label: str) -> Busy:
-    """Say what workers do, if none of them runs jobs of this label.
+def explain_wait(links: Sequence[Link], label: str) -> str:
+    """Say what the workers run in place of jobs of this label; empty if one runs those, or is about to.
 
     Args:
         links: The workers that have the jobs.
         label: What the jobs are called.
+
+    Raises:
+        NoWorkers: All of them wait for jobs, as this one does, so that none can ever run.
     """
+    busy = _explain_busy(links, label)
+    if busy.stuck and os.getpid() in {link.pid for link in links}:
+        time.sleep(CONFIRM_AFTER)
+        if _explain_busy(links, label).stuck:
+            raise NoWorkers(
+                f"{label} can never run: every worker runs a job that waits for other jobs of this cluster "
+                f"({busy.reason}). Have more workers than jobs that wait (cluster.scale), or submit the inner jobs "
+                f"from outside"
+            )
+    return busy.reason
+
+
+def _explain_busy(links: Sequence[Link], label: str) -> Busy:
+    """Say what workers do, if none of them runs jobs of this label."""
     answers: queue.SimpleQueue[tuple[str, Any]] = queue.SimpleQueue()
     silent = {link.name for link in links}
     for link in links:
