@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import deque
 
 from znb.schedule import Fail, Finished, Interrupt, Kill, Pull, Revoke, Scheduler, Send
-from znb.schedule.fleet import BUSY, HORIZON, IDLE, MAX_CHUNKS, MORE, ONE, SHUT
+from znb.schedule.fleet import BUSY, BUSY_CHUNKS, HORIZON, IDLE, MAX_CHUNKS, MORE, ONE, SHUT
 
 DIED = "died of signal 9 (SIGKILL)"
 
@@ -325,7 +325,7 @@ class Model:
             assert group.chunks == sum(
                 chunk.group is group for chunk in self.scheduler._placement.chunks.values()
             ) + sum(w.held.group is group for w in self.scheduler._placement.holding.values())
-            assert not group.queued or group.ready
+            assert not group.queued or group.ready or (group.paused and not group.returned)
             for index, attempts in group.attempts.items():
                 assert 0 < len(attempts) <= group.retries
                 assert index in alive
@@ -361,7 +361,7 @@ class Model:
             expected = {IDLE: count == 0, ONE: count == 1, MORE: count >= 2 and worker.backlog < HORIZON}
             if worker.level == BUSY:
                 assert worker.busy
-                assert count == 0
+                assert count < BUSY_CHUNKS
             elif worker.level != SHUT:
                 assert expected[worker.level]
                 assert not any((worker.sealed, worker.suspended, worker.busy))
@@ -376,6 +376,8 @@ class Model:
             self.resume(name)
             self.workers[name].cell = False
             self.scheduler.set_busy(self.workers[name].number, False, self.now)
+        for group in self.groups():
+            self.scheduler.resume_group(group.number)
         for group in sorted(self.open):
             self.exhausted(group)
         for _ in range(20_000):

@@ -213,15 +213,15 @@ def test_the_least_loaded_worker_comes_first():
     assert [send.worker for send in sends(scheduler.tick(0.1))] == [free]
 
 
-def test_a_worker_busy_with_a_cell_gets_one_chunk_and_only_when_the_others_are_full():
+def test_a_worker_busy_with_a_cell_gets_a_few_chunks_and_only_when_the_others_are_full():
     scheduler = begin(0, workers=2)
     scheduler.set_busy(1, True, 0.0)
     scheduler.feed(1, 1)
     assert [send.worker for send in sends(scheduler.tick(0.0))] == [2]
     scheduler.feed(1, 50)
-    assert sorted(send.worker for send in sends(scheduler.tick(0.0))) == [1, 2]
+    assert sorted(send.worker for send in sends(scheduler.tick(0.0))) == [1, 1, 1, 2]
     scheduler.set_busy(1, False, 0.1)
-    assert [send.worker for send in sends(scheduler.tick(0.1))] == [1]
+    assert sends(scheduler.tick(0.1)) == []
     scheduler.set_busy(99, True, 0.1)
 
 
@@ -344,3 +344,31 @@ def test_a_new_worker_asks_for_more():
     scheduler.suspend(1)
     scheduler.resume(1, 0.0)
     assert scheduler.tick(0.0) == [Pull(1, 2)]
+
+
+def test_a_paused_group_sends_nothing_new_but_what_came_back():
+    scheduler = begin(10, workers=2, chunksize=1)
+    first = [command for command in scheduler.tick(0.0) if isinstance(command, Send)]
+    scheduler.pause_group(1)
+    for command in first:
+        scheduler.results(command.chunk, command.start, 1, 0.1, 0.01)
+    assert scheduler.tick(0.1) == []
+    scheduler.feed(1, 5)
+    assert scheduler.tick(0.2) == []
+    scheduler.resume_group(1)
+    sent = [command for command in scheduler.tick(0.3) if isinstance(command, Send)]
+    assert sent[0].start == first[-1].stop
+    scheduler.pause_group(1)
+    scheduler.lose_worker(sent[0].worker, "died", 0.4)
+    for command in sent:
+        if command.worker != sent[0].worker:
+            scheduler.results(command.chunk, command.start, 1, 0.4, 0.01)
+    again = [command for command in scheduler.tick(0.4) if isinstance(command, Send)]
+    assert [(command.start, command.attempt) for command in again] == [(sent[0].start, 2)]
+
+
+def test_pausing_a_group_that_is_gone_does_nothing():
+    scheduler = begin(0)
+    scheduler.pause_group(7)
+    scheduler.resume_group(7)
+    assert scheduler.tick(0.0) == []

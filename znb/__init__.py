@@ -23,7 +23,9 @@ if TYPE_CHECKING:
         ZnbError,
     )
     from znb.magics import load_ipython_extension, unload_ipython_extension
-    from znb.rpc import connect, expose, unexpose
+    from znb.rpc import Hook, connect, current_call, expose, serve, unexpose
+    from znb.spans import span, traced
+    from znb.tracing import Trace, trace
 
 #: Where each public name lives, grouped by what it is for.
 _HOMES = {
@@ -41,7 +43,9 @@ _HOMES = {
         "ZnbError",
     ),
     "znb.magics": ("load_ipython_extension", "unload_ipython_extension"),
-    "znb.rpc": ("connect", "expose", "unexpose"),
+    "znb.rpc": ("Hook", "connect", "current_call", "expose", "serve", "unexpose"),
+    "znb.spans": ("span", "traced"),
+    "znb.tracing": ("Trace", "trace"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
@@ -52,16 +56,23 @@ __all__ = [
     "CallTimeout",
     "Cancelled",
     "Cluster",
+    "Hook",
     "NoWorkers",
     "ProtocolError",
     "RemoteError",
     "SerializationError",
     "ServiceUnavailable",
+    "Trace",
     "WorkerLost",
     "ZnbError",
     "connect",
+    "current_call",
     "expose",
     "load_ipython_extension",
+    "serve",
+    "span",
+    "trace",
+    "traced",
     "unexpose",
     "unload_ipython_extension",
 ]

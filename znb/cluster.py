@@ -22,15 +22,19 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Self
 
+from znb.arrivals import Arrival
 from znb.checkpoint import Checkpoint, CheckpointedMap
 from znb.checks import check_mapping, check_seconds, check_text
+from znb.collector import Collector
 from znb.connection import ClusterEntry, clean_dead, find_cluster, list_clusters
 from znb.current import current
 from znb.descriptors import ensure_descriptors
 from znb.errors import NoWorkers, ServiceUnavailable, ZnbError
-from znb.executor.client import JobClient, Show
+from znb.executor.client import JobClient
 from znb.executor.futures import Future
-from znb.executor.maps import MapResult, check_map_options, start_map
+from znb.executor.groups import Show
+from znb.executor.maps import MapResult, start_map
+from znb.executor.options import check_map_options
 from znb.executor.submits import Submits
 from znb.jobview import JobViews
 from znb.launchers import Launcher, StartOptions, make_launcher
@@ -41,8 +45,10 @@ from znb.progress import TqdmProgress, total_of
 from znb.rundir import FILE_NAME
 from znb.serialize import Codec
 from znb.shared import Shared, put
+from znb.spans import RECORDER, OpenSpan
 from znb.status import ClusterStatus, JobStats, WorkerInfo
 from znb.targets import Target, select
+from znb.tracing import TRACES
 from znb.transport import Reactor
 from znb.workers import Workers
 
@@ -84,8 +90,10 @@ class Cluster(concurrent.futures.Executor):
         self._pid = os.getpid()
         self._job_views = JobViews()
         self._jobs = JobClient(reactor, self.codec, kill=self.kill, notify=self.notify, view=self._job_view)
-        self._membership = Membership(reactor, self.codec, self._jobs, self._on_ended)
-        self._submits = Submits(self._jobs, reactor)
+        self._collector = Collector(reactor, TRACES.store)
+        self._membership = Membership(reactor, self.codec, self._jobs, self._on_ended, self._collector)
+        self._submits = Submits(self._jobs, reactor, TRACES.of)
+        self._joblib = Arrival("joblib", functools.partial(_register, weakref.ref(self)))
         self.name = ""
 
     # -- life ----------------------------------------------------------------------------------------------
@@ -200,6 +208,8 @@ class Cluster(concurrent.futures.Executor):
         self.name = snapshot.cluster
         for note in snapshot.notes:
             self.notify(note)
+        self._collector.open()
+        TRACES.add(self._collector.collect)
         atexit.register(self._at_exit)
         try:
             self._follow(snapshot)
@@ -207,8 +217,7 @@ class Cluster(concurrent.futures.Executor):
             self.close()
             raise
         current.choose(self)
-        if "joblib" in sys.modules:
-            importlib.import_module("znb.doors.joblib").register(self)
+        self._joblib.start()
         return snapshot
 
     def stop(self) -> None:
@@ -234,6 +243,10 @@ class Cluster(concurrent.futures.Executor):
                 return
             self._closed = True
         self._submits.refuse("cannot schedule new futures after shutdown")
+        self._joblib.cancel()
+        self._collector.collect(NOTICE_AFTER)
+        TRACES.remove(self._collector.collect)
+        self._reactor.call_soon(self._collector.close)
         atexit.unregister(self._at_exit)
         done = threading.Event()
         self._reactor.call_soon(self._end_links, done)
@@ -293,8 +306,8 @@ class Cluster(concurrent.futures.Executor):
             fn: Called with one item of each iterable; stops at the shortest.
             iterables: Where the items come from. Pulled on the thread that takes the results.
             timeout: Seconds from now after which waiting for a result raises ``TimeoutError``.
-            chunksize: Jobs sent together; ``None`` to follow measured run times. Without ``retries`` always
-                one, so that a death costs no other job.
+            chunksize: Jobs sent together; ``None`` to follow measured run times, or with ``retries=0`` for one at a
+                time, so that a death says for sure which job ran and costs no other.
             buffersize: Jobs pulled ahead of the consumer; ``None`` to follow the pace of the workers.
             ordered: Whether results come in the order of the items, or as they are ready.
             retries: How often a job is run again after its worker died under it, or after ``retry_on``.
@@ -338,7 +351,7 @@ class Cluster(concurrent.futures.Executor):
             retry_on=frozenset(f"{cls.__module__}.{cls.__qualname__}" for cls in types),
             retries=retries,
             job_timeout=job_timeout,
-            chunksize=chunksize if retries else None,  # each job alone: a death then says which one ran
+            chunksize=chunksize,
             buffersize=buffersize,
             keeper=file,
         )
@@ -357,7 +370,10 @@ class Cluster(concurrent.futures.Executor):
             if cluster is not None:
                 cluster._reactor.call_soon(cluster._on_shared_closed, key)
 
-        return put(self.codec, obj, closed=closed)
+        with OpenSpan(RECORDER, "put", "put", None, RECORDER.caller()) as span:
+            shared = put(self.codec, obj, closed=closed)
+            span.set(bytes=shared.nbytes)
+        return shared
 
     @property
     def __pandas_udf__(self) -> Any:
@@ -537,6 +553,13 @@ def _through_ssh(host: str, reactor: Reactor, on_event: Callable[[ClusterEvent],
     """Return a launcher that attaches to clusters of another machine."""
     launcher: Launcher = importlib.import_module("znb.launchers.tunnel").TunnelledLauncher(host, reactor, on_event)
     return launcher
+
+
+def _register(reference: weakref.ref[Cluster]) -> None:
+    """Make a cluster what joblib knows as ``"znb"``."""
+    cluster = reference()
+    if cluster is not None:
+        importlib.import_module("znb.doors.joblib").register(cluster)
 
 
 def usable_cpus() -> int:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import logging
 import os
 import resource
 import selectors
@@ -28,9 +29,11 @@ from znb.errors import ZnbError
 from znb.keys import WorkerKeys
 from znb.lifecycle import DeathCertificate
 from znb.postmortem import OomWatch
-from znb.rundir import socket_path
+from znb.rundir import remove_services, socket_path
 
 __all__ = ["Home", "Kin", "LocalHome", "Process"]
+
+logger = logging.getLogger("znb.zygote")
 
 
 class Process(Protocol):
@@ -246,7 +249,15 @@ class LocalHome:
         oom = struck if code == -signal.SIGKILL and not child.intent else False
         scale = 1 if sys.platform == "darwin" else 1024
         certificate = child.bury(code, usage.ru_maxrss * scale, oom=oom)
-        for url in (child.spec.calls, child.spec.jobs, child.spec.events):  # a process that was killed leaves them
-            if url.startswith("ipc://"):
-                Path(url.removeprefix("ipc://")).unlink(missing_ok=True)
+        self._sweep(child)
         return certificate
+
+    def _sweep(self, child: Child) -> None:
+        """Remove the sockets and files that a process has left which was killed."""
+        try:
+            for url in (child.spec.calls, child.spec.jobs, child.spec.events):
+                if url.startswith("ipc://"):
+                    Path(url.removeprefix("ipc://")).unlink(missing_ok=True)
+            remove_services(child.pid)
+        except (OSError, ZnbError):  # no descriptor left, say; whoever finds them removes them
+            logger.warning("could not remove what %s has left", child.spec.name, exc_info=True)

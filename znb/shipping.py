@@ -41,6 +41,9 @@ class Shipment(NamedTuple):
     frames: list[Any]
 
 
+#: Definitions that a peer is remembered to have been sent; then all are forgotten, and sent again when needed.
+KNOWN = 8192
+
 #: What an object without buffers and definitions has for a header.
 PLAIN = Cargo()
 
@@ -49,6 +52,8 @@ def pack(payload: Payload, codec: Codec, known: set[bytes]) -> Shipment:
     """Lay out ``payload`` for a peer that has been sent ``known``, and add to ``known`` what goes with it."""
     if not payload.definitions and not payload.buffers:
         return Shipment(PLAIN, payload.body, [])
+    if len(known) > KNOWN:
+        known.clear()
     frames: list[Any] = list(payload.buffers)
     shipped: list[tuple[bytes, int]] = []
     for key in payload.definitions:

@@ -122,8 +122,8 @@ def opened(target: str, timeout: float | None = None) -> Iterator[Proxy]:
     """
     try:
         proxy = connect(target, timeout=timeout)
-    except (ValueError, zmq.ZMQError) as error:
-        raise WrongUsage(f"{target} is no name of a service and no address: {error}") from error
+    except (ValueError, zmq.ZMQError) as error:  # of a host whose name is not known, too
+        raise WrongUsage(f"cannot connect to {target}: {error}") from error
     with proxy:
         yield proxy
 
@@ -138,7 +138,7 @@ def call(proxy: Proxy, method: str, args: Sequence[Any], kwargs: dict[str, Any])
     try:
         made = proxy[method]
         if isinstance(made, Proxy):
-            raise WrongUsage(f"{method} is a group of methods: {', '.join(n for n in dir(made) if n != 'using')}")
+            raise WrongUsage(f"{method} is a group of methods: {', '.join(made._znb_paths())}")
         return made(*args, **kwargs)
     except (AttributeError, TypeError, ValueError) as error:
         if is_remote(error):

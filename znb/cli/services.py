@@ -6,10 +6,11 @@ import argparse
 import contextlib
 import importlib
 import signal
+import socket
 import statistics
 import sys
-import threading
 import traceback
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +27,11 @@ from znb.cli.calls import (
     to_json,
 )
 from znb.cli.commands import Command, Parser, WrongUsage, nearest
-from znb.cli.values import at_least_one, seconds
+from znb.cli.values import address, at_least_one, seconds
 from znb.errors import AuthError, CallTimeout, ServiceUnavailable, ZnbError
 from znb.rpc.description import inspect_service, ping
 from znb.rpc.failures import is_remote
+from znb.rpc.registry import list_services
 from znb.rpc.security import load_keys
 from znb.rpc.service import THREADS, Service
 from znb.transport import is_local
@@ -50,8 +52,10 @@ def load_object(text: str) -> tuple[str, Any]:
         WrongUsage: There is no such module, or nothing of that name in it.
         Exception: What the module raises when it is imported.
     """
-    module_name, _, path = text.partition(":")
+    module_name, colon, path = text.partition(":")
     try:
+        if colon and not path:
+            raise ValueError
         found: Any = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
         if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
@@ -70,33 +74,68 @@ def load_object(text: str) -> tuple[str, Any]:
     return path.rpartition(".")[2] or module_name, found
 
 
+def _load_objects(targets: Sequence[str]) -> dict[str, Any]:
+    """Return objects by name.
+
+    Raises:
+        WrongUsage: Two have the same name, or one is not there.
+    """
+    found: dict[str, Any] = {}
+    for text in targets:
+        name, obj = load_object(text)
+        if name in found:
+            raise WrongUsage(f"two of these are called {name}; serve them by two commands, each with its --name")
+        found[name] = obj
+    return found
+
+
 def _serve(args: argparse.Namespace) -> int | None:
     if "" not in sys.path:
         sys.path.insert(0, "")  # as `python -m` has it
     try:
-        things = dict(load_object(text) for text in args.targets)
-    except WrongUsage:
+        services = _make_services(_load_objects(args.targets), args)
+    except (WrongUsage, ZnbError):
         raise
-    except Exception as error:  # noqa: BLE001 - whatever the module raises is its user's to see
-        error.__traceback__ = _below_import(error)
+    except Exception as error:  # noqa: BLE001 - whatever the module or class raises is its user's to see
+        error.__traceback__ = _own_frames(error)
         print("".join(traceback.format_exception(error)), end="", file=sys.stderr)
         return 1
-    services = _make_services(things, args)
-    ended = threading.Event()
-    before = {number: signal.signal(number, lambda *_: ended.set()) for number in ENDING}
+    with contextlib.ExitStack() as stack:
+        wait = stack.enter_context(_ending_by_signal())
+        for service in services:
+            _note_namesakes(service.name)
+            stack.enter_context(service)
+            print(_announcement(service), flush=True)
+        print("Ctrl-C ends it.", flush=True)
+        wait()
+    return None
+
+
+@contextlib.contextmanager
+def _ending_by_signal() -> Iterator[Callable[[], None]]:
+    """Yield what waits for one of the signals that end a service, from here on; the second one kills.
+
+    Signals may be delivered to any thread, and then nothing wakes the main one from a lock: hence the socket.
+    """
+    reader, writer = socket.socketpair()
+    writer.setblocking(False)  # as set_wakeup_fd wants it
+    known = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
+    before = {number: signal.signal(number, lambda *_: None) for number in ENDING}
+
+    def wait() -> None:
+        while not set(reader.recv(100)) & set(ENDING):
+            pass
+        for number in ENDING:
+            signal.signal(number, signal.SIG_DFL)
+
     try:
-        with contextlib.ExitStack() as stack:
-            for service in services:
-                stack.enter_context(service)
-                print(_announcement(service), flush=True)
-            print("Ctrl-C ends it.", flush=True)
-            ended.wait()
-            for number in ENDING:  # for those who cannot wait
-                signal.signal(number, signal.SIG_DFL)
+        yield wait
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-    return None
+        signal.set_wakeup_fd(known)
+        reader.close()
+        writer.close()
 
 
 def _make_services(things: dict[str, Any], args: argparse.Namespace) -> list[Service]:
@@ -122,17 +161,28 @@ def _make_services(things: dict[str, Any], args: argparse.Namespace) -> list[Ser
             for name, obj in chosen.items()
         ]
     except ZnbError as error:
-        raise WrongUsage(str(error).replace("name=", "--name")) from error
+        text = str(error).replace("name=", "--name").partition("; expose an instance")[0]
+        raise WrongUsage(text) from error
 
 
 def _together(things: dict[str, Any]) -> Any:
     return next(iter(things.values())) if len(things) == 1 else things
 
 
+def _note_namesakes(name: str) -> None:
+    """Say that another service of this name runs, which callers will find no more."""
+    pids = [str(entry.pid) for entry in list_services() if entry.name == name]
+    if pids:
+        print(
+            f"znb: another service {name!r} runs (pid {', '.join(pids)}); from now on callers by name find this one",
+            file=sys.stderr,
+        )
+
+
 def _announcement(service: Service) -> str:
     names = list(service.methods)
     some = ", ".join(names[:8]) + (f", … ({len(names)} in all)" if len(names) > 8 else "")
-    who = service.name if is_local(service.url) else f"'{service.address}'"
+    who = service.name if is_local(service.url) else f"'{service.address}'"  # others cannot look names up here
     method = f"{names[0]} ARG…" if len(names) == 1 else "METHOD ARG…"
     return (
         f"Serving {service.name} at {service.address}\n"
@@ -143,8 +193,8 @@ def _announcement(service: Service) -> str:
     )
 
 
-def _below_import(error: BaseException) -> Any:
-    """Return an error's traceback from the module that raised it on."""
+def _own_frames(error: BaseException) -> Any:
+    """Return an error's traceback from the module that is served on."""
     entry = error.__traceback__
     while entry is not None and (
         entry.tb_frame.f_globals.get("__name__", "").startswith(("znb.", "importlib"))
@@ -248,6 +298,7 @@ def _serve_arguments(parser: Parser) -> None:
     parser.argument(
         "--bind",
         metavar="URL",
+        type=address,
         help="where to listen, such as tcp://127.0.0.1:4242 (default: where only you can reach it)",
     )
     parser.argument("--name", metavar="NAME", help="what callers say (default: the name of the object, or module)")

@@ -43,6 +43,9 @@ OWN_FAULT = 70
 
 #: Seconds of work after which outcomes that are ready are sent, though the chunk goes on.
 FLUSH_AFTER = 0.02
+#: Bytes of results up to which a client may hold on to some that it has yielded.
+PLAIN_BYTES = 1 << 20
+_PLAIN = frozenset((int, float, complex, bool, str, bytes, type(None)))
 #: Seconds after which a client that cannot be reached is taken for dead.
 VANISHED_AFTER = 2.0
 
@@ -321,6 +324,7 @@ class JobServer:
                     break
                 self._send_outcomes(work, work.begin())
             self._host.begin()
+            self._host.runner.listen()
             if tell:
                 self._send(work.peer, frames.Started(work.peer.link, work.chunk.chunk, work.batch, 0.0))
             work.run_batch(function)
@@ -384,8 +388,10 @@ class JobServer:
         self._failed += len(failed)
         if work.chunk.attempt > 1:
             self._retried += len(values)
+        plain = not failed and size < PLAIN_BYTES and _PLAIN.issuperset(map(type, values))
+        chunk = work.chunk
         message = frames.Results(
-            peer.link, work.chunk.chunk, work.chunk.group, first, len(values), run_time, size, body, cargo, failed
+            peer.link, chunk.chunk, chunk.group, first, len(values), run_time, size, body, cargo, failed, plain
         )
         self._send(peer, message, parts)
 

@@ -11,22 +11,30 @@ that takes the map's results.
 
 from __future__ import annotations
 
+import datetime as dt
+import decimal
+import fractions
 import itertools
 import mmap
 import sys
 import time
-from collections.abc import Collection, Iterable, Iterator
+import uuid
+from collections.abc import Collection, Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 from znb.errors import SerializationError
-from znb.executor.client import NOTHING, Part
+from znb.executor.groups import NOTHING, Part
 from znb.serialize import Codec, Payload
+from znb.shared import TicketPage
 
 __all__ = ["Source", "copied", "is_container", "is_settled"]
 
 #: Items encoded together at most. A chunk takes its items from such parts, so at its edges up to this much of a part
 #: goes to two workers.
 PART_ITEMS = 2048
+#: The same for a range, which is two numbers however long it is.
+RANGE_ITEMS = 1 << 16
 #: Bytes of encoded items at which parts stop growing, so that a chunk does not drag along what it does not need.
 PART_BYTES = 64 << 10
 #: Seconds for which items are pulled at a time, so that results do not wait for a slow source.
@@ -36,14 +44,18 @@ PULL_ITEMS = 64
 #: Items that an iterator must have yielded settled before they are pulled several at a time.
 TRUST_AFTER = 4
 #: Levels of containers inside each other that are looked into.
-DEPTH = 3
+DEPTH = 4
 #: Bytes from which a copy goes to pages of its own, which are large: 9 ms for 80 MB, where ``bytes`` takes 45.
 PAGED = 1 << 20
 
 #: Types whose instances cannot change.
-_ATOMS = frozenset((int, float, complex, bool, str, bytes, type(None), type(...), range))
-_SEQUENCES = frozenset((tuple, list, set, frozenset))
-_IMMUTABLE = frozenset((tuple, frozenset))
+_ATOMS = frozenset((
+    int, float, complex, bool, str, bytes, type(None), type(...), range, Path, type(Path()), dt.date,
+    dt.datetime, dt.time, dt.timedelta, decimal.Decimal, fractions.Fraction, uuid.UUID,
+))  # fmt: skip
+#: Containers that are sliced rather than iterated over: a part of a range is two numbers.
+_SLICED = frozenset((range, list, tuple))
+_SEQUENCES = frozenset((list, set, frozenset))
 
 
 class Source:
@@ -62,13 +74,14 @@ class Source:
         count: Items that have been pulled.
     """
 
-    def __init__(self, codec: Codec, items: Iterator[Any], *, contained: bool, keep_going: bool) -> None:
+    def __init__(self, codec: Codec, items: Iterable[Any], *, contained: bool, keep_going: bool) -> None:
         self.exhausted = False
         self.error: Exception | None = None
         self.refused: dict[int, SerializationError] = {}
         self.count = 0
         self._codec = codec
-        self._items = items
+        self._sequence: Sequence[Any] | None = items if type(items) in _SLICED else None  # type: ignore[assignment]
+        self._items = iter(items)
         self._contained = contained
         self._keep_going = keep_going
         self._part_items = 1
@@ -87,15 +100,20 @@ class Source:
         if took > PULL_TIME or size > PART_BYTES or any(part.payload.buffers for part in parts):
             self._part_items = max(1, len(items) // 2)
         elif took < PULL_TIME / 4 and size < PART_BYTES // 2:
-            self._part_items = min(PART_ITEMS, self._part_items * 2)
+            most = PART_ITEMS if type(self._sequence) is not range else RANGE_ITEMS
+            self._part_items = min(most, self._part_items * 2)
         return parts
 
     def close(self, error: Exception) -> None:
         """Pull no more, because of ``error``."""
         self.error, self.exhausted = error, True
 
-    def _pull_items(self, wanted: int, deadline: float) -> list[Any]:
+    def _pull_items(self, wanted: int, deadline: float) -> Sequence[Any]:
         """Pull up to so many items, fewer if that takes too long; sets ``exhausted`` at the end of the source."""
+        if self._sequence is not None:
+            part = self._sequence[self.count : self.count + wanted]
+            self.exhausted = len(part) < wanted
+            return part
         items: list[Any] = []
         try:
             if not self._contained:
@@ -133,7 +151,7 @@ class Source:
             self._settled = self._settled + 1 if is_settled(list(before)) else -1
         self._last = last
 
-    def _encode(self, items: list[Any]) -> list[Part]:
+    def _encode(self, items: Sequence[Any]) -> list[Part]:
         """Encode items together, or if one of them cannot be, all up to it; sets ``refused``, or ``error``."""
         first = self.count
         self.count += len(items)
@@ -141,24 +159,28 @@ class Source:
             return [Part(self._payload(items), len(items))]
         except SerializationError as error:
             if len(items) == 1:
-                return self._refuse(error, first)
+                return self._refuse(items[0], first, error)
         parts: list[Part] = []
         for position, item in enumerate(items):
             try:
                 parts.append(Part(self._payload([item]), 1))
             except SerializationError as error:
-                parts += self._refuse(error, first + position)
+                parts += self._refuse(item, first + position, error)
                 if self.exhausted:
                     break
         return parts
 
-    def _payload(self, items: list[Any]) -> Payload:
+    def _payload(self, items: Sequence[Any]) -> Payload:
         payload = self._codec.encode(items)
         return payload if self._contained or self._settled >= TRUST_AFTER else copied(payload)
 
-    def _refuse(self, error: SerializationError, index: int) -> list[Part]:
+    def _refuse(self, item: Any, index: int, error: SerializationError) -> list[Part]:
+        try:  # again, so that it says where it sits
+            self._codec.encode((item,), labels=(f"items[{index}]",))
+        except SerializationError as named:
+            error = named
         if not self._keep_going:
-            error.add_note(f"Item {index} could not be sent. With errors='return' it fails alone, and the rest goes on.")
+            error.add_note("With errors='return' that item fails alone, and the rest goes on.")
             self.close(error)
             return []
         self.refused[index] = error
@@ -170,54 +192,60 @@ def is_container(iterable: Iterable[Any]) -> bool:
     return isinstance(iterable, Collection)
 
 
-def is_settled(objects: list[Any], depth: int = DEPTH) -> bool:
+def is_settled(objects: list[Any], depth: int = DEPTH, *, references: int = 0) -> bool:
     """Whether nobody can change these objects: they cannot change, or nobody else refers to them or what is in them.
 
     Args:
         objects: A list of them; besides, each is referred to by one object of ours.
         depth: Levels of containers that are looked into.
+        references: Lists of ours that have them as well.
     """
-    if set(map(type, objects)) <= _ATOMS:
+    kinds = set(map(type, objects))
+    if kinds <= _ATOMS:
         return True
-    rest = [obj for obj in objects if type(obj) not in _ATOMS]
-    kinds = set(map(type, rest))
+    if len(kinds) > 1:
+        parts = [[obj for obj in objects if type(obj) is kind] for kind in kinds - _ATOMS]
+        return all(is_settled(part, depth, references=references + 1) for part in parts)
+    (kind,) = kinds
+    if issubclass(kind, tuple) and not kind.__dictoffset__:
+        return bool(depth) and is_settled(list(itertools.chain.from_iterable(objects)), depth - 1)
+    if kind is not frozenset and max(map(sys.getrefcount, objects)) > _ALONE + references:
+        return False
+    if kind is bytearray:
+        return True
+    if kind is dict and depth:
+        return is_settled(list(itertools.chain.from_iterable(map(dict.values, objects))), depth - 1)
+    if kind in _SEQUENCES and depth:
+        return is_settled(list(itertools.chain.from_iterable(objects)), depth - 1)
     numpy = sys.modules.get("numpy")
-    arrays = {numpy.ndarray} if numpy is not None else set()
-    if not depth or not kinds <= _SEQUENCES | {dict, bytearray} | arrays:
-        return False
-    if kinds <= _IMMUTABLE:
-        return is_settled(list(itertools.chain.from_iterable(rest)), depth - 1)
-    mutable = [obj for obj in rest if type(obj) not in _IMMUTABLE]
-    if max(map(sys.getrefcount, mutable)) > _ALONE:
-        return False
-    if arrays & kinds and not all(obj.base is None and not obj.dtype.hasobject for obj in rest if type(obj) in arrays):
-        return False
-    inside: list[Iterable[Any]] = [obj for obj in rest if type(obj) in _SEQUENCES]
-    inside += [obj.values() for obj in rest if type(obj) is dict]
-    return is_settled(list(itertools.chain.from_iterable(inside)), depth - 1)
+    if numpy is not None and kind is numpy.ndarray:
+        return all(obj.base is None and not obj.dtype.hasobject for obj in objects)
+    return numpy is not None and issubclass(kind, numpy.generic)
 
 
 def _count_references() -> int:
     """Return how often ``is_settled`` sees an object referred to that nobody else knows."""
-    owner = [[]]
+    owner: list[Any] = [[]]
     objects = list(owner)
-    rest = [obj for obj in objects if type(obj) not in _ATOMS]
-    mutable = [obj for obj in rest if type(obj) not in _IMMUTABLE]
-    return max(map(sys.getrefcount, mutable)) + 0 * len(owner)
+    count = max(map(sys.getrefcount, objects))
+    return count if owner else 0  # it has to be there until now
 
 
+#: References to an object that is in a container of ours, and in the list that is looked at.
 _ALONE = _count_references()
 
 
 def copied(payload: Payload) -> Payload:
-    """Return a payload that does not refer to memory of its object."""
+    """Return a payload that does not refer to memory of its object; but to what ``cluster.put`` holds, that stays."""
     if not payload.buffers:
         return payload
-    buffers = tuple(buffer if isinstance(buffer, bytes) else _copy(buffer) for buffer in payload.buffers)
+    buffers = tuple(_copy(buffer) for buffer in payload.buffers)
     return Payload(payload.body, buffers, payload.definitions, payload.held)
 
 
-def _copy(buffer: memoryview) -> memoryview | bytes:
+def _copy(buffer: memoryview | bytes) -> memoryview | bytes:
+    if isinstance(buffer, bytes) or isinstance(buffer.obj, TicketPage):
+        return buffer
     if buffer.nbytes < PAGED:
         return bytes(buffer)
     if not hasattr(mmap, "MADV_HUGEPAGE"):

@@ -26,9 +26,11 @@ from znb.rpc.server import Server
 
 __all__ = [
     "Call",
+    "Caller",
     "Connection",
     "GateClosed",
     "Hook",
+    "Limits",
     "Lost",
     "Proxy",
     "Reply",
@@ -43,14 +45,20 @@ __all__ = [
     "list_services",
     "ping",
     "process_hooks",
+    "publisher",
+    "puller",
+    "pusher",
     "serve",
     "service_stats",
+    "subscriber",
     "unexpose",
 ]
 
 #: Where the names of services are.
 _LAZY = {
+    "Caller": "caller",
     "Hook": "hooks",
+    "Limits": "caller",
     "Proxy": "proxy",
     "Service": "service",
     "connect": "proxy",
@@ -61,8 +69,12 @@ _LAZY = {
     "list_services": "registry",
     "ping": "description",
     "process_hooks": "hooks",
+    "publisher": "oneway",
+    "puller": "oneway",
+    "pusher": "oneway",
     "serve": "host",
     "service_stats": "description",
+    "subscriber": "oneway",
     "unexpose": "host",
 }
 

@@ -31,7 +31,7 @@ __all__ = ["Crew", "Pool"]
 logger = logging.getLogger("znb.rpc")
 
 #: Seconds between looks whether the call that the owner runs has ended.
-TICK = 0.001
+TICK = 0.003
 #: Looks without a new call after which the thread that stands by sleeps until there is one.
 TICKS_TO_SLEEP = 30
 #: Routing id of the socket that wakes the owner. It connects first, and a ROUTER admits nobody else by that name.
@@ -238,10 +238,13 @@ class Pool:
     Args:
         size: Calls that run at the same time.
         name: What the threads are called.
+
+    Raises:
+        ValueError: The size is no whole number from 1 on.
     """
 
     def __init__(self, size: int, name: str) -> None:
-        self.size = size
+        self.size = _checked(size)
         self._name = name
         self._lock = threading.Lock()
         self._free = size
@@ -265,7 +268,7 @@ class Pool:
         """Have another number of places; those that run go on where there are fewer."""
         begin = []
         with self._lock:
-            self._free += size - self.size
+            self._free += _checked(size) - self.size
             self.size = size
             while self._waiting and self._free > 0:
                 self._free -= 1
@@ -351,3 +354,10 @@ class Pool:
                 return self._waiting.popleft()
             self._free += 1
             return None
+
+
+def _checked(size: object) -> int:
+    """Return a number of threads, if it is one."""
+    if type(size) is not int or size < 1:
+        raise ValueError(f"threads: expected a whole number from 1 on, got {size!r}")
+    return size

@@ -24,14 +24,13 @@ sent         the same, no attempts left                  ended          ``Fail("
 sent         ``lose_worker``: not the one running        queued         uncharged; alone if it may be guilty
 sent         ``cancel``                                  stopped        ``Revoke``; ``Interrupt`` if it runs
 sent         ``tick``: ran for ``job_timeout``           stopped        ``Fail("timeout")``, ``Interrupt``
-stopped      ``tick``: overran, and still runs after a   stopped        ``Kill``
-             grace
+stopped      ``tick``: still runs after a grace          stopped        ``Kill``
 stopped      ``results``, ``revoked``, ``lose_worker``   ended          never delivered, nobody charged
 ended        any late message                            ended          ignored: ``results`` returns ``None``
 ===========  ==========================================  =============  =====================================
 
 A group whose source is exhausted ends with ``Finished``. A worker is *idle*, has *one* chunk, has *more* (with so
-little work in them that chunks of a given size may follow), is *busy* with somebody else's cell (one chunk may wait),
+little work in them that chunks of a given size may follow), is *busy* with somebody else's cell (a few may wait),
 or is *shut* (window full, suspended, or kept for an exclusive chunk); they are chosen in that order.
 
 Which job ran when a worker died: a worker runs its chunks, and the jobs in them, in the order sent, so it is

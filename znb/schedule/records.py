@@ -77,10 +77,19 @@ class Interrupt(msgspec.Struct, frozen=True, gc=False):
 
 
 class Kill(msgspec.Struct, frozen=True, gc=False):
-    """End the worker's process; it is running a job that ignored its interrupt. Then ``lose_worker``."""
+    """End the worker's process; it is running a job that ignored its interrupt. Then ``lose_worker``.
+
+    Attributes:
+        worker: The worker.
+        group: The job's group.
+        index: The job.
+        grace: Seconds that it had.
+    """
 
     worker: int
-    reason: str
+    group: int
+    index: int
+    grace: float
 
 
 class Pull(msgspec.Struct, frozen=True, gc=False):
