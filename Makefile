@@ -18,8 +18,11 @@ BENCHFLAGS ?=
 VENV := .venv
 BIN := $(VENV)/bin
 
-# What the tests need of Debian. Today: venv itself, where Debian ships Python without it.
-DEBIAN_PACKAGES := $(shell $(PYTHON) -c 'import ensurepip' 2>/dev/null || echo python3-venv)
+# What the tests need of Debian: venv itself, where Debian ships Python without it; what builds the widgets; and a browser
+# to test them in.
+DEBIAN_PACKAGES := $(shell $(PYTHON) -c 'import ensurepip' 2>/dev/null || echo python3-venv) \
+	$(shell command -v npm >/dev/null || echo nodejs npm)
+BROWSER_PACKAGES := $(shell command -v chromium chromium-browser google-chrome >/dev/null || echo chromium) fonts-dejavu-core
 
 # Environments that only tests use: another major version of ipykernel, and other Pythons where they are to be had.
 OTHER_ENVIRONMENTS := ipykernel6 py312 py313 zerorpc
@@ -29,6 +32,11 @@ BASE := $(VENV)/.stamp-base
 DEV := $(VENV)/.stamp-dev
 BENCH := $(VENV)/.stamp-bench
 DEBIAN := .stamps/debian-$(subst $() ,_,$(strip none $(DEBIAN_PACKAGES)))
+BROWSER := .stamps/debian-$(subst $() ,_,$(strip browser $(BROWSER_PACKAGES)))
+
+# The widgets' front end is built into the Python package, whose wheel takes it along.
+NPM := .stamps/npm
+BUNDLES := .stamps/bundles
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -37,21 +45,23 @@ DEBIAN := .stamps/debian-$(subst $() ,_,$(strip none $(DEBIAN_PACKAGES)))
 help:
 	@sed -n '/^#/!q;s/^# \{0,1\}//p' Makefile
 
-demo: $(BASE)
+demo: $(BASE) $(BUNDLES)
 	$(BIN)/znb demo
 
 # The tests that need a core to themselves run first and alone. Exit status 5: no test was selected.
-test: $(DEV) other-environments
+test: $(DEV) $(BUNDLES) $(BROWSER) other-environments
 	@failed=0; \
+	tools/npm.sh test || failed=1; \
 	$(BIN)/python -m pytest -m serial $(TESTFLAGS) || [ $$? -eq 5 ] || failed=1; \
 	$(BIN)/python -m pytest -m 'not serial' -n 2 $(TESTFLAGS) || failed=1; \
 	exit $$failed
 
-check: $(DEV)
+check: $(DEV) $(NPM)
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	tools/npm.sh run check
 
 format: $(DEV)
 	$(BIN)/ruff format
@@ -61,14 +71,26 @@ bench: $(BENCH)
 	$(BIN)/python benchmarks/run.py $(BENCHFLAGS)
 
 clean:
-	rm -rf $(VENV) .venvs .stamps .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) .venvs .stamps js/node_modules znb/widgets/static artifacts .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(DEBIAN):
-	$(if $(DEBIAN_PACKAGES),tools/debian.sh $(DEBIAN_PACKAGES))
+	$(if $(strip $(DEBIAN_PACKAGES)),tools/debian.sh $(DEBIAN_PACKAGES))
 	@mkdir -p $(@D) && touch $@
 
-$(BASE): pyproject.toml tools/environment.py $(DEBIAN)
+$(BROWSER):
+	tools/debian.sh $(BROWSER_PACKAGES)
+	@mkdir -p $(@D) && touch $@
+
+$(NPM): js/package-lock.json js/.npmrc tools/npm.sh $(DEBIAN)
+	tools/npm.sh ci
+	@touch $@
+
+$(BUNDLES): $(NPM) js/build.mjs $(wildcard js/src/*/*.ts js/src/*/*.css)
+	tools/npm.sh run build
+	@touch $@
+
+$(BASE): pyproject.toml tools/environment.py $(DEBIAN) | $(BUNDLES)
 	$(PYTHON) tools/environment.py $(VENV) --install .
 	@touch $@
 
