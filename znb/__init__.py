@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         ZnbError,
     )
     from znb.magics import load_ipython_extension, unload_ipython_extension
+    from znb.pubsub import publish, subscribe
     from znb.rpc import connect, expose, unexpose
 
 #: Where each public name lives, grouped by what it is for.
@@ -41,6 +42,7 @@ _HOMES = {
         "ZnbError",
     ),
     "znb.magics": ("load_ipython_extension", "unload_ipython_extension"),
+    "znb.pubsub": ("publish", "subscribe"),
     "znb.rpc": ("connect", "expose", "unexpose"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
@@ -62,6 +64,8 @@ __all__ = [
     "connect",
     "expose",
     "load_ipython_extension",
+    "publish",
+    "subscribe",
     "unexpose",
     "unload_ipython_extension",
 ]

@@ -43,6 +43,7 @@ from znb.errors import SerializationError
 from znb.executor.server import JobServer
 from znb.journal import Journal
 from znb.outputs import Output, Text, encode_output
+from znb.pubsub.home import home
 from znb.routes import Mark, MarkedEmit
 from znb.rpc import Request, Server
 from znb.runner import Failure, Runner, Success, Task
@@ -333,4 +334,6 @@ def _emitter(request: Request) -> Callable[[Output], None]:
 def main(spec: WorkerSpec) -> None:
     """Be the worker that ``spec`` describes, until told to end."""
     faulthandler.enable(spec.crash_fd)
-    Worker(spec).run()
+    worker = Worker(spec)
+    home.settle(spec.events, spec.name, worker.codec)
+    worker.run()
