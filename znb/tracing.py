@@ -14,7 +14,7 @@ from typing import Any, Final, Self
 from znb.export import flame_svg, load, save
 from znb.export.collector import send_otlp
 from znb.profiler import Sampler
-from znb.spans import RECORDER, OpenSpan, Recorder, Span, SpanTable
+from znb.spans import RECORDER, OpenSpan, Process, Recorder, Span, SpanTable
 from znb.spans.samples import SampleTable
 from znb.traces import analysis
 from znb.traces.feed import Feed
@@ -232,9 +232,15 @@ class Traces:
     def __init__(self, recorder: Recorder) -> None:
         self.recorder = recorder
         self.sampler = Sampler(recorder)
-        self.store = Store(Feed(recorder, self.sampler))
+        self._feed = Feed(recorder, self.sampler)
+        self.store = Store(self._feed)
         self.collectors: list[Callable[[float], object]] = []
         self.live: list[LiveTrace] = []
+
+    @property
+    def process(self) -> Process:
+        """This process, as its spans name it."""
+        return self._feed.process
 
     def new(self, title: str, interval: float, attributes: dict[str, Any]) -> LiveTrace:
         """Return a trace to enter."""

@@ -1,0 +1,159 @@
+// The explorer in a notebook: takes chunks from the kernel, asks it for details.
+
+import type { AnyModel, RenderProps } from "@anywidget/types";
+import { type ChunkHeader, decodeChunk, Sequence } from "./chunk";
+import { Explorer } from "./explorer";
+import { type Details, type Host, type Other, type Source } from "./host";
+import { type Change } from "./merged";
+import { standIn } from "./settle";
+import "./style.css";
+import { Trace } from "./trace";
+
+/** Milliseconds after which a question that is not answered is given up: a kernel that is busy answers later. */
+const PATIENCE_MS = 8000;
+
+interface State {
+  cell: string;
+}
+
+/** What one widget has received: views come and go, it stays. */
+class Receiver implements Host {
+  trace: Trace | null = null;
+  readonly views = new Set<Explorer>();
+  readonly cell: string | null;
+  /** Whether displays are about to become pictures. */
+  settled = false;
+  private readonly sequence = new Sequence(() => this.send({ kind: "resync" }));
+  private readonly waiting = new Map<number, { done: (value: never) => void; failed: (error: Error) => void }>();
+  private asked = 0;
+
+  constructor(private readonly model: AnyModel<State>) {
+    const cell = model.get("cell");
+    this.cell = cell ? `#cell-id=${encodeURIComponent(cell)}` : null;
+    model.on("msg:custom", (content: unknown, buffers: DataView[]) => this.receive(content as Record<string, unknown>, buffers));
+    this.send({ kind: "hello" });
+  }
+
+  /** Makes a view of it in an element. */
+  open(el: HTMLElement): Explorer {
+    const view = new Explorer(this);
+    el.append(view.element);
+    this.views.add(view);
+    if (this.trace) view.show(this.trace);
+    return view;
+  }
+
+  close(view: Explorer): void {
+    this.views.delete(view);
+    view.close();
+  }
+
+  send(content: Record<string, unknown>): void {
+    try {
+      this.model.send(content);
+    } catch {
+      this.complain("The kernel is gone: what has come stays, details can no longer be asked for.");
+    }
+  }
+
+  details(id: string): Promise<Details> {
+    return this.ask({ kind: "details", id });
+  }
+
+  source(file: string, line: number): Promise<Source> {
+    return this.ask({ kind: "source", file, line });
+  }
+
+  others(): Promise<Other[]> {
+    return this.ask({ kind: "others" });
+  }
+
+  diff(id: string): Promise<Change[]> {
+    return this.ask({ kind: "diff", id });
+  }
+
+  selected(id: string | null): void {
+    this.send({ kind: "select", id: id ?? "" });
+  }
+
+  private ask<T>(question: Record<string, unknown>): Promise<T> {
+    const number = ++this.asked;
+    return new Promise<T>((done, failed) => {
+      const timer = setTimeout(() => {
+        this.waiting.delete(number);
+        failed(new Error("The kernel has not answered: it is busy or gone. Select the span again to ask again."));
+      }, PATIENCE_MS);
+      this.waiting.set(number, {
+        done: (value) => {
+          clearTimeout(timer);
+          done(value);
+        },
+        failed,
+      });
+      this.send({ ...question, number });
+    });
+  }
+
+  private receive(content: Record<string, unknown>, buffers: DataView[]): void {
+    this.complain("");
+    if (content["kind"] === "answer") {
+      const waiting = this.waiting.get(content["number"] as number);
+      this.waiting.delete(content["number"] as number);
+      if (typeof content["error"] === "string") waiting?.failed(new Error(content["error"]));
+      else waiting?.done(content["value"] as never);
+      return;
+    }
+    if (content["kind"] === "settled") this.settled = true;
+    if (content["kind"] !== "chunk") return;
+    const header = content as unknown as ChunkHeader;
+    if (!this.sequence.accepts(header)) return;
+    try {
+      const chunk = decodeChunk(header, buffers);
+      if (header.head) this.trace = new Trace(header.head);
+      this.trace!.append(chunk);
+    } catch (error) {
+      this.complain(`What the kernel sent cannot be shown: ${(error as Error).message}`);
+      return;
+    }
+    for (const view of this.views) view.show(this.trace!);
+  }
+
+  private complain(text: string): void {
+    for (const view of this.views) view.complain(text);
+  }
+}
+
+const receivers = new WeakMap<object, Receiver>();
+
+function receiverOf(model: AnyModel<State>): Receiver {
+  let receiver = receivers.get(model);
+  if (!receiver) receivers.set(model, (receiver = new Receiver(model)));
+  return receiver;
+}
+
+export default {
+  initialize({ model }: { model: AnyModel<State> }): void {
+    receiverOf(model);
+  },
+  render({ model, el }: RenderProps<State>): () => void {
+    const receiver = receiverOf(model);
+    const view = receiver.open(el);
+    receiver.send({ kind: "mounted" });
+    // The place is looked up once the page has put it there.
+    let place: Element | null = null;
+    requestAnimationFrame(() => (place = el.closest(".jp-OutputArea-child")));
+    const area = () => place?.parentElement ?? null;
+    let known: Element | null = null;
+    let index = -1;
+    const timer = setInterval(() => {
+      if (!area()) return;
+      known = area();
+      index = [...known!.children].indexOf(place!);
+    }, 200);
+    return () => {
+      clearInterval(timer);
+      receiver.close(view);
+      if (receiver.settled && known) standIn(known, index, (host) => receiver.open(host));
+    };
+  },
+};
