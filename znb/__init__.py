@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from znb.magics import load_ipython_extension, unload_ipython_extension
     from znb.pubsub import publish, subscribe
     from znb.rpc import connect, expose, unexpose
+    from znb.widgets.stream import stream
 
 #: Where each public name lives, grouped by what it is for.
 _HOMES = {
@@ -44,6 +45,7 @@ _HOMES = {
     "znb.magics": ("load_ipython_extension", "unload_ipython_extension"),
     "znb.pubsub": ("publish", "subscribe"),
     "znb.rpc": ("connect", "expose", "unexpose"),
+    "znb.widgets.stream": ("stream",),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
@@ -65,6 +67,7 @@ __all__ = [
     "expose",
     "load_ipython_extension",
     "publish",
+    "stream",
     "subscribe",
     "unexpose",
     "unload_ipython_extension",

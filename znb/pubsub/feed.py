@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import threading
 import time
 from collections import deque
@@ -124,6 +125,7 @@ class Feed:
         self._peers: dict[str, _Peer] = {}
         self._left: set[str] = set()
         self._mark: Any = None
+        self._pid = os.getpid()
 
     # -- any thread ----------------------------------------------------------------------------------------
 
@@ -192,6 +194,8 @@ class Feed:
         Args:
             wait: Whether its thread has ended when this returns.
         """
+        if self._pid != os.getpid():  # it is the parent's
+            return
         if self._mark is not None:
             self._mark.unlink(missing_ok=True)
         if wait:

@@ -87,7 +87,6 @@ class Subscription(Iterator[Message]):
     def __init__(self, feed: Feed) -> None:
         self._feed = feed
         self._ending = weakref.finalize(self, feed.close, wait=False)
-        self._ending.atexit = False
 
     @property
     def topics(self) -> tuple[str, ...]:
