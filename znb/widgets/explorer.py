@@ -50,7 +50,7 @@ FIRST_REPEAT: Final = 0.5
 #: Spans up to which that is done; beyond, pages have to ask.
 REPEAT_ROWS_MAX: Final = 50_000
 #: Seconds that a page has to show the explorer before its display becomes a picture anyway.
-MOUNT_TIMEOUT: Final = 4.0
+MOUNT_TIMEOUT: Final = 10.0
 #: Lines of source shown before and after one.
 CONTEXT_LINES: Final = 8
 #: Traces offered to compare with.
@@ -245,13 +245,14 @@ class Explorer(anywidget.AnyWidget):
 
     def _settle(self, cell: NotebookCell, identity: str) -> None:
         """Replace the display by a picture when the trace has ended and the page has everything."""
+        grew = self.live
         while self.live:
             time.sleep(0.05)
         self.wait_sent()
-        # Those who execute notebooks without a page get the picture at once, beside the widget.
-        if not self._mounted.is_set():
+        # Those who execute notebooks without a page get the final picture at once, beside the widget.
+        if grew and not self._mounted.is_set():
             _update(cell, identity, self._bundle())
-            self._mounted.wait(MOUNT_TIMEOUT)
+        self._mounted.wait(MOUNT_TIMEOUT)
         self.send({"kind": "settled"})
         _update(cell, identity, self._bundle(widget=False))
         self._settled = True

@@ -5,7 +5,7 @@ import { type ChunkHeader, decodeChunk, Sequence } from "./chunk";
 import { Explorer } from "./explorer";
 import { type Details, type Host, type Other, type Source } from "./host";
 import { type Change } from "./merged";
-import { standIn } from "./settle";
+import { placeOf } from "./settle";
 import "./style.css";
 import { Trace } from "./trace";
 
@@ -21,8 +21,9 @@ class Receiver implements Host {
   trace: Trace | null = null;
   readonly views = new Set<Explorer>();
   readonly cell: string | null;
-  /** Whether displays are about to become pictures. */
-  settled = false;
+  /** What puts a view into the place of a picture: where displays are about to become pictures. */
+  readonly places = new Map<HTMLElement, ReturnType<typeof placeOf>>();
+  private readonly elements = new Set<HTMLElement>();
   private readonly sequence = new Sequence(() => this.send({ kind: "resync" }));
   private readonly waiting = new Map<number, { done: (value: never) => void; failed: (error: Error) => void }>();
   private asked = 0;
@@ -39,6 +40,7 @@ class Receiver implements Host {
     const view = new Explorer(this);
     el.append(view.element);
     this.views.add(view);
+    this.elements.add(el);
     if (this.trace) view.show(this.trace);
     return view;
   }
@@ -103,7 +105,7 @@ class Receiver implements Host {
       else waiting?.done(content["value"] as never);
       return;
     }
-    if (content["kind"] === "settled") this.settled = true;
+    if (content["kind"] === "settled") for (const el of this.elements) this.places.set(el, placeOf(el));
     if (content["kind"] !== "chunk") return;
     const header = content as unknown as ChunkHeader;
     if (!this.sequence.accepts(header)) return;
@@ -139,21 +141,9 @@ export default {
     const receiver = receiverOf(model);
     const view = receiver.open(el);
     receiver.send({ kind: "mounted" });
-    // The place is looked up once the page has put it there.
-    let place: Element | null = null;
-    requestAnimationFrame(() => (place = el.closest(".jp-OutputArea-child")));
-    const area = () => place?.parentElement ?? null;
-    let known: Element | null = null;
-    let index = -1;
-    const timer = setInterval(() => {
-      if (!area()) return;
-      known = area();
-      index = [...known!.children].indexOf(place!);
-    }, 200);
     return () => {
-      clearInterval(timer);
       receiver.close(view);
-      if (receiver.settled && known) standIn(known, index, (host) => receiver.open(host));
+      receiver.places.get(el)?.((host) => receiver.open(host));
     };
   },
 };
