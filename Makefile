@@ -48,8 +48,12 @@ help:
 demo: $(BASE) $(BUNDLES)
 	$(BIN)/znb demo
 
-# The tests that need a core to themselves run first and alone. Exit status 5: no test was selected.
+# The tests that need a core to themselves run first and alone. Exit status 5: no test was selected. The package is
+# compiled before, as an installed one is: where Python may not write bytecode, each process would compile it again.
 test: $(DEV) $(BUNDLES) $(BROWSER) other-environments
+	@for python in $(BIN)/python $(OTHER_ENVIRONMENTS:%=.venvs/%/bin/python); do \
+		[ ! -x $$python ] || $$python -m compileall -q znb tests || exit 1; \
+	done
 	@failed=0; \
 	tools/npm.sh test || failed=1; \
 	$(BIN)/python -m pytest -m serial $(TESTFLAGS) || [ $$? -eq 5 ] || failed=1; \

@@ -19,6 +19,7 @@ import functools
 import gc
 import os
 import shutil
+import signal
 import tempfile
 import threading
 import time
@@ -55,7 +56,10 @@ settings.load_profile("znb")
 
 
 def pytest_configure() -> None:
-    """Keep track of every ZeroMQ socket: a context does not tell which it has."""
+    """Let the interrupt key work, and keep track of every ZeroMQ socket: a context does not tell which it has."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        # A shell that runs a command in the background sets that, and everything that tests start would inherit it.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     original = zmq.Socket.__init__
 
     @functools.wraps(original)

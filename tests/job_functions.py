@@ -148,6 +148,38 @@ def work(x):
     return x * 2 + 1
 
 
+def ignore_interrupts():
+    """Leave a handler behind that drops interrupts."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def ignore_then_sleep(seconds):
+    """Ignore interrupts from the first item on, which is 0."""
+    if seconds == 0:
+        ignore_interrupts()
+    time.sleep(seconds)
+    return os.getpid()
+
+
+def print_and_die(text):
+    print(text)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def adder(n):
+    """Return a function that is like no other."""
+    namespace = {"__name__": "__main__"}
+    exec(f"def add(x):\n    return x + {n}", namespace)
+    return namespace["add"]
+
+
+def spin(seconds):
+    """Use the processor for so long."""
+    end = time.perf_counter() + seconds
+    while time.perf_counter() < end:
+        pass
+
+
 def note_and_die(path, x):
     note(path, x)
     return die_at(x, {x})

@@ -325,7 +325,7 @@ class Model:
             assert group.chunks == sum(
                 chunk.group is group for chunk in self.scheduler._placement.chunks.values()
             ) + sum(w.held.group is group for w in self.scheduler._placement.holding.values())
-            assert not group.queued or group.ready
+            assert not group.queued or group.ready or (group.paused and not group.returned)
             for index, attempts in group.attempts.items():
                 assert 0 < len(attempts) <= group.retries
                 assert index in alive
@@ -376,6 +376,8 @@ class Model:
             self.resume(name)
             self.workers[name].cell = False
             self.scheduler.set_busy(self.workers[name].number, False, self.now)
+        for group in self.groups():
+            self.scheduler.resume_group(group.number)
         for group in sorted(self.open):
             self.exhausted(group)
         for _ in range(20_000):

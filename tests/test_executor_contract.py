@@ -566,6 +566,14 @@ def test_with_waits_for_jobs_and_keeps_results_of_maps():
     assert [len(item) for item in large] == [4_000_000] * 40
 
 
+def test_maps_whose_results_hold_up_each_other_are_all_finished():
+    with znb.Cluster.start(2, name="contract") as cluster:
+        small = cluster.map(jobs.sleep, [0.001] * 2000)
+        large = cluster.map(jobs.blob, [4_000_000] * 60)
+    assert len(list(small)) == 2000
+    assert [len(item) for item in large] == [4_000_000] * 60
+
+
 def test_with_leaves_an_endless_source_alone():
     with znb.Cluster.start(2, name="contract") as cluster:
         results = cluster.map(jobs.square, itertools.count())

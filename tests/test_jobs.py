@@ -135,6 +135,15 @@ def test_a_future_whose_job_kills_its_workers(cluster):
     assert cluster.submit(pow, 2, 3).result() == 8
 
 
+def test_a_lost_worker_leaves_its_last_words(cluster):
+    future = cluster.submit(jobs.print_and_die, "famous last words")
+    error = future.exception()
+    assert isinstance(error, znb.WorkerLost)
+    assert "SIGKILL" in str(error)
+    assert "last output:\n  famous last words" in "\n".join(error.__notes__)
+    assert sum("attempt before" in note for note in error.__notes__) == 2
+
+
 def test_what_was_queued_on_a_dead_worker_runs_elsewhere(tmp_path):
     path = tmp_path / "runs"
     with started() as cluster:
@@ -251,6 +260,32 @@ def test_cancelled_jobs_stop(tmp_path):
         assert cluster.submit(jobs.pid).result() == pid, "the worker is free again, and the same"
 
 
+def test_a_cancelled_job_that_ignores_its_interrupt_is_killed_in_the_end(tmp_path, capfd):
+    with started(1) as cluster:
+        cluster._jobs._scheduler._cancel_grace = 0.3
+        future = cluster.submit(jobs.stubborn, str(tmp_path))
+        wait_until((tmp_path / "stubborn").exists)
+        assert future.cancel()
+        assert cluster.submit(pow, 2, 3).result() == 8
+        assert cluster.workers[0].generation == 2
+        said = capfd.readouterr().err
+    assert "w0 is killed, and replaced without its variables: stubborn (job 0) was to stop" in said
+
+
+def test_a_handler_that_a_job_leaves_behind_does_not_keep_interrupts_from_the_next(tmp_path):
+    with started(1) as cluster:
+        pid = cluster.submit(jobs.pid).result()
+        cluster.submit(jobs.ignore_interrupts).result()
+        gate = Gate(tmp_path)
+        future = cluster.submit(gate)
+        gate.wait_running()
+        future.cancel()
+        assert cluster.submit(jobs.pid).result() == pid
+        found = list(cluster.map(jobs.ignore_then_sleep, [0, 60, 0], chunksize=3, job_timeout=0.5, errors="return"))
+        assert isinstance(found[1], znb.CallTimeout)
+        assert found[0] == found[2] == pid, "the interrupt was enough: no process was replaced"
+
+
 def test_interrupts_hit_nothing_else(tmp_path):
     """Cancel jobs as they run, with others right behind them: those must not notice."""
     with started(1) as cluster:
@@ -364,6 +399,26 @@ def test_large_results_are_held_back(cluster):
     assert sum(len(item) for item in results) == 499 * (8 << 20)
 
 
+def test_distinct_functions_do_not_pile_up_in_a_worker():
+    with started(1) as cluster:
+        worker = psutil.Process(cluster.workers[0].pid)
+        sizes = []
+        for turn in range(2):
+            futures = [cluster.submit(jobs.adder(turn * 2400 + i), 1) for i in range(2400)]
+            assert [future.result() for future in futures] == [turn * 2400 + i + 1 for i in range(2400)]
+            sizes.append(worker.memory_info().rss)
+        assert sizes[1] - sizes[0] < 8 << 20, "2,400 of them would take 30 MB"
+
+
+def test_results_that_nobody_takes_do_not_hold_up_other_jobs(cluster):
+    results = cluster.map(jobs.blob, [4 << 20] * 100)
+    waited = wait_until(lambda: cluster.stats().running == 0 and cluster.stats(), "no more jobs are sent")
+    assert waited.done < 60
+    assert cluster.submit(pow, 2, 3).result() == 8
+    assert list(cluster.map(jobs.square, range(1000))) == [x * x for x in range(1000)]
+    assert [len(item) for item in results] == [4 << 20] * 100
+
+
 def test_a_slow_source_does_not_hold_back_results(cluster):
     """Results that are there are yielded before the source is asked for hundreds of slow items."""
     pulled = []
@@ -406,6 +461,38 @@ def test_two_clients_share_a_cluster(cluster):
         mine, theirs = cluster.map(jobs.work, range(2000)), other.map(jobs.work, range(2000))
         pairs = list(zip(mine, theirs, strict=True))
     assert pairs == [(x * 2 + 1, x * 2 + 1) for x in range(2000)]
+
+
+NOTEBOOK = """
+import itertools, sys, znb, job_functions as jobs
+name, path, seconds = sys.argv[1:]
+with znb.Cluster.connect("jobs") as cluster, open(path, "a", buffering=1) as file:
+    step = max(1, round(0.05 / float(seconds)))
+    for n, _ in enumerate(cluster.map(jobs.spin, itertools.repeat(float(seconds)))):
+        if n % step == step - 1:
+            file.write(name + "\\n")
+"""
+
+
+@pytest.mark.parametrize(("first", "second"), [(0.0005, 0.0005), (0.0005, 0.05)])
+def test_two_notebooks_get_half_of_a_cluster_each(cluster, tmp_path, first, second):
+    """Each writes its name for every 50 ms of work that has been done for it."""
+    path = tmp_path / "work"
+    notebooks = [
+        subprocess.Popen([sys.executable, "-c", NOTEBOOK, name, path, str(seconds)], cwd=Path(__file__).parent)
+        for name, seconds in (("a", first), ("b", second))
+    ]
+    try:
+        wait_until(lambda: {"a", "b"} <= set(lines(path)), "both run")
+        begin = len(lines(path))
+        found = wait_until(
+            lambda: len(lines(path)) > begin + 60 and lines(path)[begin : begin + 60], "60 pieces of work"
+        )
+    finally:
+        for notebook in notebooks:
+            notebook.kill()
+            notebook.wait()
+    assert 18 <= found.count("a") <= 42, f"half of it is 30: {''.join(found)}"
 
 
 def test_a_client_that_vanishes_frees_the_workers(cluster, tmp_path):

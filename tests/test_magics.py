@@ -297,6 +297,27 @@ def test_a_cell_that_takes_too_long_is_interrupted(notebook):
     assert notebook.run("%%znb remote --on 0\n1").ok().value == "1"
 
 
+@pytest.mark.parametrize(
+    ("cell", "said"),
+    [
+        ("cluster[7]", "IndexError: no worker number 7; there are 2: w0, w1"),
+        ("cluster['w9']", "KeyError: \"no worker 'w9'; there are w0, w1"),
+        ("cluster.run('1', timeout='x')", "TypeError: timeout must be a number of seconds, got 'x'"),
+        ("cluster.run('1', push='x')", "TypeError: push must be a mapping such as {'x': 1}, got 'x'"),
+        ("cluster[:].push(5)", "TypeError: push must be a mapping such as {'x': 1}, got 5"),
+        ("cluster[0].pull(5)", "TypeError: pull what? Name at least one variable"),
+        ("cluster.scale(-1)", "ValueError: the number of workers must not be negative, got -1"),
+        ("cluster.start(on=5)", "TypeError: on must be text such as 'local', got 5"),
+        ("cluster.start(name='')", "ValueError: name must not be empty"),
+    ],
+)
+def test_wrong_use_is_told_without_frames_of_the_framework(notebook, cell, said):
+    failed = notebook.run(cell)
+    assert said in failed.error.plain
+    assert f"----> 1 {cell}" in failed.error.plain
+    assert "znb/" not in failed.error.plain
+
+
 def test_an_interrupt_shows_no_frames_of_the_framework(notebook):
     cell = notebook.start("%%znb remote\nprint('runs')\nimport time; time.sleep(600)")
     cell.wait_until(lambda cell: "runs" in cell.stdout)
@@ -474,6 +495,8 @@ def test_unloading_gives_the_variable_back(fresh):
         "exec('x = = 1')",
         "1 / 0",
         "raise ExceptionGroup('g', [ValueError('v')])",
+        "[][1]",
+        "__import__('json').loads('{')",
         "'unterminated",
     ],
 )

@@ -10,6 +10,7 @@ import io
 import json
 import math
 import os
+import platform
 import pydoc
 import signal
 import statistics
@@ -29,6 +30,7 @@ from znb import wire
 from znb.errors import (
     AuthError,
     CallTimeout,
+    NoWorkers,
     ProtocolError,
     RemoteError,
     SerializationError,
@@ -754,6 +756,125 @@ def test_a_service_is_replaced_without_dropping_calls_in_flight(things):
         hosting.host.close()
 
 
+def test_callers_notice_nothing_while_a_service_is_replaced_again_and_again():
+    stop = threading.Event()
+    wrong, versions = [], set()
+
+    def call():
+        with connect("versions") as svc:
+            while not stop.is_set():
+                try:
+                    versions.add(svc.version())
+                    versions.add(svc.version.future().result(10))
+                    assert len(list(svc.three())) == 3
+                except BaseException as error:
+                    wrong.append(error)
+                    return
+
+    def offer(number):
+        expose(
+            {"version": lambda: number, "three": lambda: iter([number] * 3)}, name="versions", threads=1 + number % 5
+        )
+
+    try:
+        offer(0)
+        callers = [threading.Thread(target=call) for _ in range(4)]
+        for caller in callers:
+            caller.start()
+        for number in range(1, 100):
+            offer(number)
+        wait_until(lambda: 99 in versions or wrong)
+        stop.set()
+        for caller in callers:
+            caller.join()
+        assert wrong == []
+    finally:
+        stop.set()
+        hosting.host.close()
+
+
+def test_another_door_lets_calls_in_flight_end(things):
+    expose(things, name="moving")
+    try:
+        with connect("moving") as svc:
+            old = hosting.host.services["moving"]
+            future = svc.dull.future()
+            assert things.started.acquire(timeout=5)
+            expose({"add": lambda a: a + 100}, name="moving", bind="tcp://127.0.0.1:*")
+            (found,) = [entry for entry in list_services() if entry.name == "moving"]
+            assert found.url.startswith("tcp://127.0.0.1:")
+            assert svc.add(1) == 101  # at the old address, which is still there
+            things.release.set()
+            assert future.result(5) == "done"
+            wait_until(lambda: old.closed)
+            assert svc.add(1) == 101
+            url = hosting.host.services["moving"].url
+            expose({"add": lambda a: a + 200}, name="moving", bind=url, max_bytes=1000)
+            with connect(url) as direct:
+                assert direct.add(1) == svc.add(1) == 201
+            with pytest.raises(AuthError):
+                expose(len, name="moving", bind="tcp://0.0.0.0:*")
+            with serve(len, bind="tcp://127.0.0.1:*") as other, pytest.raises(ZnbError, match="cannot listen"):
+                expose(len, name="moving", bind=other.url)
+            assert svc.add(1) == 201
+    finally:
+        hosting.host.close()
+
+
+def test_keys_stay_and_go_with_expose():
+    try:
+        expose(len, name="keyed", bind="tcp://127.0.0.1:*", keys=True)
+        first = hosting.host.services["keyed"]
+        assert "#" in first.address
+        expose(len, name="keyed", keys=True)
+        assert hosting.host.services["keyed"] is first
+        expose(len, name="keyed", bind="tcp://127.0.0.1:*")
+        assert "#" not in hosting.host.services["keyed"].address
+        wait_until(lambda: first.closed)
+    finally:
+        hosting.host.close()
+
+
+def test_more_and_fewer_threads_when_exposed_anew(things):
+    expose(things, name="sized", threads=1)
+    try:
+        with connect("sized") as svc:
+            futures = [svc.dull.future() for _ in range(3)]
+            assert things.started.acquire(timeout=5)
+            stats = service_stats(svc)
+            assert (stats["running"], stats["waiting"]) == (1, 2)
+            expose(things, name="sized", threads=3)
+            assert things.started.acquire(timeout=5)
+            assert things.started.acquire(timeout=5)
+            futures += [svc.dull.future() for _ in range(2)]
+            wait_until(lambda: service_stats(svc)["waiting"] == 2)
+            expose(things, name="sized", threads=1)
+            things.release.set()
+            assert [future.result(5) for future in futures] == ["done"] * 5
+            wait_until(lambda: service_stats(svc)["running"] == 0)
+            pool = hosting.host.services["sized"].pool
+            assert (pool.size, pool._free) == (1, 1)
+    finally:
+        hosting.host.close()
+
+
+@pytest.mark.parametrize("threads", [0, -1, 1.5, True, "2"])
+def test_a_number_of_threads_is_checked(threads):
+    with pytest.raises(ValueError, match="threads: expected a whole number from 1 on"):
+        expose(len, name="sized", threads=threads)
+    assert list_services() == []
+
+
+@pytest.mark.parametrize(
+    "url", ["localhost", "tcp://localhost", "tcp://h:x", "http://h:1", "tcp://h:123456", "", "ipc://"]
+)
+def test_what_is_no_address(url):
+    with pytest.raises(ValueError, match="expected an address such as"):
+        connect([url, url])
+    with pytest.raises(ValueError, match="expected an address such as"):
+        expose(len, bind=url)
+
+
 @pytest.mark.parametrize("by_name", [True, False])
 def test_a_service_that_is_started_anew_is_found_again(runtime_dir, by_name):
     url = f"ipc://{runtime_dir}/fixed"
@@ -845,7 +966,7 @@ def test_nobody_there(runtime_dir):
         connect("nobody")
     with pytest.raises(ServiceUnavailable, match="nobody answered"):
         connect(f"ipc://{runtime_dir}/nobody")
-    with pytest.raises(ValueError, match="no address"):
+    with pytest.raises(ValueError, match="expected an address"):
         connect(["a", "b"])
     with pytest.raises(ValueError, match="empty list"):
         connect([])
@@ -917,14 +1038,16 @@ def test_other_machines_need_keys():
 def test_keys(runtime_dir):
     file = runtime_dir / "keys"
     with serve(len, bind="tcp://0.0.0.0:*", keys=str(file)) as service:
-        address = service.address.replace("0.0.0.0", "127.0.0.1")
+        url, _, key = service.address.partition("#")
+        assert url == service.url.replace("0.0.0.0", platform.node())
+        address = f"{service.url.replace('0.0.0.0', '127.0.0.1')}#{key}"
         with connect(address) as svc:
             assert svc.len([1]) == 1
             assert svc.len.future([1]).result(5) == 1
-        wrong = address.partition("#")[0] + "#" + "00" * 32
-        with pytest.raises((AuthError, ServiceUnavailable)):
+        wrong = address.partition("#")[0] + "#" + "ab" * 32
+        with pytest.raises(AuthError, match="keys"):
             connect(wrong)
-        with pytest.raises((AuthError, ServiceUnavailable)):
+        with pytest.raises(AuthError, match="keys"):
             connect(address.partition("#")[0])
         with pytest.raises(AuthError, match="64 hex digits"):
             connect("tcp://127.0.0.1:1#zz")
@@ -1098,6 +1221,16 @@ class FakeWorkers:
         self.calls.append(args)
         return function(*args)
 
+    def __len__(self):
+        return 2
+
+
+def test_on_needs_a_cluster_unless_it_is_workers():
+    with pytest.raises(NoWorkers, match=r"this process has no cluster; start one with znb\.Cluster\.start\(\)"):
+        expose(len, on="all")
+    with pytest.raises(ZnbError, match="2 workers cannot all listen at tcp://127"):
+        expose(len, on=FakeWorkers(), bind="tcp://127.0.0.1:4242")
+
 
 def test_expose_on_workers_makes_a_replica_on_each():
     workers = FakeWorkers()
@@ -1106,6 +1239,8 @@ def test_expose_on_workers_makes_a_replica_on_each():
         assert workers.calls[0][1] == "far"
         with connect("far") as svc:
             assert svc.len([1, 2]) == 2
+        unexpose("far", on=workers)
+        assert list_services() == []
     finally:
         hosting.host.close()
 

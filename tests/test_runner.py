@@ -290,3 +290,96 @@ def test_other_exceptions_that_go_nowhere_are_reported_as_ever():
     assert "Exception ignored in" in out
     assert "ValueError: bad" in out
     assert out.endswith("True\n")
+
+
+def test_handlers_and_masks_that_a_task_leaves_behind_do_not_keep_interrupts_from_the_next():
+    out = run("""
+        def ignore():
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+        def block():
+            signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+
+        def script():
+            for leave in (ignore, block):
+                task(leave)
+                outcomes.get()
+                started = threading.Event()
+                def execute():
+                    started.set()
+                    time.sleep(60)
+                sleeping = task(execute, label=leave.__name__)
+                started.wait()
+                runner.interrupt(sleeping)
+                print(outcomes.get())
+        in_background(script)
+    """)
+    assert out == "('ignore', Failure(error=KeyboardInterrupt()))\n('block', Failure(error=KeyboardInterrupt()))\n"
+
+
+def test_owners_get_the_same_time_whatever_their_tasks_take():
+    out = run("""
+        import types, znb.runner
+        clock = [0.0]
+        znb.runner.time = types.SimpleNamespace(monotonic=lambda: clock[0], sleep=time.sleep)
+        used = {"short": 0.0, "long": 0.0, "late": 0.0}
+        shares = []
+
+        def job(owner, seconds):
+            clock[0] += seconds
+            used[owner] += seconds
+            if owner == "short" and used["short"] < 2.0:
+                task(lambda: job("short", 0.01), owner="short")
+            if owner == "long":
+                shares.append(used["short"] / used["long"])
+                if len(shares) == 10:
+                    task(lambda: job("late", 0.05), owner="late")
+            if owner == "late":
+                shares.append("late")
+
+        def script():
+            gate = threading.Event()
+            task(gate.wait, owner="gate")
+            task(lambda: job("short", 0.01), owner="short")
+            for _ in range(20):
+                task(lambda: job("long", 0.05), owner="long")
+            gate.set()
+            while outcomes.get() and len(shares) < 21:
+                pass
+            print(*(share if share == "late" else round(share, 1) for share in shares))
+        in_background(script)
+    """)
+    shares = out.split()
+    assert shares[10] == "late" or shares[11] == "late", "one who comes late need not wait for those there, nor they"
+    shares.remove("late")
+    assert all(0.7 <= float(share) <= 1.3 for share in shares[4:])
+
+
+def test_one_who_was_alone_is_not_held_back_by_one_who_comes():
+    out = run("""
+        import types, znb.runner
+        clock = [0.0]
+        znb.runner.time = types.SimpleNamespace(monotonic=lambda: clock[0], sleep=time.sleep)
+        order = []
+
+        def job(owner):
+            clock[0] += 1.0
+            order.append(owner)
+
+        def script():
+            for _ in range(100):
+                task(lambda: job("a"), owner="a")
+            for _ in range(100):
+                outcomes.get()
+            gate = threading.Event()
+            task(gate.wait, owner="a")
+            for _ in range(4):
+                task(lambda: job("b"), owner="b")
+                task(lambda: job("a"), owner="a")
+            gate.set()
+            for _ in range(9):
+                outcomes.get()
+            print("".join(order[100:]))
+        in_background(script)
+    """)
+    assert out[:6].count("a") in {2, 3}

@@ -344,3 +344,31 @@ def test_a_new_worker_asks_for_more():
     scheduler.suspend(1)
     scheduler.resume(1, 0.0)
     assert scheduler.tick(0.0) == [Pull(1, 2)]
+
+
+def test_a_paused_group_sends_nothing_new_but_what_came_back():
+    scheduler = begin(10, workers=2, chunksize=1)
+    first = [command for command in scheduler.tick(0.0) if isinstance(command, Send)]
+    scheduler.pause_group(1)
+    for command in first:
+        scheduler.results(command.chunk, command.start, 1, 0.1, 0.01)
+    assert scheduler.tick(0.1) == []
+    scheduler.feed(1, 5)
+    assert scheduler.tick(0.2) == []
+    scheduler.resume_group(1)
+    sent = [command for command in scheduler.tick(0.3) if isinstance(command, Send)]
+    assert sent[0].start == first[-1].stop
+    scheduler.pause_group(1)
+    scheduler.lose_worker(sent[0].worker, "died", 0.4)
+    for command in sent:
+        if command.worker != sent[0].worker:
+            scheduler.results(command.chunk, command.start, 1, 0.4, 0.01)
+    again = [command for command in scheduler.tick(0.4) if isinstance(command, Send)]
+    assert [(command.start, command.attempt) for command in again] == [(sent[0].start, 2)]
+
+
+def test_pausing_a_group_that_is_gone_does_nothing():
+    scheduler = begin(0)
+    scheduler.pause_group(7)
+    scheduler.resume_group(7)
+    assert scheduler.tick(0.0) == []

@@ -71,6 +71,13 @@ class ScheduleMachine(RuleBasedStateMachine):
             ready = len(self.model.ended[group]) - self.model.taken[group]
             self.model.take(group, min(5, ready))
 
+    @rule(pick=picks, paused=st.booleans())
+    def pause(self, pick, paused):
+        group = self.pick(pick)
+        if group is not None:
+            scheduler = self.model.scheduler
+            scheduler.pause_group(group) if paused else scheduler.resume_group(group)
+
     @rule(pick=picks, index=picks)
     def cancel(self, pick, index):
         group = self.pick(pick)

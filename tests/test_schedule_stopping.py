@@ -21,7 +21,7 @@ def test_the_job_that_overran_fails_is_interrupted_and_then_its_worker_is_killed
     assert scheduler.tick(16.9) == []
     (kill,) = of(Kill, scheduler.tick(17.0))
     assert kill.worker == 1
-    assert "job 1 of group 1" in kill.reason
+    assert (kill.group, kill.index, kill.grace) == (1, 1, 2.0)
     scheduler.lose_worker(1, "was killed", 17.1)
     scheduler.add_worker("w0", 17.2)
     assert [(send.start, send.stop, send.attempt) for send in sends(scheduler.tick(17.2))] == [(2, 3, 1)]
@@ -236,3 +236,31 @@ def test_what_is_held_back_returns_to_the_queue(how):
         scheduler.lose_worker(1, DIED, 0.2)
         assert scheduler._groups[exclusive].queued == 2
     assert not scheduler._placement.holding
+
+
+def test_a_cancelled_job_that_ignores_its_interrupt_costs_its_worker_the_life_after_a_longer_grace():
+    scheduler = begin(2, chunksize=1)
+    scheduler.tick(0.0)
+    assert scheduler.cancel(1, 0)
+    assert of(Interrupt, scheduler.tick(1.0)) == [Interrupt(1, 1, 0)]
+    assert of(Kill, scheduler.tick(10.9)) == []
+    assert of(Kill, scheduler.tick(11.0)) == [Kill(1, 1, 0, 10.0)]
+
+
+def test_a_cancelled_job_that_heeds_its_interrupt_does_not_endanger_the_next():
+    scheduler = begin(2, chunksize=1)
+    scheduler.tick(0.0)
+    assert scheduler.cancel(1, 0)
+    scheduler.tick(1.0)
+    scheduler.results(1, 0, 1, 1.1, 1.1, errors=[0])
+    assert of(Kill, scheduler.tick(12.0)) == []
+    assert scheduler.stats().running == 1
+
+
+def test_a_worker_that_runs_somebody_elses_cell_is_not_killed_for_a_cancelled_job():
+    scheduler = begin(1)
+    scheduler.tick(0.0)
+    assert scheduler.cancel(1, 0)
+    scheduler.tick(1.0)
+    scheduler.set_busy(1, True, 2.0)
+    assert of(Kill, scheduler.tick(12.0)) == []

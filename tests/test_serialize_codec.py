@@ -58,6 +58,16 @@ def test_the_store_is_bounded_in_bytes(notebook, codec):
     assert stats.learned_bytes <= 100_000
 
 
+def test_the_store_is_bounded_in_number(notebook, codec, monkeypatch):
+    monkeypatch.setattr("znb.serialize.codec.LEARNED", 10)
+    receiver = Codec()
+    notebook.cell("def make(n):\n    def f(): return n\n    return f\nfs = [make(n) for n in range(30)]")
+    for n in range(100):
+        assert ship(codec, receiver, notebook.make(n))() == n
+    assert receiver.stats().learned <= 11
+    assert [f() for f in ship(codec, receiver, notebook.fs)] == list(range(30)), "more in one message than are held"
+
+
 def test_what_nobody_needed_yet_is_bounded_too(notebook, codec):
     receiver = Codec(learned_bytes=100_000)
     notebook.cell("def make(n):\n    def f(): return n\n    return f")

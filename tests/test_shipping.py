@@ -23,6 +23,15 @@ def test_plain_data_travels_without_a_cargo():
     assert carry(shipment, Codec()) == [1, "two"]
 
 
+def test_what_a_peer_has_been_sent_is_remembered_within_bounds(monkeypatch):
+    monkeypatch.setattr("znb.shipping.KNOWN", 3)
+    ours, theirs, known = Codec(), Codec(), set()
+    for _ in range(10):
+        function = notebook_function()
+        assert carry(pack(ours.encode(function), ours, known), theirs)(1) == 11
+        assert len(known) <= 4
+
+
 def test_a_definition_is_shipped_once_to_each_peer():
     ours, theirs, known = Codec(), Codec(), set()
     payload = ours.encode(notebook_function())

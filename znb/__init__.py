@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     )
     from znb.magics import load_ipython_extension, unload_ipython_extension
     from znb.pubsub import publish, subscribe
-    from znb.rpc import connect, expose, unexpose
+    from znb.rpc import Hook, connect, current_call, expose, serve, unexpose
     from znb.widgets.stream import stream
 
 #: Where each public name lives, grouped by what it is for.
@@ -44,7 +44,7 @@ _HOMES = {
     ),
     "znb.magics": ("load_ipython_extension", "unload_ipython_extension"),
     "znb.pubsub": ("publish", "subscribe"),
-    "znb.rpc": ("connect", "expose", "unexpose"),
+    "znb.rpc": ("Hook", "connect", "current_call", "expose", "serve", "unexpose"),
     "znb.widgets.stream": ("stream",),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
@@ -56,6 +56,7 @@ __all__ = [
     "CallTimeout",
     "Cancelled",
     "Cluster",
+    "Hook",
     "NoWorkers",
     "ProtocolError",
     "RemoteError",
@@ -64,9 +65,11 @@ __all__ = [
     "WorkerLost",
     "ZnbError",
     "connect",
+    "current_call",
     "expose",
     "load_ipython_extension",
     "publish",
+    "serve",
     "stream",
     "subscribe",
     "unexpose",

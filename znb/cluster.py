@@ -22,6 +22,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Self
 
+from znb.arrivals import Arrival
 from znb.checkpoint import Checkpoint, CheckpointedMap
 from znb.checks import check_mapping, check_seconds, check_text
 from znb.connection import ClusterEntry, clean_dead, find_cluster, list_clusters
@@ -86,6 +87,7 @@ class Cluster(concurrent.futures.Executor):
         self._jobs = JobClient(reactor, self.codec, kill=self.kill, notify=self.notify, view=self._job_view)
         self._membership = Membership(reactor, self.codec, self._jobs, self._on_ended)
         self._submits = Submits(self._jobs, reactor)
+        self._joblib = Arrival("joblib", functools.partial(_register, weakref.ref(self)))
         self.name = ""
 
     # -- life ----------------------------------------------------------------------------------------------
@@ -193,8 +195,7 @@ class Cluster(concurrent.futures.Executor):
             self.close()
             raise
         current.choose(self)
-        if "joblib" in sys.modules:
-            importlib.import_module("znb.doors.joblib").register(self)
+        self._joblib.start()
         return snapshot
 
     def stop(self) -> None:
@@ -220,6 +221,7 @@ class Cluster(concurrent.futures.Executor):
                 return
             self._closed = True
         self._submits.refuse("cannot schedule new futures after shutdown")
+        self._joblib.cancel()
         atexit.unregister(self._at_exit)
         done = threading.Event()
         self._reactor.call_soon(self._end_links, done)
@@ -279,8 +281,8 @@ class Cluster(concurrent.futures.Executor):
             fn: Called with one item of each iterable; stops at the shortest.
             iterables: Where the items come from. Pulled on the thread that takes the results.
             timeout: Seconds from now after which waiting for a result raises ``TimeoutError``.
-            chunksize: Jobs sent together; ``None`` to follow measured run times. Without ``retries`` always
-                one, so that a death costs no other job.
+            chunksize: Jobs sent together; ``None`` to follow measured run times, or with ``retries=0`` for one at a
+                time, so that a death says for sure which job ran and costs no other.
             buffersize: Jobs pulled ahead of the consumer; ``None`` to follow the pace of the workers.
             ordered: Whether results come in the order of the items, or as they are ready.
             retries: How often a job is run again after its worker died under it, or after ``retry_on``.
@@ -324,7 +326,7 @@ class Cluster(concurrent.futures.Executor):
             retry_on=frozenset(f"{cls.__module__}.{cls.__qualname__}" for cls in types),
             retries=retries,
             job_timeout=job_timeout,
-            chunksize=chunksize if retries else None,  # each job alone: a death then says which one ran
+            chunksize=chunksize,
             buffersize=buffersize,
             keeper=file,
         )
@@ -517,6 +519,13 @@ class Cluster(concurrent.futures.Executor):
         self._jobs.close(ZnbError(reason))
         self._membership.close(reason)
         done.set()
+
+
+def _register(reference: weakref.ref[Cluster]) -> None:
+    """Make a cluster what joblib knows as ``"znb"``."""
+    cluster = reference()
+    if cluster is not None:
+        importlib.import_module("znb.doors.joblib").register(cluster)
 
 
 def usable_cpus() -> int:

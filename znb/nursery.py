@@ -38,6 +38,7 @@ from znb.control import ZygoteConfig
 from znb.errors import ZnbError
 from znb.lifecycle import DeathCertificate, WorkerStatus
 from znb.postmortem import OomWatch
+from znb.rpc.registry import forget_process
 from znb.rundir import socket_path
 
 __all__ = ["EventName", "Goal", "Nursery", "Tell"]
@@ -365,6 +366,7 @@ class Nursery:
         slot.child = None
         for url in (child.spec.calls, child.spec.jobs, child.spec.events):  # a process that was killed leaves them
             Path(url.removeprefix("ipc://")).unlink(missing_ok=True)
+        forget_process(child.pid)
         if self._stopping or slot.leaving:
             status = slot.current()
             del self._slots[slot.name]

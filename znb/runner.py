@@ -2,8 +2,9 @@
 
 Invariants: a task's ``finish`` is called exactly once, outside the region that an interrupt can hit, so
 that an answer is never cut in half; an interrupt reaches the task it was meant for or nobody. Tasks of one
-owner run in the order they came; owners take turns, so that several notebooks share a worker. The main
-thread owns the queues; ``submit``, ``interrupt`` and ``snapshot`` are for any thread.
+owner run in the order they came; of several owners each gets the same time, so that notebooks share a worker
+(start-time fair queuing, as in ``znb.schedule.turns``). The main thread owns the queues; ``submit``, ``interrupt`` and
+``snapshot`` are for any thread.
 """
 
 from __future__ import annotations
@@ -22,6 +23,10 @@ __all__ = ["Failure", "Runner", "Running", "Success", "Task"]
 
 #: Seconds between two looks whether an interrupt has been noticed; the last one is repeated.
 INSIST_AFTER = (0.01, 0.03, 0.1, 0.3)
+#: Seconds of difference in the time that owners have had up to which they simply take turns.
+SLACK = 0.005
+#: Owners whose time is remembered.
+OWNERS = 64
 
 
 class Success(NamedTuple):
@@ -101,6 +106,8 @@ class Runner:
         self._inbox: queue.SimpleQueue[Task | None] = queue.SimpleQueue()
         self._waiting: dict[Hashable, collections.deque[Task]] = {}
         self._turns: collections.deque[Hashable] = collections.deque()
+        self._used: dict[Hashable, float] = {}
+        self._present = 0.0
         self._current: Task | None = None
         self._stopping = False
         self._thread = threading.main_thread()
@@ -184,6 +191,12 @@ class Runner:
             sys.unraisablehook = hook
             signal.signal(signal.SIGINT, previous)
 
+    def listen(self) -> None:
+        """See to it that interrupts arrive: user code may have set a handler of its own, or blocked the signal."""
+        if signal.getsignal(signal.SIGINT) != self._on_sigint:
+            signal.signal(signal.SIGINT, self._on_sigint)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGINT,))
+
     def _on_sigint(self, _signum: int, _frame: object) -> None:
         current = self._current
         if current is not None and current.interrupting:
@@ -213,7 +226,7 @@ class Runner:
             self._note_turn(None)
             self._sort_in(self._inbox.get() if idle is None else idle(self._wait))
             return None
-        owner = self._turns.popleft()
+        owner = self._next_owner()
         self._note_turn(owner)
         tasks = self._waiting[owner]
         task = tasks.popleft()
@@ -222,6 +235,14 @@ class Runner:
         else:
             del self._waiting[owner]
         return task
+
+    def _next_owner(self) -> Hashable:
+        """Return whose turn it is, out of the line: the first of those who have had the least time."""
+        turns, used = self._turns, self._used
+        self._present = min(used[owner] for owner in turns)
+        while used[turns[0]] > self._present + SLACK:
+            turns.rotate(-1)
+        return turns.popleft()
 
     def _note_turn(self, owner: Hashable) -> None:
         if owner != self._turn_of:
@@ -241,11 +262,18 @@ class Runner:
         if task.owner not in self._waiting:
             self._waiting[task.owner] = collections.deque()
             self._turns.append(task.owner)
+            # One that comes back is not owed the past; forgotten are those who would begin at the present anyway.
+            self._used[task.owner] = max(self._used.get(task.owner, 0.0), self._present)
+            if len(self._used) > OWNERS:
+                self._used = {owner: time for owner, time in self._used.items() if time > self._present} | {
+                    owner: self._used[owner] for owner in self._turns
+                }
         self._waiting[task.owner].append(task)
 
     def _run_one(self, task: Task) -> None:
         outcome: Success | Failure = Failure(KeyboardInterrupt())
         task.started = time.monotonic()
+        self.listen()
         try:
             try:
                 self._current = task
@@ -258,4 +286,5 @@ class Runner:
             self._current = None
         except KeyboardInterrupt:  # hit between the end of the code and the end of the region
             self._current = None
+        self._used[task.owner] = self._used.get(task.owner, 0.0) + time.monotonic() - task.started
         task.finish(outcome)

@@ -22,7 +22,7 @@ import msgspec
 from znb.errors import ProtocolError
 from znb.serialize import Codec, Payload
 
-__all__ = ["Cargo", "Shipment", "pack", "payload_bytes", "unpack"]
+__all__ = ["Cargo", "Shipment", "pack", "payload_bytes", "size_of", "unpack"]
 
 
 class Cargo(msgspec.Struct, frozen=True, array_like=True):
@@ -41,6 +41,9 @@ class Shipment(NamedTuple):
     frames: list[Any]
 
 
+#: Definitions that a peer is remembered to have been sent; then all are forgotten, and sent again when needed.
+KNOWN = 8192
+
 #: What an object without buffers and definitions has for a header.
 PLAIN = Cargo()
 
@@ -49,6 +52,8 @@ def pack(payload: Payload, codec: Codec, known: set[bytes]) -> Shipment:
     """Lay out ``payload`` for a peer that has been sent ``known``, and add to ``known`` what goes with it."""
     if not payload.definitions and not payload.buffers:
         return Shipment(PLAIN, payload.body, [])
+    if len(known) > KNOWN:
+        known.clear()
     frames: list[Any] = list(payload.buffers)
     shipped: list[tuple[bytes, int]] = []
     for key in payload.definitions:
@@ -92,7 +97,12 @@ def unpack(cargo: Any, frames: Sequence[Any], codec: Codec, known: set[bytes] | 
 
 def payload_bytes(payload: Payload) -> int:
     """Return the size of an encoded object without its definitions."""
-    return len(payload.body) + sum(memoryview(buffer).nbytes for buffer in payload.buffers)
+    return len(payload.body) + size_of(payload.buffers)
+
+
+def size_of(buffers: Iterable[Any]) -> int:
+    """Return how many bytes buffers or frames have together."""
+    return sum(len(buffer) if isinstance(buffer, bytes) else memoryview(buffer).nbytes for buffer in buffers)
 
 
 def _buffer(frame: Any) -> Any:

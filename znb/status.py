@@ -17,11 +17,107 @@ import psutil
 from znb.errors import CallTimeout, WorkerLost, ZnbError
 from znb.lifecycle import WorkerStatus as Member
 from znb.link import Link
+from znb.schedule import SchedulerStats
 
-__all__ = ["ClusterStatus", "WorkerInfo", "WorkerStatus"]
+__all__ = ["ClusterStatus", "JobStats", "WorkerInfo", "WorkerJobs", "WorkerStatus"]
 
 #: Seconds within which a worker's I/O thread answers unless its interpreter is held or stopped.
 ANSWER_TIMEOUT = 0.5
+
+
+class WorkerJobs(msgspec.Struct, frozen=True, kw_only=True):
+    """Jobs on one worker.
+
+    Attributes:
+        name: The worker's stable name.
+        queued: Jobs that lie there and have not begun.
+        running: 1 while a job runs there, else 0.
+        done: Jobs that ended there with a value.
+        failed: Jobs that ended there with an error.
+        retried: Jobs that were run again, or have to be, because their worker died or ``retry_on`` says so.
+        sent_bytes: Bytes that went to the worker for jobs.
+        received_bytes: Bytes that came from it.
+        run_time: Seconds that its jobs took; 0 where that is not known.
+    """
+
+    name: str
+    queued: int = 0
+    running: int = 0
+    done: int = 0
+    failed: int = 0
+    retried: int = 0
+    sent_bytes: int = 0
+    received_bytes: int = 0
+    run_time: float = 0.0
+
+
+class JobStats(msgspec.Struct, frozen=True, kw_only=True):
+    """The jobs that one process has given to a cluster, since it attached to it.
+
+    Attributes:
+        queued: Jobs that have not begun, here or at a worker.
+        running: Jobs that run.
+        done: Jobs that ended with a value.
+        failed: Jobs that ended with an error, timeouts and lost workers included.
+        cancelled: Jobs that were cancelled.
+        retried: Runs again after the death of a worker or after ``retry_on``.
+        lost_workers: Processes of workers that died or were replaced.
+        sent_bytes: Bytes that went to workers for jobs.
+        received_bytes: Bytes that came from workers.
+        workers: The workers, in the order in which they came; the counts go on when a process is replaced.
+    """
+
+    queued: int = 0
+    running: int = 0
+    done: int = 0
+    failed: int = 0
+    cancelled: int = 0
+    retried: int = 0
+    lost_workers: int = 0
+    sent_bytes: int = 0
+    received_bytes: int = 0
+    workers: tuple[WorkerJobs, ...] = ()
+
+    @classmethod
+    def of(cls, stats: SchedulerStats) -> JobStats:
+        """Tell what a scheduler has counted as a user sees it: a job that lies at a worker waits."""
+        workers = tuple(
+            WorkerJobs(
+                name=row.name,
+                queued=row.running - (running := int(row.state == "running" and row.running > 0)),
+                running=running,
+                done=row.done - row.failed,
+                failed=row.failed,
+                retried=row.retried,
+                sent_bytes=row.sent_bytes,
+                received_bytes=row.received_bytes,
+                run_time=row.run_time,
+            )
+            for row in sorted((*stats.workers, *stats.gone), key=lambda row: row.worker)
+        )
+        running = sum(worker.running for worker in workers)
+        return cls(
+            queued=max(0, stats.queued + stats.running - running),
+            running=running,
+            done=stats.done,
+            failed=stats.failed,
+            cancelled=stats.cancelled,
+            retried=stats.retried,
+            lost_workers=stats.lost_workers,
+            sent_bytes=stats.sent_bytes,
+            received_bytes=stats.received_bytes,
+            workers=workers,
+        )
+
+    def counts(self) -> dict[str, int]:
+        """Return the counts of jobs, by name."""
+        names = ("queued", "running", "done", "failed", "cancelled", "retried")
+        return {name: getattr(self, name) for name in names}
+
+    def __str__(self) -> str:
+        """Say it in a line."""
+        said = ", ".join(f"{count:,} {name}" for name, count in self.counts().items() if count) or "none"
+        return f"{said}; {size_text(self.sent_bytes)} sent, {size_text(self.received_bytes)} received"
 
 
 class WorkerStatus(msgspec.Struct, frozen=True, kw_only=True):
@@ -39,6 +135,7 @@ class WorkerStatus(msgspec.Struct, frozen=True, kw_only=True):
         restarts: How often its process was replaced.
         memory_bytes: Resident set size, where it can be seen.
         cpu_time: User and system time used, in seconds.
+        jobs: Everybody's jobs there, since its process began; ``None`` where it does not answer.
         stats: Everything else that the worker tells.
     """
 
@@ -52,49 +149,64 @@ class WorkerStatus(msgspec.Struct, frozen=True, kw_only=True):
     restarts: int = 0
     memory_bytes: int = 0
     cpu_time: float = 0.0
+    jobs: WorkerJobs | None = None
     stats: dict[str, Any] = {}
 
 
 class ClusterStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """A cluster at one moment."""
+    """A cluster at one moment.
+
+    Attributes:
+        name: Its name.
+        where: Where its workers are.
+        workers: The workers, in order.
+        jobs: What this process has given it to do.
+    """
 
     name: str
     where: str
     workers: tuple[WorkerStatus, ...]
+    jobs: JobStats = JobStats()
 
     @classmethod
-    def take(cls, name: str, where: str, workers: Sequence[WorkerInfo]) -> ClusterStatus:
+    def take(cls, name: str, where: str, workers: Sequence[WorkerInfo], jobs: JobStats) -> ClusterStatus:
         """Ask all workers at once what they do."""
         if not workers:
-            return cls(name=name, where=where, workers=())
+            return cls(name=name, where=where, workers=(), jobs=jobs)
         with concurrent.futures.ThreadPoolExecutor(min(32, len(workers))) as pool:
-            return cls(name=name, where=where, workers=tuple(pool.map(WorkerInfo.status, workers)))
+            return cls(name=name, where=where, workers=tuple(pool.map(WorkerInfo.status, workers)), jobs=jobs)
 
     def rows(self) -> list[tuple[str, ...]]:
         """Return a table for people: a header, and a row for each worker."""
-        rows: list[tuple[str, ...]] = [("worker", "state", "pid", "memory", "restarts", "runs")]
-        rows += [
-            (w.name, w.state, str(w.pid), f"{w.memory_bytes / 1e6:.0f} MB", str(w.restarts),
-             f"{w.running} ({w.seconds:.0f} s)" if w.running else "")
-            for w in self.workers
-        ]  # fmt: skip
+        header = ("worker", "state", "pid", "memory", "restarts")
+        rows: list[tuple[str, ...]] = [(*header, "queued", "done", "failed", "retried", "bytes", "runs")]
+        for w in self.workers:
+            jobs = w.jobs
+            counts: tuple[str, ...] = ("",) * 5
+            if jobs is not None:
+                numbers = (f"{count:,}" for count in (jobs.queued, jobs.done, jobs.failed, jobs.retried))
+                counts = (*numbers, size_text(jobs.sent_bytes + jobs.received_bytes))
+            runs = f"{w.running} ({w.seconds:.0f} s)" if w.running else ""
+            rows.append((w.name, w.state, str(w.pid), size_text(w.memory_bytes), str(w.restarts), *counts, runs))
         return rows
+
+    def _title(self) -> str:
+        title = f"cluster {self.name!r} on {self.where}, {count_of(len(self.workers), 'worker')}"
+        return f"{title}; jobs from here: {self.jobs}" if any(self.jobs.counts().values()) else title
 
     def __str__(self) -> str:
         """Return the table as text."""
         rows = self.rows()
         widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
         lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-        return "\n".join([f"cluster {self.name!r} on {self.where}, {count_of(len(self.workers), 'worker')}", *lines])
+        return "\n".join([self._title(), *lines])
 
     def to_html(self) -> str:
         """Return the table as HTML; it takes its colours from the notebook."""
         head, *body = [[html.escape(cell) for cell in row] for row in self.rows()]
         lines = ["<tr>" + "".join(f'<td style="text-align:left">{cell}</td>' for cell in row) + "</tr>" for row in body]
         header = "".join(f'<th scope="col" style="text-align:left">{cell}</th>' for cell in head)
-        title = (
-            f"cluster {html.escape(self.name)} on {html.escape(self.where)}, {count_of(len(self.workers), 'worker')}"
-        )
+        title = html.escape(self._title(), quote=False)
         return (
             f"<table><caption>{title}</caption><thead><tr>{header}</tr></thead><tbody>{''.join(lines)}</tbody></table>"
         )
@@ -170,6 +282,13 @@ class WorkerInfo:
             queued=running.get("queued", 0),
             memory_bytes=memory,
             cpu_time=stats["user_time"] + stats["system_time"],
+            jobs=WorkerJobs(
+                name=self.name,
+                **{name: stats.pop(f"jobs_{name}") for name in ("queued", "running", "done", "failed", "retried")},
+                # What it has received was sent to it.
+                sent_bytes=stats.pop("received_bytes"),
+                received_bytes=stats.pop("sent_bytes"),
+            ),
             stats=stats,
         )
 
@@ -179,6 +298,14 @@ def _memory(pid: int) -> int:
         return int(psutil.Process(pid).memory_info().rss)
     except psutil.Error:
         return 0
+
+
+def size_text(size_bytes: int) -> str:
+    """Return a number of bytes for people."""
+    for unit, size in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if size_bytes >= size:
+            return f"{size_bytes / size:.{int(size_bytes < 10 * size)}f} {unit}"
+    return f"{size_bytes} B"
 
 
 def count_of(number: int, noun: str) -> str:

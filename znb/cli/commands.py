@@ -18,10 +18,10 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NoReturn
 
-__all__ = ["Command", "CommandTable", "HelpWanted", "Offer", "Parser", "WrongUsage", "no_arguments"]
+__all__ = ["Command", "CommandTable", "HelpWanted", "Offer", "Parser", "WrongUsage", "nearest", "no_arguments"]
 
 #: What Tab offers for a value.
-Offer = Literal["clusters", "paths", "places", "targets", "variables"]
+Offer = Literal["clusters", "methods", "paths", "places", "services", "targets", "variables"]
 
 #: Similarity, of 1, above which a mistyped word is taken for another one (the standard library's default).
 SIMILAR = 0.6
@@ -29,8 +29,8 @@ SIMILAR = 0.6
 HELP_WIDTH = 100
 #: Column at which descriptions of options begin.
 HELP_INDENT = 26
-#: What begins with ``-`` and yet is a value: the targets ``-1``, ``-2:`` and ``-1,0``.
-NEGATIVE = re.compile(r"-\d[\d:,-]*")
+#: What begins with ``-`` and yet is a value: the targets ``-1``, ``-2:`` and ``-1,0``; numbers such as ``-.5``.
+NEGATIVE = re.compile(r"-\.?\d[\d:,.eEjJ_+-]*")
 
 
 class WrongUsage(Exception):
@@ -127,7 +127,7 @@ class Parser(argparse.ArgumentParser):
         for flag in flags:
             if flag not in self._option_string_actions and flag != "-":
                 valid = [action.option_strings[0] for action in (*self.optional[1:], self.optional[0])]
-                raise WrongUsage(f"unknown option {flag}{_nearest(flag, valid)}", self.usage_line)
+                raise WrongUsage(f"unknown option {flag}{nearest(flag, valid)}", self.usage_line)
         found, surplus = self.parse_known_intermixed_args(list(words))
         if surplus:
             self.error(f"unexpected {' '.join(surplus)!r}")
@@ -167,7 +167,7 @@ def _in_usage(action: argparse.Action) -> str:
     return shown + "…" * isinstance(action, argparse._AppendAction)
 
 
-def _nearest(word: str, valid: Iterable[str]) -> str:
+def nearest(word: str, valid: Iterable[str]) -> str:
     """Return what to say after a wrong word: the nearest valid one, or all of them."""
     known = list(valid)
     near = difflib.get_close_matches(word, known, n=1, cutoff=SIMILAR)

@@ -13,7 +13,7 @@ import sys
 from collections.abc import Sequence
 
 from znb import __version__
-from znb.cli import clusters, streams
+from znb.cli import clusters, services, streams
 from znb.cli.commands import Command, CommandTable, HelpWanted, Parser, WrongUsage
 from znb.cli.values import at_least_one
 from znb.errors import AuthError, ProtocolError, RemoteError, ZnbError
@@ -109,5 +109,6 @@ COMMANDS = (
         _demo_arguments,
     ),
     *clusters.COMMANDS,
+    *services.COMMANDS,
     *streams.COMMANDS,
 )

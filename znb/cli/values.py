@@ -16,10 +16,12 @@ from znb.cli.commands import Parser
 from znb.connection import check_name
 from znb.errors import ZnbError
 from znb.launchers import BUILT_IN, GROUP, parse_where
+from znb.rpc.security import check_url
 
 __all__ = [
     "add_place_options",
     "add_target_option",
+    "address",
     "at_least_one",
     "cluster_name",
     "launchers",
@@ -101,6 +103,14 @@ def variables(text: str) -> tuple[str, ...]:
     """Return names of variables, separated by commas."""
     names = tuple(variable(part.strip()) for part in text.split(",") if part.strip())
     return names or (variable(text),)
+
+
+def address(text: str) -> str:
+    """Return an address to listen at."""
+    try:
+        return check_url(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def add_target_option(parser: Parser) -> None:

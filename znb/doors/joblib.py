@@ -1,8 +1,8 @@
 """``joblib.parallel_config("znb")``: joblib, and scikit-learn with it, runs on a cluster.
 
-joblib finds a backend by a name that was registered before. A cluster registers itself when it starts, if joblib has
-been imported by then; importing this module does so at any time. Without a cluster of this process the newest one that
-runs is connected to.
+joblib finds a backend by a name that was registered before. A cluster registers itself when it starts, or as soon as
+joblib is imported (``znb.arrivals``); importing this module does so at any time. Without a cluster of this process the
+newest one that runs is connected to.
 
 Invariants: a batch of joblib's is one job of the cluster, so it is retried, interrupted and cancelled as others. What
 is parallel inside a job runs in threads there, and in turn further inside, so that no job waits for a worker. Source:

@@ -31,16 +31,19 @@ from znb.outputs import Output, decode_output
 from znb.schedule import Scheduler, SchedulerStats
 from znb.schedule.records import Command, Fail, Finished, Interrupt, Kill, Pull, Revoke, Send
 from znb.serialize import Codec, Payload
-from znb.shipping import pack, unpack
+from znb.shipping import pack, payload_bytes, size_of, unpack
 from znb.transport import Reactor, Timer
 from znb.wire import WIRE_VERSION
 
-__all__ = ["Group", "JobClient", "Part", "Receiver", "Show"]
+__all__ = ["NOTHING", "Group", "JobClient", "Part", "Receiver", "Show"]
 
 logger = logging.getLogger("znb.jobs")
 
 #: Bytes of results that a worker may have under way to this client: enough to hide the round trip of large ones.
 RESULT_CREDIT = 64 << 20
+#: Bytes of a group's results that are here and not taken, from which on no new jobs of it are sent. A worker that had
+#: to wait until they are taken could run nothing of another group, which the consumer may wait for first.
+RESULTS_HELD = 64 << 20
 #: Bytes of printed output that a worker may have under way to this client; beyond that its jobs wait.
 PRINT_CREDIT = 1 << 20
 
@@ -76,6 +79,12 @@ class Receiver(Protocol):
     def close_feed(self, *, cancel: bool) -> None:
         """No more jobs are to come; with ``cancel``, those that no worker has begun never run. On any thread."""
 
+    def drain(self) -> bool:
+        """Have results go on coming though nobody takes them; return whether that is not needed any more.
+
+        On any thread; waits for a moment.
+        """
+
     def wait_finished(self) -> None:
         """Wait until every job has ended. On any thread."""
 
@@ -110,9 +119,28 @@ class Group:
         retry_on: Qualified names of exception types after which a job is run again.
         show: Shows what its jobs print.
         options: For ``Scheduler.add_group``.
+
+    Attributes:
+        dropped: Jobs whose outcomes are in.
+        dropped_bytes: Bytes of encoded items that are not needed any more.
+        held_bytes: Bytes of results that are here and have not been taken.
     """
 
-    __slots__ = ("_firsts", "_parts", "call", "function", "label", "number", "options", "receiver", "retry_on", "show")
+    __slots__ = (
+        "_firsts",
+        "_parts",
+        "call",
+        "dropped",
+        "dropped_bytes",
+        "function",
+        "held_bytes",
+        "label",
+        "number",
+        "options",
+        "receiver",
+        "retry_on",
+        "show",
+    )
 
     def __init__(
         self,
@@ -133,6 +161,9 @@ class Group:
         self.show = show
         self.options = options
         self.number = -1
+        self.dropped = 0
+        self.dropped_bytes = 0
+        self.held_bytes = 0
         self._parts: dict[int, Part] = {}
         self._firsts: collections.deque[int] = collections.deque()
 
@@ -149,18 +180,21 @@ class Group:
 
     def drop(self, start: int, stop: int) -> None:
         """Let go of what is not needed any more, since these jobs have ended."""
+        self.dropped += stop - start
         while start < stop:
             part = self.find(start)
             count = min(stop, part.first + part.count) - start
             part.left -= count
             start += count
             if part.left <= 0:
-                part.payload = _NOTHING
+                self.dropped_bytes += payload_bytes(part.payload)
+                part.payload = NOTHING
         while self._firsts and self._parts[self._firsts[0]].left <= 0:
             del self._parts[self._firsts.popleft()]
 
 
-_NOTHING = Payload(b"", (), ())
+#: The payload of a part that is not needed any more, or of an item that cannot be encoded: its job never runs.
+NOTHING = Payload(b"", (), ())
 
 
 class _Peer:
@@ -289,7 +323,7 @@ class JobClient:
             del self._peers[peer.number]
             self._reactor.close_socket(peer.socket)
             self._end_lines(peer)
-            reason = error.fields.get("reason", str(error))
+            reason = "\n".join((error.fields.get("reason", str(error)), *getattr(error, "__notes__", ())))
             self._scheduler.lose_worker(peer.number, reason, time.monotonic(), charge=charge)
         self._tick()
 
@@ -328,6 +362,8 @@ class JobClient:
             return
         for part in parts:
             group.add(part, self._scheduler.feed(group.number, part.count))
+            if part.payload is NOTHING:
+                self._cancel(group, part.first)
         if last:
             self._scheduler.exhausted(group.number)
         self._tick_soon()
@@ -399,8 +435,10 @@ class JobClient:
                 self._send(self._peers[worker], frames.Revoke(self.id, chunk, start, stop))
             case Interrupt(worker, chunk, index):
                 self._send(self._peers[worker], frames.Stop(self.id, chunk, index))
-            case Kill(worker, _):
-                name = self._peers[worker].link.name
+            case Kill():
+                name, label = self._peers[command.worker].link.name, self._groups[command.group].label
+                reason = f"{label} (job {command.index}) was to stop, and ignored its interrupt for {command.grace:g} s"
+                self.later(lambda: self.notify(f"{name} is killed, and replaced without its variables: {reason}"))
                 self.later(lambda: self._kill(name))
             case Pull(group, count):
                 self._groups[group].receiver.pull(count)
@@ -413,7 +451,7 @@ class JobClient:
                         peer.defined.discard(number)
                         self._send(peer, frames.Forget(self.id, number))
                 finished.receiver.finished()
-                finished.function = _NOTHING  # its receiver refers to it, so it would wait for the collector
+                finished.function = NOTHING  # its receiver refers to it, so it would wait for the collector
 
     def _send_chunk(self, command: Send) -> None:
         peer, group = self._peers[command.worker], self._groups[command.group]
@@ -442,7 +480,10 @@ class JobClient:
             error: ZnbError = CallTimeout(f"{group.label} (job {command.index})", group.options["job_timeout"])
         else:
             last = command.attempts[-1]
-            error = WorkerLost(last.worker, last.reason, running=f"{group.label} (job {command.index})")
+            reason, _, details = last.reason.partition("\n")
+            error = WorkerLost(last.worker, reason, running=f"{group.label} (job {command.index})")
+            if details:
+                error.add_note(details)
         for attempt in command.attempts[:-1] if command.kind == "lost" else command.attempts:
             error.add_note(f"attempt before: {attempt.worker} {attempt.reason.splitlines()[0]}")
         group.drop(command.index, command.index + 1)
@@ -450,6 +491,7 @@ class JobClient:
 
     def _send(self, peer: _Peer, message: frames.ToWorker, parts: Sequence[Any] = ()) -> None:
         header = frames.encode(message)
+        self._scheduler.count_bytes(peer.number, sent=len(header) + size_of(parts))
         if parts:
             peer.socket.send(header, zmq.SNDMORE)
             for part in parts[:-1]:
@@ -470,6 +512,7 @@ class JobClient:
         if peer is None:
             return  # a late word of a worker that was given up
         now = time.monotonic()
+        self._scheduler.count_bytes(peer.number, received=sum(map(len, parts)))
         match message:
             case frames.Results():
                 self._on_results(peer, message, parts[1:], now)
@@ -524,10 +567,13 @@ class JobClient:
             self.later(lambda: self._kill(name))
             return
 
+        self._acknowledge(peer, message.size_bytes)
         if skip is None or group is None:
-            self._acknowledge(peer, message.size_bytes)
             self._tick_soon()
             return
+        group.held_bytes += message.size_bytes
+        if group.held_bytes >= RESULTS_HELD:
+            self._scheduler.pause_group(group.number)
         batch = Batch(
             message.first,
             functools.partial(_decode_results, message, parts, self.codec, peer.link),
@@ -535,9 +581,17 @@ class JobClient:
         )
         for start, stop in _runs(message.first, message.count, skip):
             group.drop(start, stop)
-        acknowledge = functools.partial(self._reactor.call_soon, self._acknowledge, peer, message.size_bytes)
+        acknowledge = functools.partial(self._reactor.call_soon, self._let_go, group, message.size_bytes)
         group.receiver.deliver(batch, message.count, skip, peer.link.name, acknowledge)
         self._tick()  # after it: a group that is finished has had all its outcomes
+
+    def _let_go(self, group: Group, count_bytes: int) -> None:
+        """Note that results have been taken."""
+        before = group.held_bytes
+        group.held_bytes -= count_bytes
+        if before >= RESULTS_HELD // 2 > group.held_bytes:
+            self._scheduler.resume_group(group.number)
+            self._tick_soon()
 
     def _acknowledge(self, peer: _Peer, count_bytes: int) -> None:
         """Give a worker its credit back, when it is worth a message."""

@@ -112,6 +112,12 @@ class Future(concurrent.futures.Future[Any]):
         self.thread = threading.get_ident()
         self._batch: Batch | None = None
 
+    def __reduce__(self) -> str:
+        raise TypeError(
+            f"a future stays in the process that submitted its job: pass what it stands for, {self.label}'s result "
+            f"(future.result()), or let a job call both functions"
+        )
+
     def __await__(self) -> Generator[Any, None, Any]:
         return self._wait_async().__await__()
 

@@ -23,24 +23,19 @@ from znb.executor.client import Group, JobClient, Part
 from znb.executor.companions import Keeper, Progress
 from znb.executor.frames import CALL_ONE, CALL_STAR
 from znb.executor.futures import NOTICE_AFTER, Batch
-from znb.serialize import Payload
+from znb.executor.source import PULL_TIME, Source, is_container
 from znb.shipping import payload_bytes
 
 __all__ = ["MapResult", "Progress", "check_map_options", "start_map"]
 
-#: Items encoded together at most. A chunk takes its items from such parts, so at its edges up to this much of a part
-#: goes to two workers.
-PART_ITEMS = 2048
-#: Bytes of encoded items at which parts stop growing, so that a chunk does not drag along what it does not need.
-PART_BYTES = 64 << 10
 #: Items pulled before the first result is taken, at most: what keeps a few workers busy for a while.
 AHEAD_ITEMS = 512
 #: Bytes of encoded items at which that ends, for items that are large.
 AHEAD_BYTES = 1 << 20
-#: Seconds for which items are pulled at a time, so that results do not wait for a slow source.
-PULL_TIME = 0.02
-#: Items pulled between two looks at the clock.
-PULL_ITEMS = 64
+#: Bytes of encoded items whose results are not here; beyond that no more are pulled, but for a few.
+HELD_BYTES = 256 << 20
+#: Items that are pulled however large they are: one may run while the next one travels.
+HELD_ITEMS = 4
 #: Results said to be taken where all of a map is to run and to be held; more than there can be.
 UNBOUNDED = 1 << 60
 #: Seconds after which a thread that waits for a map's end sees that another has taken the last of its results.
@@ -66,6 +61,9 @@ class MapResult(Iterator[Any]):
 
     def __iter__(self) -> Iterator[Any]:  # noqa: PYI034 - the generator itself, which costs nothing per result
         return self._results
+
+    def __reduce__(self) -> str:
+        raise TypeError("the results of a map come in this process: pass what they are, as list(results)")
 
     def __repr__(self) -> str:
         return f"<map of {self.group.label}, {self._flow.taken} results taken>"
@@ -119,10 +117,12 @@ def start_map(
     if keeper is not None:
         items = keeper.select(items)
     ends = any(isinstance(iterable, Sized) for iterable in iterables)
-    flow = _Flow(client, items, ends, ordered=ordered, errors=errors, timeout=timeout, progress=progress, show=show)
+    contained = all(map(is_container, iterables))
+    source = Source(client.codec, items, contained=contained, keep_going=errors == "return")
+    flow = _Flow(client, source, ends, ordered=ordered, errors=errors, timeout=timeout, progress=progress, show=show)
     flow.keeper = keeper
     flow.group = Group(client.codec.encode(function), call, label, flow, show=client.view(), pulled=True, **options)
-    client.open_group(flow.group, flow.pull_ahead(), last=flow.exhausted)
+    client.open_group(flow.group, flow.pull_ahead(), last=flow.source.exhausted)
     return MapResult(flow)
 
 
@@ -187,7 +187,7 @@ class _Flow:
     def __init__(
         self,
         client: JobClient,
-        items: Iterator[Any],
+        source: Source,
         ends: bool,  # noqa: FBT001 - whether the items have an end for sure
         *,
         ordered: bool,
@@ -197,7 +197,7 @@ class _Flow:
         show: bool,
     ) -> None:
         self._client = client
-        self._items = items
+        self.source = source
         self._ends = ends
         self._ordered = ordered
         self._errors = errors
@@ -207,10 +207,8 @@ class _Flow:
         self._progress = progress() if show else None
         self.taken = 0
         self._arrivals: queue.SimpleQueue[tuple[Any, ...]] = queue.SimpleQueue()
-        self._source_error: BaseException | None = None
-        self._part_items = 1
+        self._held = 0
         self._wanted = 0
-        self.exhausted = False
         self._finished = False
         self._aborted: BaseException | None = None
         self._retried = 0
@@ -268,13 +266,19 @@ class _Flow:
         if cancel:
             self._client.cancel(self.group)
 
+    def drain(self) -> bool:
+        """Pull and run some of what is left, and hold the results until they are taken; whether every job has ended."""
+        if not self._draining:
+            self._client.taken(self.group, UNBOUNDED)
+            self._arrivals.put((self._on_drain,))
+        if not self._take_arrivals() and not self._finished:
+            self._wait_arrival(HANDOVER)
+        return self._finished
+
     def wait_finished(self) -> None:
-        """Pull and run what is left, and hold the results until they are taken."""
-        self._client.taken(self.group, UNBOUNDED)
-        self._arrivals.put((self._on_drain,))
-        while not self._finished:
-            if not self._take_arrivals():
-                self._wait_arrival(HANDOVER)
+        """Pull and run all that is left, and hold the results until they are taken."""
+        while not self.drain():
+            pass
 
     # -- the consumer's thread -----------------------------------------------------------------------------
 
@@ -286,8 +290,8 @@ class _Flow:
                 yield from self._yield_outcomes(found)
             if self._aborted is not None:
                 raise self._aborted
-            if self._source_error is not None:
-                raise self._source_error
+            if self.source.error is not None:
+                raise self.source.error
         finally:
             self._end()
 
@@ -412,9 +416,9 @@ class _Flow:
 
     def _on_close_feed(self, error: Exception) -> None:
         if isinstance(error, Cancelled):
-            self._source_error, self.exhausted = error, True
-        elif not self._ends and not self.exhausted:
-            self._source_error, self.exhausted = error, True
+            self.source.close(error)
+        elif not self._ends and not self.source.exhausted:
+            self.source.close(error)
             self._client.feed(self.group, (), last=True)
 
     def _on_drain(self) -> None:
@@ -428,62 +432,45 @@ class _Flow:
         self._wanted += count
 
     def pull_ahead(self) -> list[Part]:
-        """Pull and encode the first items, which workers are to be busy with until the first result is taken."""
+        """Pull and encode the first items, which workers are to be busy with until the first result is taken.
+
+        Raises:
+            SerializationError: One of them cannot travel.
+        """
         left = self.group.options.get("buffersize") or AHEAD_ITEMS
         deadline = time.monotonic() + PULL_TIME
-        size = 0
         parts: list[Part] = []
-        while left > 0 and not self.exhausted and size < AHEAD_BYTES and time.monotonic() < deadline:
+        while left > 0 and not self.source.exhausted and self._held < AHEAD_BYTES and time.monotonic() < deadline:
             left -= self._pull_part(left, parts)
-            size += payload_bytes(parts[-1].payload) if parts else 0
+        if isinstance(self.source.error, SerializationError):
+            raise self.source.error
         return parts
 
     def _pull_some(self) -> bool:
         """Pull and encode what is wanted, and have it run; return whether there is more to pull at once."""
-        if not self._wanted or self.exhausted:
+        if not self._wanted or self.source.exhausted or self._is_full():
             return False
         parts: list[Part] = []
         deadline = time.monotonic() + PULL_TIME
-        while self._wanted and not self.exhausted and time.monotonic() < deadline:
+        while self._wanted and not self.source.exhausted and not self._is_full() and time.monotonic() < deadline:
             self._wanted -= self._pull_part(self._wanted, parts)
-        self._client.feed(self.group, parts, last=self.exhausted)
-        return bool(self._wanted) and not self.exhausted
+        self._client.feed(self.group, parts, last=self.source.exhausted)
+        return bool(self._wanted) and not self.source.exhausted and not self._is_full()
+
+    def _is_full(self) -> bool:
+        """Whether so much has been encoded whose results are not here that no more should be."""
+        if self._held - self.group.dropped_bytes < HELD_BYTES:
+            return False
+        return self.source.count - self.group.dropped >= HELD_ITEMS
 
     def _pull_part(self, count: int, parts: list[Part]) -> int:
-        """Pull and encode up to ``count`` items as one part; return how many."""
-        began = time.monotonic()
-        items = self._pull_items(min(count, self._part_items), began + PULL_TIME)
-        if items:
-            parts.append(Part(self._encode(items), len(items)))
-            size = len(parts[-1].payload.body)
-            took = time.monotonic() - began
-            if took > PULL_TIME or size > PART_BYTES or parts[-1].payload.buffers:
-                self._part_items = max(1, len(items) // 2)
-            elif took < PULL_TIME / 4 and size < PART_BYTES // 2:
-                self._part_items = min(PART_ITEMS, self._part_items * 2)
-        return len(items)
-
-    def _pull_items(self, wanted: int, deadline: float) -> list[Any]:
-        """Pull up to so many items, fewer if that takes too long; sets ``exhausted`` at the end of the source."""
-        items: list[Any] = []
-        try:
-            while not self.exhausted and len(items) < wanted:
-                count = min(wanted - len(items), PULL_ITEMS)
-                before = len(items)
-                items.extend(itertools.islice(self._items, count))
-                self.exhausted = len(items) - before < count
-                if time.monotonic() > deadline:
-                    break
-        except Exception as error:  # noqa: BLE001 - raised to the consumer after the results of what came before
-            self._source_error, self.exhausted = error, True
-        return items
-
-    def _encode(self, items: list[Any]) -> Payload:
-        try:
-            return self._client.codec.encode(items)
-        except SerializationError as error:
-            self._source_error, self.exhausted = error, True
-            raise
+        """Pull and encode up to ``count`` items; return how many."""
+        pulled = self.source.pull(count)
+        parts += pulled
+        self._held += sum(payload_bytes(part.payload) for part in pulled)
+        while self.source.refused:
+            self._on_failure(*self.source.refused.popitem())
+        return sum(part.count for part in pulled)
 
     def _end(self) -> None:
         """Cancel what is left."""

@@ -28,7 +28,7 @@ from znb.outputs import Output, encode_output
 from znb.routes import Mark, MarkedEmit
 from znb.runner import Failure, Runner, Success, Task
 from znb.serialize import Codec, MissingDefinitions, Payload
-from znb.shipping import pack, payload_bytes, unpack
+from znb.shipping import pack, payload_bytes, size_of, unpack
 from znb.transport import Reactor
 from znb.wire import WIRE_VERSION
 
@@ -90,11 +90,24 @@ class JobServer:
         host.runner.on_turn = self._on_turn
         self._done = 0
         self._failed = 0
+        self._retried = 0
+        self._sent_bytes = 0
+        self._received_bytes = 0
 
     def stats(self) -> dict[str, Any]:
-        """Return counts for ``_znb_stats``: jobs done and failed here, chunks that wait, clients."""
-        waiting = sum(len(client.work) for client in self._clients.values())
-        return {"jobs_done": self._done, "jobs_failed": self._failed, "chunks": waiting, "clients": len(self._clients)}
+        """Return counts for ``_znb_stats``: jobs here since this process began, their bytes, and clients."""
+        works = [work for client in self._clients.values() for work in list(client.work.values())]
+        return {
+            "jobs_queued": sum(work.waiting() for work in works),
+            "jobs_running": int(self._running is not None),
+            "jobs_done": self._done,
+            "jobs_failed": self._failed,
+            "jobs_retried": self._retried,
+            "sent_bytes": self._sent_bytes,
+            "received_bytes": self._received_bytes,
+            "chunks": len(works),
+            "clients": len(self._clients),
+        }
 
     # -- the I/O thread ------------------------------------------------------------------------------------
 
@@ -105,6 +118,7 @@ class JobServer:
         self._reactor.add_socket(self._socket, self._on_message)
 
     def _on_message(self, parts: list[Any]) -> None:
+        self._received_bytes += sum(map(len, parts))
         try:
             message = frames.decode_to_worker(parts[0].buffer)
         except ProtocolError:
@@ -221,6 +235,7 @@ class JobServer:
         encoded = [frames.encode(message), *(parts or ())]
         with client.lock:
             if not client.sink.closed:
+                self._sent_bytes += size_of(encoded)
                 client.sink.send_multipart(encoded, copy=len(encoded) == 1)
 
     # -- the main thread -----------------------------------------------------------------------------------
@@ -278,6 +293,7 @@ class JobServer:
                     break
                 self._send_outcomes(work, work.begin())
             self._host.begin()
+            self._host.runner.listen()
             if tell:
                 self._send(work.peer, frames.Started(work.peer.link, work.chunk.chunk, work.batch, 0.0))
             work.run_batch(function)
@@ -339,6 +355,8 @@ class JobServer:
         ]
         self._done += len(values) - len(failed)
         self._failed += len(failed)
+        if work.chunk.attempt > 1:
+            self._retried += len(values)
         message = frames.Results(
             peer.link, work.chunk.chunk, work.chunk.group, first, len(values), run_time, size, body, cargo, failed
         )

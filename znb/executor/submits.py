@@ -16,6 +16,7 @@ from znb.errors import SerializationError, ZnbError
 from znb.executor.client import Group, JobClient, Part, Show
 from znb.executor.frames import CALL_BOTH
 from znb.executor.futures import Batch, Future
+from znb.executor.source import copied
 from znb.serialize import Payload
 from znb.transport import Reactor
 
@@ -74,6 +75,10 @@ class Stream:
         for future in list(self.futures.values()) if cancel else ():
             if not future.running():
                 future.cancel()
+
+    def drain(self) -> bool:
+        """Return whether nobody has to take results: here they are always taken."""
+        return True
 
     def wait_finished(self) -> None:
         """Wait for all futures."""
@@ -140,7 +145,7 @@ class Submits:
     def _encode_arguments(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Part:
         codec = self._client.codec
         try:
-            return Part(codec.encode([(args, kwargs)]), 1)
+            return Part(copied(codec.encode([(args, kwargs)])), 1)  # the caller may change an array at once
         except SerializationError as error:
             failure = error
         codec.encode((args, kwargs), labels=("args", "kwargs"))  # raises again, and says where it sits
@@ -167,7 +172,11 @@ class Submits:
 
     def wait_finished(self) -> None:
         """Wait until every job, of maps too, has ended."""
-        for receiver in self._client.receivers():
+        receivers = self._client.receivers()
+        waiting = receivers
+        while waiting:  # together: a worker that waits until one map's results are taken runs nothing of another
+            waiting = [receiver for receiver in waiting if not receiver.drain()]
+        for receiver in receivers:
             receiver.wait_finished()
 
     def pending(self) -> list[Future]:

@@ -202,6 +202,11 @@ class Work:
         if len(self.values) < keep:  # the job before the cut has not ended, so the one behind it has not begun
             self.next = self.batch + keep
 
+    def waiting(self) -> int:
+        """Return how many jobs have not begun and may."""
+        after = max(self.next, self.running + 1)
+        return max(0, self.stop - after - sum(hole >= after for hole in list(self.holes)))
+
     def stop_job(self, index: int) -> bool:
         """Note that a job is to be interrupted if it is the one that runs; return whether it is."""
         with self.lock:

@@ -20,6 +20,7 @@ from znb.cli.commands import CommandTable, Offer, Parser
 from znb.cli.values import launchers
 from znb.connection import list_clusters
 from znb.magics.session import Session
+from znb.rpc.registry import list_services
 
 if TYPE_CHECKING:
     from IPython.core.completer import CompletionContext, SimpleMatcherResult
@@ -134,6 +135,10 @@ def names_for(session: Session, offer: Offer) -> Sequence[str]:
         return [*TARGETS, *(session.current.names if session.current is not None else ())]
     if offer == "clusters":
         return [entry.name for entry in reversed(list_clusters()) if entry.state == "alive"]
+    if offer == "services":
+        return list(dict.fromkeys(entry.name for entry in list_services()))
+    if offer == "methods":
+        return list(dict.fromkeys(f"{entry.name}.{method}" for entry in list_services() for method in entry.methods))
     return launchers()
 
 

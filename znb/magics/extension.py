@@ -15,7 +15,7 @@ from IPython.core.error import UsageError
 
 from znb.cli.commands import CommandTable, HelpWanted, WrongUsage
 from znb.errors import ZnbError
-from znb.magics import cells, clusters, streams
+from znb.magics import cells, clusters, services, streams
 from znb.magics.completion import make_matcher
 from znb.magics.failures import ErrorHandler, show_message_only
 from znb.magics.session import Session
@@ -26,9 +26,9 @@ if TYPE_CHECKING:
 __all__ = ["Extension"]
 
 #: What may follow ``%znb``, in the order of the help text.
-LINE_COMMANDS = (*clusters.COMMANDS, *cells.LINE_COMMANDS, *streams.COMMANDS)
+LINE_COMMANDS = (*clusters.COMMANDS, *cells.LINE_COMMANDS, *services.LINE_COMMANDS, *streams.COMMANDS)
 #: What may follow ``%%znb``.
-CELL_COMMANDS = (*cells.CELL_COMMANDS,)
+CELL_COMMANDS = (*cells.CELL_COMMANDS, *services.CELL_COMMANDS)
 
 #: The name of the magics.
 MAGIC = "znb"

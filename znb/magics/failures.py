@@ -4,6 +4,8 @@ A ``ZnbError`` shows its message alone: the frames between a magic and its failu
 user. Remote errors bring their own rendering, which IPython respects except for groups and syntax errors; for those
 ``ErrorHandler`` sees to it, by IPython's ``set_custom_exc``.
 
+What znb raises about its use (a worker that is not there, an argument of a wrong type) shows the user's frames alone.
+
 Invariants: errors that are not znb's are shown as without this module, by whatever handler was there before.
 
 Source: ``InteractiveShell.run_cell_async``, ``run_code`` and ``showtraceback`` of IPython 8.39 and 9.18.
@@ -17,11 +19,16 @@ from typing import TYPE_CHECKING, Any
 
 from znb.errors import ZnbError
 from znb.tracebacks import render, show_in_shell
+from znb.tracebacks.capture import HIDDEN_MODULES
+from znb.tracebacks.frames import is_hidden
 
 if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell
 
 __all__ = ["ErrorHandler", "rendered", "show_message_only"]
+
+#: What znb raises, beside its own, about arguments, targets, methods and closed executors.
+_OF_USE = (TypeError, ValueError, LookupError, AttributeError, RuntimeError)
 
 
 def show_message_only(error: BaseException) -> None:
@@ -43,7 +50,7 @@ def _message(error: BaseException) -> list[str]:
 
 
 class ErrorHandler:
-    """Shows remote groups and syntax errors in a shell as they want to be shown, and znb's own without its frames."""
+    """Shows remote groups and syntax errors in a shell as they want to be shown, and what znb raises without frames."""
 
     def __init__(self, shell: InteractiveShell) -> None:
         self._shell = shell
@@ -55,7 +62,7 @@ class ErrorHandler:
         """Take over from the handler that is there, which goes on to handle all that is not ours."""
         self._handled, self._handle = self._shell.custom_exceptions, self._shell.CustomTB
         self._shell.set_custom_exc(  # type: ignore[no-untyped-call]
-            (*self._handled, BaseExceptionGroup, SyntaxError, ZnbError), self._show
+            (*self._handled, BaseExceptionGroup, SyntaxError, ZnbError, *_OF_USE), self._show
         )
         self._installed = self._shell.CustomTB
 
@@ -72,7 +79,7 @@ class ErrorHandler:
         frames: TracebackType,
         tb_offset: int | None = None,
     ) -> Any:
-        if isinstance(error, ZnbError) and not hasattr(error, "_render_traceback_"):
+        if (isinstance(error, ZnbError) or _raised_by_znb(error)) and not hasattr(error, "_render_traceback_"):
             error._render_traceback_ = functools.partial(render, error)  # type: ignore[attr-defined]
         if hasattr(error, "_render_traceback_"):
             return show_in_shell(shell, kind, error, frames, tb_offset)
@@ -86,3 +93,11 @@ class ErrorHandler:
         else:
             shell.showsyntaxerror()  # type: ignore[no-untyped-call]
         return None
+
+
+def _raised_by_znb(error: BaseException) -> bool:
+    """Whether znb's own code raised it, and not what that code called."""
+    entry = error.__traceback__
+    while entry is not None and entry.tb_next is not None:
+        entry = entry.tb_next
+    return entry is not None and is_hidden(entry.tb_frame.f_globals, HIDDEN_MODULES)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from znb.cli.commands import WrongUsage
 from znb.cluster import Cluster
 from znb.connection import list_clusters
+from znb.current import current
 
 if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell
@@ -79,6 +80,7 @@ class Session:
         """
         self._held.pop(cluster.name, None)  # so that it comes last
         self._held[cluster.name] = cluster
+        current.choose(cluster)
         before = self.namespace.get(VARIABLE, _MISSING)
         if before is cluster:
             return ""

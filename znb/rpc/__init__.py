@@ -43,8 +43,12 @@ __all__ = [
     "list_services",
     "ping",
     "process_hooks",
+    "publisher",
+    "puller",
+    "pusher",
     "serve",
     "service_stats",
+    "subscriber",
     "unexpose",
 ]
 
@@ -61,8 +65,12 @@ _LAZY = {
     "list_services": "registry",
     "ping": "description",
     "process_hooks": "hooks",
+    "publisher": "oneway",
+    "puller": "oneway",
+    "pusher": "oneway",
     "serve": "host",
     "service_stats": "description",
+    "subscriber": "oneway",
     "unexpose": "host",
 }
 

@@ -21,6 +21,7 @@ import zmq
 from znb import wire
 from znb.errors import AuthError, Cancelled, ProtocolError, ServiceUnavailable, ZnbError
 from znb.flow import CreditWindow, window_for
+from znb.rpc.security import KEY_DIGITS
 from znb.transport import Reactor, Timer, is_local, receive_at_dealer, send_message
 
 __all__ = ["MONITORED", "Call", "Connection", "ConnectionStats", "Lost", "Reply", "connect_timeout"]
@@ -394,8 +395,13 @@ def _deaf(_call: Call, _event: Reply | Lost) -> None:
     """Hear nothing."""
 
 
-def broken(url: str, event: int) -> ZnbError:
+def broken(url: str, event: int, detail: int = 0) -> ZnbError:
     """Return what a change of a connection means to its calls."""
+    if detail == zmq.PROTOCOL_ERROR_ZMTP_MECHANISM_MISMATCH and event == zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL:
+        return AuthError(
+            f"{url} has keys and this address has not, or the other way round; the address of a service with keys ends "
+            f"in '#' and the {KEY_DIGITS} hex digits of its public key"
+        )
     if event == zmq.EVENT_DISCONNECTED:
         error = ServiceUnavailable(url, "the process behind it ended, or closed the connection, before it answered")
         error.fields["may_have_run"] = error.may_have_run = True  # type: ignore[attr-defined]

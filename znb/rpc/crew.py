@@ -238,10 +238,13 @@ class Pool:
     Args:
         size: Calls that run at the same time.
         name: What the threads are called.
+
+    Raises:
+        ValueError: The size is no whole number from 1 on.
     """
 
     def __init__(self, size: int, name: str) -> None:
-        self.size = size
+        self.size = _checked(size)
         self._name = name
         self._lock = threading.Lock()
         self._free = size
@@ -260,6 +263,18 @@ class Pool:
     def running(self) -> int:
         """Calls that run."""
         return self.size - self._free
+
+    def resize(self, size: int) -> None:
+        """Have another number of places; those that run go on where there are fewer."""
+        begin = []
+        with self._lock:
+            self._free += _checked(size) - self.size
+            self.size = size
+            while self._waiting and self._free > 0:
+                self._free -= 1
+                begin.append(self._waiting.popleft())
+        for run in begin:
+            self._start(run)
 
     def take_place(self) -> bool:
         """Take a place for a call that the asking thread runs; ``give_back`` returns it."""
@@ -335,7 +350,14 @@ class Pool:
     def _following(self) -> Callable[[], object] | None:
         """Pass this place on to the call that waits longest; free it if there is none."""
         with self._lock:
-            if self._waiting:
+            if self._waiting and self._free >= 0:  # below 0 there are more than there should be
                 return self._waiting.popleft()
             self._free += 1
             return None
+
+
+def _checked(size: object) -> int:
+    """Return a number of threads, if it is one."""
+    if type(size) is not int or size < 1:
+        raise ValueError(f"threads: expected a whole number from 1 on, got {size!r}")
+    return size

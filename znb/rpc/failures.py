@@ -23,7 +23,7 @@ from znb.errors import ProtocolError, RemoteError, ZnbError
 from znb.rpc import values
 from znb.rpc.request import Request
 
-__all__ = ["PlainCodec", "fail", "restore"]
+__all__ = ["PlainCodec", "fail", "is_remote", "restore"]
 
 #: Modules of the standard library that do something when they are imported.
 NEVER_IMPORTED: Final = frozenset(
@@ -122,7 +122,13 @@ def restore(args: Any, headers: dict[str, Any], *, endpoint: str) -> BaseExcepti
     elif isinstance(known, type) and issubclass(known, Exception) and not issubclass(known, BaseExceptionGroup):
         made = _make_builtin(known, message)
     made.add_note(f"raised by {endpoint}" + (f":\n{text.rstrip()}" if text else ""))
+    object.__setattr__(made, "znb_endpoint", endpoint)
     return made
+
+
+def is_remote(error: BaseException) -> bool:
+    """Whether a method raised this, as opposed to what calls it."""
+    return hasattr(error, "znb_origin") or hasattr(error, "znb_endpoint")
 
 
 def _make_builtin(cls: type[Exception], message: str) -> BaseException:

@@ -1,7 +1,10 @@
 """What this process exposes: ``expose``, ``unexpose``, and services as context managers.
 
-Invariants: a name stands for one service of this process; exposing it again replaces what is behind it, and calls in
-flight go on. Everything is closed when the interpreter ends. Any thread may call.
+Exposing a name again keeps its address and its callers if the *door* stays: where it listens, who may come in. With
+another door a new service opens, and the old one ends when the calls that it has are done.
+
+Invariants: a name stands for one service of this process; calls in flight go on when it is replaced, unless its
+address is needed for another door. Everything is closed when the interpreter ends. Any thread may call.
 """
 
 from __future__ import annotations
@@ -10,8 +13,9 @@ import atexit
 import os
 import threading
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Literal
 
+from znb.current import current
 from znb.errors import ServiceUnavailable, ZnbError
 from znb.rpc import registry, security
 from znb.rpc.hooks import Hook
@@ -26,6 +30,7 @@ class Host:
     def __init__(self) -> None:
         self._lock = threading.RLock()
         self._services: dict[str, Service] = {}
+        self._retired: list[Service] = []
         self._pid = os.getpid()
         self._at_exit = False
 
@@ -41,13 +46,19 @@ class Host:
         with self._lock:
             self._check_pid()
             known = self._services.get(name)
-            if known is not None and (bind is None or bind in {known.url, known._bind}):
-                known.replace(obj)
+            if known is not None and known.has_door(bind, options):
+                known.replace(obj, options)
                 return known
-            made = Service(obj, name=name, bind=bind, **options).start()
-            if known is not None:
-                known.close()
+            made = Service(obj, name=name, bind=bind, **_with_keys(options))
+            made.check_door()
+            if known is not None and bind is not None and bind in {known.url, known.asked_url}:
+                self._services.pop(name).close()  # there is one address, which it would keep
+                known = None
+            made.start()
             self._services[name] = made
+            if known is not None:
+                known.retire(made)
+                self._retired = [*(old for old in self._retired if not old.closed), known]
             if not self._at_exit:
                 self._at_exit = True
                 atexit.register(self.close)
@@ -71,15 +82,16 @@ class Host:
         """End every service. May be called twice."""
         with self._lock:
             self._check_pid()
-            services, self._services = self._services, {}
-        for service in services.values():
+            services = [*self._services.values(), *self._retired]
+            self._services, self._retired = {}, []
+        for service in services:
             service.close()
 
     def _check_pid(self) -> None:
         """Forget, in a forked child, what the parent exposes."""
         if self._pid != os.getpid():
             self._pid = os.getpid()
-            self._services = {}
+            self._services, self._retired = {}, []
 
 
 #: The services of this process. ``expose`` is a decorator, so there is nobody who could hold them.
@@ -102,13 +114,17 @@ def expose(
     """Make an object callable from other processes: ``@znb.expose``, ``@znb.expose(name=…)`` or ``znb.expose(obj)``.
 
     The object itself is not changed. Of a module its public functions are offered, of a class those of an instance
-    made without arguments, of a dict its values. Exposing a name again replaces what is behind it.
+    made without arguments, of a dict its values. Exposing a name again replaces what is behind it, and calls in flight
+    end with what they began with.
 
     Args:
         obj: A function, class, instance, module or dict.
         name: What callers say; ``None`` for the object's own name.
-        bind: Where to listen, such as ``"tcp://127.0.0.1:4242"``; ``None`` for a socket that only this user reaches.
-        on: Workers to expose it on instead, one replica each (``cluster[:]``); ``None`` for this process.
+        bind: Where to listen, such as ``"tcp://127.0.0.1:4242"`` (``*`` for any free port); ``None`` for a socket that
+            only this user reaches.
+        on: Workers to expose it on instead, one replica each: ``"all"``, ``"any"``, ``0``, ``"0,2"``, ``"1:3"``, a name
+            (of the cluster that this process started or connected to last), or ``cluster[:]``; ``None`` for this
+            process.
         threads: Calls that may run at the same time; 1 serialises them.
         queue: Calls that may wait for a thread.
         max_bytes: Bytes of msgpack in one message.
@@ -120,15 +136,16 @@ def expose(
         The object; without one, a decorator.
 
     Raises:
-        ZnbError: It has no public methods, or no name.
+        ZnbError: It has no public methods, or no name; or its address is taken.
         AuthError: Other machines could reach it, and nothing protects it.
+        NoWorkers: ``on`` needs a cluster, and this process has none.
     """
     options = {
         "threads": threads,
         "queue": queue,
         "max_bytes": max_bytes,
         "hooks": tuple(hooks),
-        "keys": _keys(keys),
+        "keys": _load(keys),
         "insecure": insecure,
     }
     if obj is None:
@@ -138,17 +155,23 @@ def expose(
 
 def serve(obj: Any, *, name: str | None = None, bind: str | None = None, **options: Any) -> Service:
     """Expose an object as ``expose`` does, and return the running ``Service``, which the caller closes."""
-    options["keys"] = _keys(options.get("keys"))
-    return Service(obj, name=name or name_of(obj), bind=bind, **options).start()
+    return Service(obj, name=name or name_of(obj), bind=bind, **_with_keys(options)).start()
 
 
-def unexpose(name: str) -> None:
-    """End a service of this process.
+def unexpose(name: str, *, on: Any = None) -> None:
+    """End a service of this process, or of workers.
+
+    Args:
+        name: Its name.
+        on: The workers, as for ``expose``; ``None`` for this process.
 
     Raises:
-        ServiceUnavailable: It has none of that name.
+        ServiceUnavailable: There is none of that name.
     """
-    host.withdraw(name)
+    if on is None:
+        host.withdraw(name)
+    else:
+        workers_of(on).call(_withdraw_here, name)
 
 
 def name_of(obj: Any) -> str:
@@ -168,8 +191,30 @@ def _expose(obj: Any, name: str | None, bind: str | None, on: Any, options: dict
     if on is None:
         host.serve(obj, called, bind, options)
     else:
-        on.call(_expose_here, obj, called, bind, {**options, "group": security.new_group()})
+        workers = workers_of(on)
+        _check_shared(bind, workers)
+        workers.call(_expose_here, obj, called, bind, {**_with_keys(options), "group": security.new_group()})
     return obj
+
+
+def workers_of(on: Any) -> Any:
+    """Return the workers that ``on`` means: some already, or a target of the current cluster.
+
+    Raises:
+        NoWorkers: It is a target, and this process has no cluster.
+        KeyError: There is no worker of that name.
+        IndexError: There is none of that number.
+    """
+    return on if hasattr(on, "call") else current.cluster()[on]
+
+
+def _check_shared(bind: str | None, workers: Any) -> None:
+    """Raise ``ZnbError`` for one address that several workers are to listen at."""
+    if bind is not None and len(workers) > 1 and not bind.endswith((":*", ":0")):
+        raise ZnbError(
+            f"{len(workers)} workers cannot all listen at {bind}; leave bind= out, or give a free port to each: "
+            f"'tcp://127.0.0.1:*'"
+        )
 
 
 def _expose_here(obj: Any, name: str, bind: str | None, options: dict[str, Any]) -> str:
@@ -177,9 +222,19 @@ def _expose_here(obj: Any, name: str, bind: str | None, options: dict[str, Any])
     return host.serve(obj, name, bind, options).address
 
 
-def _keys(keys: Any) -> security.Keys | None:
+def _withdraw_here(name: str) -> None:
+    """End a replica; runs on a worker."""
+    host.withdraw(name)
+
+
+def _load(keys: Any) -> security.Keys | Literal[True] | None:
+    """Return the keys of a file, or those given; ``True`` for keys that are still to be made."""
     if keys is None or keys is False:
         return None
-    if keys is True:
-        return security.make_keys()
-    return keys if isinstance(keys, security.Keys) else security.load_keys(keys)
+    return keys if keys is True or isinstance(keys, security.Keys) else security.load_keys(keys)
+
+
+def _with_keys(options: dict[str, Any]) -> dict[str, Any]:
+    """Return the options of a service with the keys themselves."""
+    keys = _load(options.get("keys"))
+    return {**options, "keys": security.make_keys() if keys is True else keys}

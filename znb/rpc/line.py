@@ -15,7 +15,7 @@ from typing import Any
 import zmq
 
 from znb import wire
-from znb.errors import CallTimeout, ProtocolError, ServiceUnavailable
+from znb.errors import AuthError, CallTimeout, ProtocolError, ServiceUnavailable
 from znb.rpc.client import MONITORED, broken, connect_timeout
 from znb.transport import prepare_socket, receive_small, send_message
 
@@ -25,6 +25,8 @@ __all__ = ["Line"]
 FRESH = 0.02
 #: Seconds between looks whether the server is still there, while waiting.
 LOOK = 0.25
+#: Handshakes that fail without a reason until it is taken to be the keys.
+REFUSALS_MAX = 3
 _LOOK_MS = int(LOOK * 1000)
 _EVENTS = int(zmq.EVENTS)
 _RCVTIMEO = int(zmq.RCVTIMEO)
@@ -51,6 +53,7 @@ class Line:
         "_monitor",
         "_patience",
         "_pid",
+        "_refusals",
         "_socket",
         "ids",
         "url",
@@ -66,6 +69,7 @@ class Line:
         self._connected = False
         self._heard = 0.0
         self._broken: Exception | None = None
+        self._refusals = 0
         self._pid = os.getpid()
         self._dialled = time.monotonic()
         self._patience = connect_timeout(url)
@@ -199,5 +203,15 @@ class Line:
             event = int.from_bytes(frames[0][:2], "little")
             if event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
                 self._connected = True
-            else:
-                self._broken = broken(self.url, event)
+                continue
+            error = broken(self.url, event, int.from_bytes(frames[0][2:6], "little"))
+            if not self._connected and not isinstance(error, AuthError):
+                # Nothing was sent yet, and it dials anew. Which end notices first that keys do not fit is a race.
+                self._refusals += event != zmq.EVENT_DISCONNECTED
+                if self._refusals < REFUSALS_MAX:
+                    continue
+                error = AuthError(
+                    f"{self.url} closes each connection before it is made: its keys are not those of this address"
+                )
+            if self._broken is None:  # after a handshake that failed comes the end of the connection
+                self._broken = error

@@ -25,7 +25,7 @@ from typing import Any, Self
 
 from znb import wire
 from znb.errors import CallTimeout, ZnbError
-from znb.rpc import failures, registry, values
+from znb.rpc import failures, registry, security, values
 from znb.rpc.caller import Caller, Endpoint, Limits, Outgoing, Started
 from znb.rpc.client import Call, Lost, Reply
 from znb.rpc.description import Description, function_with_source
@@ -54,6 +54,7 @@ def connect(
 
     Raises:
         ServiceUnavailable: There is no such service.
+        ValueError: An address is none.
         AuthError: Its address has the wrong key.
 
     Example:
@@ -76,9 +77,8 @@ def connect(
     if len(addresses) == 1 and "://" not in addresses[0]:
         name = addresses[0]
         addresses = [entry.url for entry in registry.find_service(name)]
-    odd = next((address for address in addresses if "://" not in address), None)
-    if odd is not None:
-        raise ValueError(f"{odd!r} is no address; expected ipc://… or tcp://host:port (or one name, alone)")
+    for address in addresses:
+        security.check_url(address)
     caller = Caller(name, addresses, Limits(timeout, item_timeout), tuple(hooks))
     description = Description(caller)
     description.fetch()

@@ -28,7 +28,16 @@ import msgspec
 from znb.errors import ServiceUnavailable, ZnbError
 from znb.rundir import runtime_dir
 
-__all__ = ["ServiceFile", "check_service_name", "default_url", "find_service", "list_services", "publish", "withdraw"]
+__all__ = [
+    "ServiceFile",
+    "check_service_name",
+    "default_url",
+    "find_service",
+    "forget_process",
+    "list_services",
+    "publish",
+    "withdraw",
+]
 
 #: Layout of the file; others are not read.
 FILE_FORMAT = 1
@@ -80,7 +89,7 @@ def check_service_name(name: str) -> str:
         return name
     raise ZnbError(
         f"{name!r} cannot name a service: expected 1 to 40 letters, digits, '_', '-' or '.', not starting with '-' or "
-        f"'.'; give one with name="
+        f"'.'"
     )
 
 
@@ -127,6 +136,13 @@ def publish(name: str, url: str, *, group: str, doc: str, methods: list[str]) ->
 def withdraw(path: Path) -> None:
     """Remove the file of a service. May be called twice."""
     path.unlink(missing_ok=True)
+
+
+def forget_process(pid: int) -> None:
+    """Remove what the services of a process that has ended have left, as one that was killed does."""
+    for pattern in (f"*.{pid}{SUFFIX}", f"*.{pid}.*.calls"):
+        for path in runtime_dir().glob(pattern):
+            path.unlink(missing_ok=True)
 
 
 def list_services() -> list[ServiceFile]:

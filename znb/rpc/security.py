@@ -7,6 +7,7 @@ knowing it is the right to call: the traffic is encrypted, and nobody can pose a
 from __future__ import annotations
 
 import os
+import re
 import secrets
 from collections.abc import Callable
 from pathlib import Path
@@ -20,8 +21,20 @@ from znb.errors import AuthError, ZnbError
 from znb.rundir import check_private
 from znb.transport import is_local
 
-__all__ = ["Keys", "check_bind", "client_options", "load_keys", "make_keys", "server_options", "split_address"]
+__all__ = [
+    "Keys",
+    "callable_url",
+    "check_bind",
+    "check_url",
+    "client_options",
+    "load_keys",
+    "make_keys",
+    "server_options",
+    "split_address",
+]
 
+#: What an address looks like.
+URL_PATTERN = re.compile(r"(ipc|inproc)://.+|tcp://(\[[0-9A-Fa-f:.%\w]*\]|[^\s:/\[\]]+):(\d{1,5}|\*)")
 #: Hex digits of a public key in an address.
 KEY_DIGITS = 64
 
@@ -92,8 +105,40 @@ def split_address(address: str) -> tuple[str, bytes | None]:
     return url, key
 
 
+def check_url(url: str) -> str:
+    """Return a URL if it is one that a socket can have; a key after it is not looked at.
+
+    Raises:
+        ValueError: It is none.
+
+    Examples:
+        >>> check_url("tcp://127.0.0.1:4242")
+        'tcp://127.0.0.1:4242'
+    """
+    if URL_PATTERN.fullmatch(url.partition("#")[0]):
+        return url
+    raise ValueError(f"expected an address such as tcp://127.0.0.1:4242 or ipc:///path/to/socket, got {url!r:.200}")
+
+
+def callable_url(url: str, host: str) -> str:
+    """Return the address at which a socket that listens everywhere is called; any other as it is.
+
+    Args:
+        url: Where it listens.
+        host: What stands for its machine.
+
+    Examples:
+        >>> callable_url("tcp://0.0.0.0:4242", "far")
+        'tcp://far:4242'
+    """
+    scheme, _, rest = url.partition("://")
+    name, _, port = rest.rpartition(":")
+    return f"{scheme}://{host}:{port}" if scheme == "tcp" and name in {"0.0.0.0", "*", "[::]"} else url  # noqa: S104
+
+
 def check_bind(url: str, keys: Keys | None, *, insecure: bool) -> None:
     """Raise ``AuthError`` for a bind that others can reach, and that nothing protects."""
+    check_url(url)
     if is_local(url) or keys is not None or insecure:
         return
     raise AuthError(

@@ -23,6 +23,7 @@ from __future__ import annotations
 import difflib
 import inspect
 import logging
+import platform
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple, Self
@@ -51,6 +52,8 @@ THREADS = 8
 QUEUE = 1000
 #: Bytes of msgpack in one message, unless told otherwise.
 MAX_BYTES = 64_000_000
+#: Seconds between looks whether a service that has been replaced has calls left.
+RETIRE_INTERVAL = 0.1
 
 
 class ServiceStats(NamedTuple):
@@ -112,7 +115,7 @@ class Service:
         self.name = registry.check_service_name(name)
         self.hooks = Hooks(hooks, process_hooks)
         self.url = ""
-        self._bind = bind
+        self.asked_url = bind
         self._queue = queue
         self._keys = keys
         self._insecure = insecure
@@ -133,7 +136,11 @@ class Service:
     @property
     def address(self) -> str:
         """What callers on any machine need: the URL, and the public key if there is one."""
-        return self.url + (f"#{self._keys.public.hex()}" if self._keys is not None else "")
+        return self._address(platform.node())
+
+    def _address(self, host: str) -> str:
+        key = f"#{self._keys.public.hex()}" if self._keys is not None else ""
+        return security.callable_url(self.url, host) + key
 
     @property
     def methods(self) -> dict[str, describe.Method]:
@@ -151,6 +158,16 @@ class Service:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    @property
+    def closed(self) -> bool:
+        """Whether it has ended."""
+        return self._closed
+
+    def check_door(self) -> None:
+        """Raise ``AuthError`` if other machines could reach it, and nothing protects it."""
+        if self.asked_url is not None:
+            security.check_bind(self.asked_url, self._keys, insecure=self._insecure)
+
     def start(self) -> Service:
         """Listen, and be found by name.
 
@@ -158,8 +175,8 @@ class Service:
             AuthError: Other machines could reach it, and nothing protects it.
             ZnbError: The address cannot be bound.
         """
-        url = self._bind or registry.default_url(self.name)
-        security.check_bind(url, self._keys, insecure=self._insecure)
+        self.check_door()
+        url = self.asked_url or registry.default_url(self.name)
         self.crew = Crew(f"znb-{self.name}")
         self.server = Server(self.crew, self._dispatch, raw=True, max_bytes=self._max_bytes, express=self._express)
         self.crew.start()
@@ -175,13 +192,35 @@ class Service:
             raise
         return self
 
-    def replace(self, obj: Any) -> None:
+    def has_door(self, bind: str | None, options: dict[str, Any]) -> bool:
+        """Whether it listens where, and lets in whom, these options say.
+
+        Args:
+            bind: As for the constructor; ``None`` for an address of its own choice.
+            options: The constructor's; ``True`` for keys of its own choice.
+        """
+        keys = options.get("keys")
+        same_place = bind in {None, self.url, self.asked_url}
+        same_keys = self._keys is not None if keys is True else keys == self._keys
+        insecure, most = options.get("insecure", False), options.get("max_bytes", MAX_BYTES)
+        return same_place and same_keys and insecure == self._insecure and most == self._max_bytes
+
+    def replace(self, obj: Any, options: dict[str, Any] | None = None) -> None:
         """Offer another object from now on; calls in flight end with the one they began with.
+
+        Args:
+            obj: As for the constructor.
+            options: Those of the constructor that may change: ``threads``, ``queue``, ``hooks`` and ``group``.
 
         Raises:
             ZnbError: It has no public methods.
         """
         methods = describe.methods_of(obj, self.name)
+        if options is not None:
+            self.pool.resize(options.get("threads", THREADS))
+            self._queue = options.get("queue", QUEUE)
+            self.hooks = Hooks(options.get("hooks", ()), process_hooks)
+            self._group = options.get("group") or self._group
         known = self._entries
         self._entries = {
             key: known[key] if key in known and known[key].method.function is method.function else Entry(method)
@@ -192,13 +231,31 @@ class Service:
         if self.url:
             self._publish()
 
+    def retire(self, successor: Service) -> None:
+        """Offer what the successor does, be found no more, and close when no calls are left."""
+        self._entries, self._doc = successor._entries, successor._doc
+        self._description = successor._description
+        self._file = None  # of this name and process there is one, and it is the successor's now
+        self.crew.call_soon(self._close_when_idle, 0)
+
+    def _close_when_idle(self, looks: int) -> None:
+        idle = not (self.server.stats().requests or self.pool.running or self.pool.waiting or self.loop.running)
+        if idle and looks:
+            self.close()
+        else:
+            self.crew.call_later(RETIRE_INTERVAL, self._close_when_idle, looks + idle)
+
+    def _withdraw(self) -> None:
+        if self._file is not None:
+            registry.withdraw(self._file)
+        self._file = None
+
     def close(self) -> None:
         """Stop listening, stop what runs and end the threads. May be called twice."""
         if self._closed or not hasattr(self, "crew"):
             return
         self._closed = True
-        if self._file is not None:
-            registry.withdraw(self._file)
+        self._withdraw()
         self.crew.stop()
         self.loop.close()
         self.pool.close()
@@ -212,7 +269,7 @@ class Service:
     def _publish(self) -> None:
         line = self._doc.partition("\n")[0]
         self._file = registry.publish(
-            self.name, self.address, group=self._group, doc=line, methods=sorted(self._entries)
+            self.name, self._address("127.0.0.1"), group=self._group, doc=line, methods=sorted(self._entries)
         )
 
     # -- the crew's owner ----------------------------------------------------------------------------------

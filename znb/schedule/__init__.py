@@ -24,8 +24,7 @@ sent         the same, no attempts left                  ended          ``Fail("
 sent         ``lose_worker``: not the one running        queued         uncharged; alone if it may be guilty
 sent         ``cancel``                                  stopped        ``Revoke``; ``Interrupt`` if it runs
 sent         ``tick``: ran for ``job_timeout``           stopped        ``Fail("timeout")``, ``Interrupt``
-stopped      ``tick``: overran, and still runs after a   stopped        ``Kill``
-             grace
+stopped      ``tick``: still runs after a grace          stopped        ``Kill``
 stopped      ``results``, ``revoked``, ``lose_worker``   ended          never delivered, nobody charged
 ended        any late message                            ended          ignored: ``results`` returns ``None``
 ===========  ==========================================  =============  =====================================

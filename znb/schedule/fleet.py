@@ -137,6 +137,7 @@ class Worker:
         deadline: When the running job has overrun, or a stopped one ignored its interrupt.
         armed: When the timer looks at ``deadline`` next.
         overrun: Whether ``deadline`` is the kill after an interrupt.
+        grace: Seconds that a job had to heed that interrupt.
         condemned: Whether a ``Kill`` went out for it.
         listed: Whether it is in the scheduler's list of workers to steal from.
     """
@@ -149,6 +150,7 @@ class Worker:
         "deadline",
         "done",
         "failed",
+        "grace",
         "heard",
         "held",
         "level",
@@ -158,6 +160,7 @@ class Worker:
         "overrun",
         "queue",
         "received_bytes",
+        "retried",
         "run_time",
         "sealed",
         "sent_bytes",
@@ -182,9 +185,11 @@ class Worker:
         self.deadline = math.inf
         self.armed = math.inf
         self.overrun = False
+        self.grace = 0.0
         self.condemned = False
         self.done = 0
         self.failed = 0
+        self.retried = 0
         self.run_time = 0.0
         self.sent_bytes = 0
         self.received_bytes = 0

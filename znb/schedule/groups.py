@@ -90,6 +90,7 @@ class Group:
         "low",
         "next",
         "number",
+        "paused",
         "pulled",
         "queued",
         "ramp",
@@ -141,6 +142,8 @@ class Group:
         self.asked = 0
         self.exhausted = False
         self.ready = False
+        # While so: what came back is sent, since a consumer may wait for it, and nothing new.
+        self.paused = False
         self.vtime = 0.0
         self.job_time = 0.0
         self.ramp = 1

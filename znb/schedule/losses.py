@@ -81,6 +81,7 @@ def _take_back(placement: Placement, chunk: Chunk, suspect: int, begun: int, lim
     if suspect >= 0:
         without.add(suspect)
         if group.charge(suspect, attempt):
+            chunk.worker.retried += 1
             group.put_back(suspect, suspect + 1, chunk.attempt + 1, 1)
         else:
             group.failed += 1

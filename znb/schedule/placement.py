@@ -38,6 +38,7 @@ class Placement:
         chunks: What the workers have, by chunk number.
         holding: Workers that keep an exclusive chunk back until they are idle.
         hungry: Groups whose source may have to be asked.
+        interrupted: Workers whose job has been interrupted since the last tick.
         out: Commands since the last tick.
     """
 
@@ -50,6 +51,7 @@ class Placement:
         "fleet",
         "holding",
         "hungry",
+        "interrupted",
         "out",
         "stealer",
         "turns",
@@ -63,6 +65,7 @@ class Placement:
         self.chunks: dict[int, Chunk] = {}
         self.holding: dict[int, Worker] = {}
         self.hungry: dict[int, Group] = {}
+        self.interrupted: list[Worker] = []
         self.out: list[Command] = []
         self._drained: list[Worker] = []
         self._sent = 0

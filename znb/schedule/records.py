@@ -77,10 +77,19 @@ class Interrupt(msgspec.Struct, frozen=True, gc=False):
 
 
 class Kill(msgspec.Struct, frozen=True, gc=False):
-    """End the worker's process; it is running a job that ignored its interrupt. Then ``lose_worker``."""
+    """End the worker's process; it is running a job that ignored its interrupt. Then ``lose_worker``.
+
+    Attributes:
+        worker: The worker.
+        group: The job's group.
+        index: The job.
+        grace: Seconds that it had.
+    """
 
     worker: int
-    reason: str
+    group: int
+    index: int
+    grace: float
 
 
 class Pull(msgspec.Struct, frozen=True, gc=False):
@@ -156,16 +165,17 @@ class GroupStats(msgspec.Struct, frozen=True):
 
 
 class WorkerStats(msgspec.Struct, frozen=True):
-    """One live worker at a moment, counted since its incarnation was added.
+    """One live worker at a moment; the counts include former incarnations of its name.
 
     Attributes:
         worker: Incarnation.
         name: Stable name, such as ``"w0"``.
-        state: ``"idle"``, ``"running"``, ``"busy"`` (somebody else's cell) or ``"suspended"``.
+        state: ``"idle"``, ``"running"``, ``"busy"`` (somebody else's cell), ``"suspended"`` or ``"lost"``.
         chunks: Chunks it holds.
         running: Jobs it holds: the running one and those waiting there.
         done: Jobs whose outcome it sent, failed ones included.
         failed: Those of them that ended with an error.
+        retried: Jobs that run again because of how they ended there.
         run_time: Seconds of work that it reported.
         sent_bytes: Bytes sent to it, as told by ``count_bytes``.
         received_bytes: Bytes received from it, as told by ``count_bytes``.
@@ -173,11 +183,12 @@ class WorkerStats(msgspec.Struct, frozen=True):
 
     worker: int
     name: str
-    state: Literal["idle", "running", "busy", "suspended"]
+    state: Literal["idle", "running", "busy", "suspended", "lost"]
     chunks: int
     running: int
     done: int
     failed: int
+    retried: int
     run_time: float
     sent_bytes: int
     received_bytes: int
@@ -188,8 +199,11 @@ class SchedulerStats(msgspec.Struct, frozen=True):
 
     Attributes:
         lost_workers: Incarnations that ``lose_worker`` took out.
+        sent_bytes: Bytes sent to workers.
+        received_bytes: Bytes received from workers.
         groups: The groups that are not finished, oldest first.
         workers: The live workers, oldest first.
+        gone: Those of whose name there is none at present.
     """
 
     queued: int
@@ -199,5 +213,8 @@ class SchedulerStats(msgspec.Struct, frozen=True):
     cancelled: int
     retried: int
     lost_workers: int
+    sent_bytes: int
+    received_bytes: int
     groups: tuple[GroupStats, ...]
     workers: tuple[WorkerStats, ...]
+    gone: tuple[WorkerStats, ...] = ()

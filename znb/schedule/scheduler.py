@@ -22,7 +22,7 @@ from znb.schedule.losses import requeue
 from znb.schedule.placement import Placement
 from znb.schedule.records import Attempt, Command, Finished, Pull, SchedulerStats
 from znb.schedule.report import Totals
-from znb.schedule.stopping import interrupt, overran, stop_jobs
+from znb.schedule.stopping import interrupt, overran, stop_jobs, watch
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping
@@ -35,6 +35,7 @@ class Scheduler:
 
     Args:
         kill_grace: Seconds that a job which overran its ``job_timeout`` has to heed its interrupt.
+        cancel_grace: The same for one that was cancelled.
 
     Example:
         >>> scheduler = Scheduler()
@@ -50,8 +51,9 @@ class Scheduler:
         1
     """
 
-    def __init__(self, *, kill_grace: float = 2.0) -> None:
+    def __init__(self, *, kill_grace: float = 2.0, cancel_grace: float = 10.0) -> None:
         self._kill_grace = kill_grace
+        self._cancel_grace = cancel_grace
         self._groups: dict[int, Group] = {}
         self._placement = Placement()
         self._fleet = self._placement.fleet
@@ -143,6 +145,19 @@ class Scheduler:
             if known.pulled and known.queued <= known.low and not known.exhausted:
                 self._placement.hungry[group] = known
 
+    def pause_group(self, group: int) -> None:
+        """Send no new jobs of a group, because its results are not taken; those that came back still go out."""
+        known = self._groups.get(group)
+        if known is not None:
+            known.paused = True
+
+    def resume_group(self, group: int) -> None:
+        """Take back ``pause_group``."""
+        known = self._groups.get(group)
+        if known is not None and known.paused:
+            known.paused = False
+            self._placement.line_up(known)
+
     def cancel(self, group: int, index: int) -> bool:
         """End a job as cancelled; return whether it had not ended before.
 
@@ -163,7 +178,7 @@ class Scheduler:
                 return False
             chunk.mark().stopped.add(index)
             known.attempts.pop(index, None)
-            stop_jobs(self._placement.out, chunk, index, index + 1)
+            stop_jobs(self._placement, chunk, index, index + 1)
         known.cancelled += 1
         self._settle(known)
         return True
@@ -184,7 +199,7 @@ class Scheduler:
             if chunk.group is known and not (chunk.marks is not None and chunk.marks.void):
                 known.cancelled += chunk.left()
                 chunk.mark().void = True
-                stop_jobs(self._placement.out, chunk, chunk.next, chunk.stop)
+                stop_jobs(self._placement, chunk, chunk.next, chunk.stop)
         self._settle(known)
 
     # --- workers ----------------------------------------------------------------------------------------
@@ -222,12 +237,12 @@ class Scheduler:
         lost = self._fleet.workers.get(worker)
         if lost is None:
             return
-        self._totals.lost_workers += 1
         if lost.held is not None:
             self._placement.let_go(lost)
         self._fleet.remove(lost)
         groups = {chunk.group for chunk in lost.queue}
         requeue(self._placement, lost, reason, now, charge=charge and not lost.condemned, ended=ended)
+        self._totals.lose(lost)
         for group in sorted(groups, key=lambda group: group.number):
             self._settle(group)
 
@@ -343,7 +358,7 @@ class Scheduler:
             self._placement.advance(worker, now)
             if group.exhausted:
                 self._settle(group)
-        elif group.job_timeout is not None:
+        elif group.job_timeout is not None or worker.overrun:
             self._placement.deadlines.presume(worker, now)
         return skip
 
@@ -357,7 +372,7 @@ class Scheduler:
         self._placement.stealer.note(worker)
         begun = start - 1
         if known.next <= begun < known.stop and known.is_stopped(begun):
-            interrupt(self._placement.out, known, begun)
+            interrupt(self._placement, known, begun)
         start, stop = max(start, known.next), min(stop, known.stop)
         if start >= stop:
             known.begun |= start == known.stop
@@ -382,6 +397,8 @@ class Scheduler:
             for worker in placement.deadlines.due(self._fleet, now):
                 if overran(placement, worker, now, self._kill_grace):
                     self.suspend(worker.number)
+        if placement.interrupted:
+            watch(placement, now, self._cancel_grace)
         placement.dispatch(now)
         if self._fleet.buckets[IDLE]:
             placement.rebalance(now)
@@ -414,13 +431,14 @@ class Scheduler:
         chunk.next = end
         chunk.skip_holes()
         if chunk.next < chunk.stop and chunk.is_stopped(chunk.next):
-            interrupt(self._placement.out, chunk, chunk.next)
+            interrupt(self._placement, chunk, chunk.next)
         worker.failed += len(errors) + len(retry)
         failed = sum(first <= index < end and index not in skip for index in errors)
         for index, raised in retry.items():
             if index in skip or not first <= index < end:
                 continue
             if group.charge(index, Attempt(worker.name, raised)):
+                worker.retried += 1
                 group.put_back(index, index + 1, chunk.attempt + 1, 0)
                 self._placement.line_up(group)
                 skip.add(index)

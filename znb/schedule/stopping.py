@@ -1,8 +1,9 @@
 """Ending a job that a worker still has: cancelled, or run for longer than its limit.
 
 The job ends here at once, whatever the worker does; its outcome will not be delivered. The worker is asked to skip
-it (``Revoke``) and, if it is the one that runs, to interrupt it. One that overran and does not heed that within a
-grace costs its worker the life; a cancelled one does not, because the worker's namespace is worth more.
+it (``Revoke``) and, if it is the one that runs, to interrupt it. One that does not heed that within a grace costs its
+worker the life: two seconds if it overran, longer if it was cancelled, because a call of native code that will return
+some time is cheaper than the worker's namespace.
 
 Invariants: a job is interrupted once at most; nobody is charged for what a worker is killed for here. Owning
 thread: whichever drives the ``Scheduler``.
@@ -18,13 +19,13 @@ from znb.schedule.records import Fail, Interrupt, Kill, Revoke
 if TYPE_CHECKING:
     from znb.schedule.fleet import Chunk, Worker
     from znb.schedule.placement import Placement
-    from znb.schedule.records import Command
 
-__all__ = ["interrupt", "overran", "stop_jobs"]
+__all__ = ["interrupt", "overran", "stop_jobs", "watch"]
 
 
-def stop_jobs(out: list[Command], chunk: Chunk, start: int, stop: int) -> None:
+def stop_jobs(placement: Placement, chunk: Chunk, start: int, stop: int) -> None:
     """Have a worker skip jobs ``start`` up to ``stop``, all of which have ended here, or interrupt the one it runs."""
+    out = placement.out
     worker = chunk.worker
     running, index = worker.running()
     last = out[-1] if out else None
@@ -34,15 +35,26 @@ def stop_jobs(out: list[Command], chunk: Chunk, start: int, stop: int) -> None:
     else:
         out.append(Revoke(worker.number, chunk.number, start, stop))
     if chunk is running and start <= index < stop:
-        interrupt(out, chunk, index)
+        interrupt(placement, chunk, index)
 
 
-def interrupt(out: list[Command], chunk: Chunk, index: int) -> None:
+def interrupt(placement: Placement, chunk: Chunk, index: int) -> None:
     """Interrupt a job that has ended here, once."""
     interrupted = chunk.mark().interrupted
     if index not in interrupted:
         interrupted.add(index)
-        out.append(Interrupt(chunk.worker.number, chunk.number, index))
+        placement.out.append(Interrupt(chunk.worker.number, chunk.number, index))
+        placement.interrupted.append(chunk.worker)
+
+
+def watch(placement: Placement, now: float, grace: float) -> None:
+    """See to it that workers whose job has been interrupted heed that within ``grace`` seconds."""
+    for worker in placement.interrupted:
+        if worker.queue and not worker.overrun and not worker.busy:
+            worker.overrun = True
+            worker.grace = grace
+            placement.deadlines.set(worker, now + grace)
+    placement.interrupted.clear()
 
 
 def overran(placement: Placement, worker: Worker, now: float, grace: float) -> bool:
@@ -58,15 +70,20 @@ def overran(placement: Placement, worker: Worker, now: float, grace: float) -> b
     chunk, index = worker.running()
     group = chunk.group
     if worker.overrun:
+        if worker.busy or not chunk.is_stopped(index):  # it has heeded that, and another job runs
+            worker.overrun = False
+            placement.deadlines.presume(worker, now)
+            return False
         worker.deadline = math.inf
         worker.condemned = True
-        out.append(Kill(worker.number, f"job {index} of group {group.number} ignored its interrupt for {grace:g} s"))
+        out.append(Kill(worker.number, group.number, index, worker.grace))
         return True
     if not chunk.is_stopped(index):
         chunk.mark().stopped.add(index)
         group.failed += 1
         out.append(Fail(group.number, index, "timeout", group.attempts.pop(index, ())))
-    interrupt(out, chunk, index)
+    interrupt(placement, chunk, index)
     worker.overrun = True
+    worker.grace = grace
     placement.deadlines.set(worker, now + grace)
     return False

@@ -45,7 +45,7 @@ class Turns:
         heap = self._heap
         while heap:
             key, number, group = heap[0]
-            if not group.queued:
+            if not group.queued or (group.paused and not group.returned):
                 heappop(heap)
                 group.ready = False
             elif key < group.vtime and len(heap) > 1:

@@ -52,6 +52,9 @@ __all__ = ["Codec", "CodecStats"]
 #: Bytes of received definitions that are held by default: a few notebooks' arrays on a worker of a small machine.
 LEARNED_BYTES = 512 * 1024 * 1024
 
+#: Received definitions that were loaded and are held; one takes about 13 kB beyond its arrays, so this is 25 MB.
+LEARNED = 2048
+
 #: Bytes of definitions made here that are held by default after the function they describe is gone and no payload
 #: refers to them; enough for a peer to ask again for what was sent last.
 MADE_BYTES = 16 * 1024 * 1024
@@ -126,7 +129,7 @@ class Codec:
         self._lock = threading.RLock()
         self._entries: dict[int, Entry] = {}
         self._tokens: dict[bytes, Entry] = {}
-        self._learned = Store(learned_bytes, 2 * learned_bytes)
+        self._learned = Store(learned_bytes, 2 * learned_bytes, limit=LEARNED)
         self._made = Store(made_bytes)
 
     def encode(self, obj: Any, *, labels: Sequence[str] = ()) -> Payload:

@@ -8,6 +8,7 @@ than the bound can still be read. Callers hold the codec's lock.
 
 from __future__ import annotations
 
+import sys
 import weakref
 from collections import OrderedDict
 from typing import TYPE_CHECKING
@@ -24,10 +25,12 @@ class Store:
     Args:
         limit_bytes: What the definitions held here may take; the newest is held whatever its size.
         unread_bytes: What they may take together with those that were not loaded yet.
+        limit: How many of those that were loaded are held.
     """
 
-    def __init__(self, limit_bytes: int, unread_bytes: int = 0) -> None:
+    def __init__(self, limit_bytes: int, unread_bytes: int = 0, *, limit: int = sys.maxsize) -> None:
         self.limit_bytes = limit_bytes
+        self.limit = limit
         self.unread_bytes = unread_bytes
         self.size_bytes = 0
         self._kept: OrderedDict[bytes, Definition] = OrderedDict()
@@ -45,8 +48,9 @@ class Store:
         self._kept[definition.key] = definition
         self._alive[definition.key] = definition
         self.size_bytes += definition.size_bytes
-        while self.size_bytes > self.limit_bytes and len(self._kept) > 1:
-            oldest = self._oldest(is_unread_spared=self.size_bytes <= self.unread_bytes)
+        while (self.size_bytes > self.limit_bytes or len(self._kept) > self.limit) and len(self._kept) > 1:
+            spared = self.size_bytes <= max(self.limit_bytes, self.unread_bytes)
+            oldest = self._oldest(is_unread_spared=spared)
             if oldest is None or oldest is definition:
                 break
             del self._kept[oldest.key]
