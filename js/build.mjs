@@ -27,6 +27,7 @@ await build({
   format: "esm",
   target: "es2022",
   legalComments: "inline",
+  charset: "utf8",
   logLevel: "warning",
 });
 

@@ -19,6 +19,7 @@ import linecache
 import logging
 import threading
 import time
+import uuid
 from typing import Any, Final
 
 import anywidget
@@ -74,6 +75,7 @@ class Explorer(anywidget.AnyWidget):
     _esm = traitlets.Unicode().tag(sync=True)
     _css = traitlets.Unicode().tag(sync=True)
     cell = traitlets.Unicode("").tag(sync=True)
+    key = traitlets.Unicode("").tag(sync=True)
     selected = traitlets.Any(None, allow_none=True)
 
     def __init__(self, trace: Trace, *, cell: str = "", **options: Any) -> None:
@@ -84,7 +86,7 @@ class Explorer(anywidget.AnyWidget):
         self._wanted = threading.Event()
         self._thread: threading.Thread | None = None
         self._settled = False
-        super().__init__(_esm=read_bundle("explorer.js"), _css=read_bundle("explorer.css"), cell=cell, **options)
+        super().__init__(_esm=read_bundle("explorer.js"), _css=read_bundle("explorer.css"), cell=cell, key=uuid.uuid4().hex, **options)
         self.on_msg(self._received)
 
     @property

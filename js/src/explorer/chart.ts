@@ -7,7 +7,7 @@ import { boxAt, density, type Scene } from "./scene";
 import { around, clamp, pan, type Viewport, zoom } from "./viewport";
 
 const MINIMAP = 30;
-const HEIGHT_MIN = 150;
+const HEIGHT_MIN = 110;
 const HEIGHT_MAX = 420;
 /** Nanoseconds that fill the width at the closest look. */
 const CLOSEST = 20;

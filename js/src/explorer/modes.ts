@@ -47,7 +47,7 @@ function hue(trace: Trace, row: number, colouring: Colouring, count: number): nu
     return service ? hash(service) % count : -1;
   }
   if (colouring === "error") return -1;
-  return hash(trace.nameOf(row)) % count;
+  return trace.name[row]! % count;
 }
 
 /** The timeline, the flame graph and the critical path: items are rows, or `~index` of a box. */
@@ -79,7 +79,7 @@ export function showTimes(trace: Trace, scene: Scene, boxes: readonly Box[], pat
         parts(item) {
           if (item < 0 || dim(item)) return [];
           const found = pieces(trace, item);
-          return found.length > 1 ? found.map((piece) => ({ ...piece, fill: shade(pieceColor(palette, piece.name), palette) })) : [];
+          return found.length > 1 ? found.filter((piece) => piece.name !== "run").map((piece) => ({ ...piece, fill: shade(pieceColor(palette, piece.name), palette) })) : [];
         },
       };
     },

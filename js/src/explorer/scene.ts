@@ -58,14 +58,9 @@ export class SceneMaker {
     if (level >= this.levels) this.levels = level + 1;
   }
 
-  /** @param shift Moves the levels of a box: lanes are stacked when their heights are known. */
-  make(axis: Scene["axis"], x0: number, x1: number, lanes: Lane[] = [], shift?: (index: number) => number): Scene {
+  make(axis: Scene["axis"], x0: number, x1: number, lanes: Lane[] = [], atLeast = 0): Scene {
     const { size } = this;
-    let levels = this.levels;
-    if (shift) {
-      levels = lanes.reduce((sum, lane) => sum + lane.levels, 0);
-      for (let at = 0; at < size; at++) this.level[at]! += shift(at);
-    }
+    const levels = Math.max(this.levels, atLeast);
     const first = new Uint32Array(levels + 1);
     for (let at = 0; at < size; at++) first[this.level[at]! + 1]!++;
     for (let level = 0; level < levels; level++) first[level + 1]! += first[level]!;

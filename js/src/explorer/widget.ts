@@ -14,6 +14,8 @@ const PATIENCE_MS = 8000;
 
 interface State {
   cell: string;
+  /** Tells widgets apart: each view has a model object of its own, which forgets its listeners with the view. */
+  key: string;
 }
 
 /** What one widget has received: views come and go, it stays. */
@@ -45,8 +47,9 @@ class Receiver implements Host {
     return view;
   }
 
-  close(view: Explorer): void {
+  close(view: Explorer, el: HTMLElement): void {
     this.views.delete(view);
+    this.elements.delete(el);
     view.close();
   }
 
@@ -125,25 +128,22 @@ class Receiver implements Host {
   }
 }
 
-const receivers = new WeakMap<object, Receiver>();
-
-function receiverOf(model: AnyModel<State>): Receiver {
-  let receiver = receivers.get(model);
-  if (!receiver) receivers.set(model, (receiver = new Receiver(model)));
-  return receiver;
-}
+const receivers = new Map<string, Receiver>();
 
 export default {
-  initialize({ model }: { model: AnyModel<State> }): void {
-    receiverOf(model);
+  initialize({ model }: { model: AnyModel<State> }): () => void {
+    const key = model.get("key");
+    receivers.set(key, new Receiver(model));
+    return () => receivers.delete(key);
   },
   render({ model, el }: RenderProps<State>): () => void {
-    const receiver = receiverOf(model);
+    const receiver = receivers.get(model.get("key"))!;
     const view = receiver.open(el);
     receiver.send({ kind: "mounted" });
     return () => {
-      receiver.close(view);
+      receiver.close(view, el);
       receiver.places.get(el)?.((host) => receiver.open(host));
+      receiver.places.delete(el);
     };
   },
 };
