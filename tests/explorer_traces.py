@@ -92,7 +92,7 @@ def large(spans: int = 500_000, workers: int = 8) -> TraceData:
     number = 2
     clock = [BASE + 1_000] * workers
     while number < spans:
-        worker = number % workers
+        worker = number // 4 % workers
         took = rng.randrange(20_000, 60_000)
         parent, start = 1, clock[worker]
         outer = number

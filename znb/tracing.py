@@ -23,7 +23,7 @@ from znb.traces.pieces import Piece, pieces
 from znb.traces.store import Store
 from znb.traces.text import text_tree
 
-__all__ = ["TRACES", "Picture", "Trace", "Traces", "trace"]
+__all__ = ["TRACES", "LiveTrace", "Picture", "Trace", "Traces", "trace"]
 
 #: Milliseconds between two samples.
 INTERVAL_MS = 10

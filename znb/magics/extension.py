@@ -19,6 +19,7 @@ from znb.magics import cells, clusters, services, streams
 from znb.magics.completion import make_matcher
 from znb.magics.failures import ErrorHandler, show_message_only
 from znb.magics.session import Session
+from znb.widgets import display
 
 if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell
@@ -74,6 +75,7 @@ class Extension:
             self._shell.Completer.custom_matchers.append(self._matcher)
         self._shell.input_transformers_cleanup.append(self._transform)
         self._errors.install()
+        display.install(self._shell)
 
     def unload(self) -> None:
         """Take everything out of the shell, and let go of the session's clusters."""
@@ -83,6 +85,7 @@ class Extension:
             self._shell.Completer.custom_matchers.remove(self._matcher)
         self._shell.input_transformers_cleanup.remove(self._transform)
         self._errors.remove()
+        display.remove(self._shell)
         for name in self.session.close():
             print(f"Let go of the cluster {name!r}. It ends now unless it is kept or used elsewhere.")
 

@@ -86,7 +86,13 @@ class Explorer(anywidget.AnyWidget):
         self._wanted = threading.Event()
         self._thread: threading.Thread | None = None
         self._settled = False
-        super().__init__(_esm=read_bundle("explorer.js"), _css=read_bundle("explorer.css"), cell=cell, key=uuid.uuid4().hex, **options)
+        super().__init__(
+            _esm=read_bundle("explorer.js"),
+            _css=read_bundle("explorer.css"),
+            cell=cell,
+            key=uuid.uuid4().hex,
+            **options,
+        )
         self.on_msg(self._received)
 
     @property

@@ -122,9 +122,9 @@ export function decodeChunk(header: ChunkHeader, buffers: readonly (DataView | A
 
 /** Puts chunks in order, and tells when some are missing. */
 export class Sequence {
-  private run = -1;
-  private next = 0;
-  private asked = false;
+  #run = -1;
+  #next = 0;
+  #asked = false;
 
   /**
    * @param resync Asks for a new run; called once for each gap.
@@ -133,18 +133,18 @@ export class Sequence {
 
   /** Whether a chunk is the one that is due. */
   accepts(header: { run: number; seq: number }): boolean {
-    if (header.seq === 0 && header.run > this.run) {
-      this.run = header.run;
-      this.next = 1;
-      this.asked = false;
+    if (header.seq === 0 && header.run > this.#run) {
+      this.#run = header.run;
+      this.#next = 1;
+      this.#asked = false;
       return true;
     }
-    if (header.run === this.run && header.seq === this.next && !this.asked) {
-      this.next++;
+    if (header.run === this.#run && header.seq === this.#next && !this.#asked) {
+      this.#next++;
       return true;
     }
-    if (header.run >= this.run && !this.asked) {
-      this.asked = true;
+    if (header.run >= this.#run && !this.#asked) {
+      this.#asked = true;
       this.resync();
     }
     return false;

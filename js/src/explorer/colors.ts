@@ -22,7 +22,7 @@ export interface Palette {
 }
 
 export const LIGHT: Palette = {
-  hues: ["#f5c27a", "#8fd0da", "#bfe09d", "#ddb6e8", "#a9c6f5", "#f4b6b2", "#d8d492", "#d9c0a3"],
+  hues: ["#f5c27a", "#8fd0da", "#bfe09d", "#ddb6e8", "#a9c6f5", "#a4dcc8", "#d8d492", "#d9c0a3"],
   text: "#1b1b1f",
   failed: "#c92a22",
   failedText: "#ffffff",
@@ -40,7 +40,7 @@ export const LIGHT: Palette = {
 };
 
 export const DARK: Palette = {
-  hues: ["#8a5a1a", "#1f6875", "#456d24", "#764a86", "#3a5ea3", "#944446", "#66621c", "#735536"],
+  hues: ["#8a5a1a", "#1f6875", "#456d24", "#764a86", "#3a5ea3", "#1f6b57", "#66621c", "#735536"],
   text: "#ffffff",
   failed: "#d0342b",
   failedText: "#ffffff",

@@ -12,53 +12,53 @@ export function room<T extends Typed>(array: T, size: number): T {
 
 /** Finds rows by 64-bit ids: open addressing, at most half full. */
 export class IdTable {
-  private slots = new Int32Array(512).fill(-1);
-  private mask = 511;
-  private used = 0;
-  private low = new Uint32Array(256);
-  private high = new Uint32Array(256);
+  #slots = new Int32Array(512).fill(-1);
+  #mask = 511;
+  #used = 0;
+  #low = new Uint32Array(256);
+  #high = new Uint32Array(256);
 
   /** Returns the row of an id, or -1. */
   find(low: number, high: number): number {
-    let at = this.place(low, high);
+    let at = this.#place(low, high);
     for (;;) {
-      const row = this.slots[at]!;
-      if (row < 0 || (this.low[row] === low && this.high[row] === high)) return row;
-      at = (at + 1) & this.mask;
+      const row = this.#slots[at]!;
+      if (row < 0 || (this.#low[row] === low && this.#high[row] === high)) return row;
+      at = (at + 1) & this.#mask;
     }
   }
 
   /** Adds the id of the next row; rows are added in turn. */
   add(low: number, high: number): void {
-    const row = this.used++;
-    this.low = room(this.low, this.used);
-    this.high = room(this.high, this.used);
-    this.low[row] = low;
-    this.high[row] = high;
-    if (2 * this.used > this.slots.length) this.grow();
-    else this.put(row);
+    const row = this.#used++;
+    this.#low = room(this.#low, this.#used);
+    this.#high = room(this.#high, this.#used);
+    this.#low[row] = low;
+    this.#high[row] = high;
+    if (2 * this.#used > this.#slots.length) this.#grow();
+    else this.#put(row);
   }
 
   /** The id of a row as 16 hexadecimal digits. */
   hex(row: number): string {
     const digits = (half: number) => half.toString(16).padStart(8, "0");
-    return digits(this.high[row]!) + digits(this.low[row]!);
+    return digits(this.#high[row]!) + digits(this.#low[row]!);
   }
 
-  private place(low: number, high: number): number {
-    return (Math.imul(low, 0x9e3779b1) ^ Math.imul(high, 0x85ebca6b) ^ (low >>> 15)) & this.mask;
+  #place(low: number, high: number): number {
+    return (Math.imul(low, 0x9e3779b1) ^ Math.imul(high, 0x85ebca6b) ^ (low >>> 15)) & this.#mask;
   }
 
-  private put(row: number): void {
-    let at = this.place(this.low[row]!, this.high[row]!);
-    while (this.slots[at]! >= 0) at = (at + 1) & this.mask;
-    this.slots[at] = row;
+  #put(row: number): void {
+    let at = this.#place(this.#low[row]!, this.#high[row]!);
+    while (this.#slots[at]! >= 0) at = (at + 1) & this.#mask;
+    this.#slots[at] = row;
   }
 
-  private grow(): void {
-    this.slots = new Int32Array(this.slots.length * 4).fill(-1);
-    this.mask = this.slots.length - 1;
-    for (let row = 0; row < this.used; row++) this.put(row);
+  #grow(): void {
+    this.#slots = new Int32Array(this.#slots.length * 4).fill(-1);
+    this.#mask = this.#slots.length - 1;
+    for (let row = 0; row < this.#used; row++) this.#put(row);
   }
 }
 

@@ -3,6 +3,7 @@
 import { fill, h } from "../shared/dom";
 import { duration, percent } from "../shared/format";
 import { pieces } from "./analysis";
+import { MARKS } from "./chunk";
 import { type Palette } from "./colors";
 import { type Details, type Host, type Source } from "./host";
 import { describeSpan, pieceColor } from "./modes";
@@ -12,8 +13,8 @@ const PLACE = /^\s*File "(.+)", line (\d+)/;
 
 export class DetailsPane {
   readonly element = h("section", { class: "znb-details", "aria-label": "Details of the selection", tabindex: -1 });
-  private shown = "";
-  private text = "";
+  #shown = "";
+  #text = "";
 
   constructor(
     private readonly host: Host,
@@ -21,8 +22,8 @@ export class DetailsPane {
   ) {}
 
   clear(content: Node | null = null): void {
-    this.shown = "";
-    this.text = "";
+    this.#shown = "";
+    this.#text = "";
     this.element.hidden = !content;
     fill(this.element, content);
   }
@@ -31,18 +32,18 @@ export class DetailsPane {
   async showSpan(trace: Trace, row: number, palette: Palette): Promise<void> {
     const id = trace.ids.hex(row);
     const key = `${id} ${trace.end[row]} ${palette.text}`;
-    if (this.shown === key) return;
-    this.shown = key;
+    if (this.#shown === key) return;
+    this.#shown = key;
     this.element.hidden = false;
     const slot = h("div", { "aria-busy": "true" });
-    fill(this.element, this.heading(trace, row), this.piecesOf(trace, row, palette), slot);
+    fill(this.element, this.#heading(trace, row), this.#piecesOf(trace, row, palette), slot);
     try {
       const details = await this.host.details(id);
-      if (this.shown === key) this.fillDetails(slot, details);
-      this.text = asText(trace, row, details);
+      if (this.#shown === key) this.#fillDetails(slot, details);
+      this.#text = asText(trace, row, details);
     } catch (error) {
-      if (this.shown === key) fill(slot, h("p", { class: "znb-note", text: String((error as Error).message ?? error) }));
-      this.text = asText(trace, row, { attributes: {}, events: [] });
+      if (this.#shown === key) fill(slot, h("p", { class: "znb-note", text: String((error as Error).message ?? error) }));
+      this.#text = asText(trace, row, { attributes: {}, events: [] });
     }
     slot.removeAttribute("aria-busy");
   }
@@ -50,33 +51,33 @@ export class DetailsPane {
   /** Shows a sampled function. */
   showFunction(trace: Trace, number: number, lines: readonly string[]): void {
     const [name, file, line] = trace.samples.functions[number]!;
-    this.shown = `function ${number}`;
-    this.text = lines.join("\n");
+    this.#shown = `function ${number}`;
+    this.#text = lines.join("\n");
     this.element.hidden = false;
     const slot = h("div");
     fill(
       this.element,
-      h("div", { class: "znb-heading" }, h("strong", { text: name }), h("span", { text: lines.slice(1, -1).join(" · ") }), this.copyButton()),
+      h("div", { class: "znb-heading" }, h("strong", { text: name }), h("span", { text: lines.slice(1, -1).join(" · ") }), this.#copyButton()),
       slot,
     );
-    void this.showSource(slot, file, line);
+    void this.#showSource(slot, file, line);
   }
 
   showLines(lines: readonly string[]): void {
-    this.shown = lines[0] ?? "";
-    this.text = lines.join("\n");
+    this.#shown = lines[0] ?? "";
+    this.#text = lines.join("\n");
     this.element.hidden = false;
-    fill(this.element, h("div", { class: "znb-heading" }, h("strong", { text: lines[0] ?? "" }), h("span", { text: lines.slice(1).join(" · ") }), this.copyButton()));
+    fill(this.element, h("div", { class: "znb-heading" }, h("strong", { text: lines[0] ?? "" }), h("span", { text: lines.slice(1).join(" · ") }), this.#copyButton()));
   }
 
   async copy(): Promise<void> {
-    if (!this.text) return;
+    if (!this.#text) return;
     try {
-      await navigator.clipboard.writeText(this.text);
+      await navigator.clipboard.writeText(this.#text);
     } catch {
       // Not a secure page: by way of a field.
       const field = h("textarea", { style: "position:fixed;opacity:0" });
-      field.value = this.text;
+      field.value = this.#text;
       this.element.append(field);
       field.select();
       document.execCommand("copy");
@@ -86,11 +87,11 @@ export class DetailsPane {
     if (button) button.textContent = "Copied";
   }
 
-  private copyButton(): HTMLElement {
+  #copyButton(): HTMLElement {
     return h("button", { type: "button", class: "znb-copy", text: "Copy as text", onclick: () => void this.copy() });
   }
 
-  private heading(trace: Trace, row: number): HTMLElement {
+  #heading(trace: Trace, row: number): HTMLElement {
     const [name, what, took, start] = describeSpan(trace, row);
     const bad = trace.bad(row);
     const path = trace.path(row).slice(0, -1).slice(-4);
@@ -99,14 +100,14 @@ export class DetailsPane {
       { class: "znb-heading" },
       h("strong", { class: bad ? "bad" : "", text: name }),
       h("span", { text: `${what} · ${took} · ${start}` }),
-      this.copyButton(),
+      this.#copyButton(),
       path.length
         ? h("nav", { "aria-label": "Callers" }, ...path.map((up) => h("button", { type: "button", text: `${trace.nameOf(up)} ›`, onclick: () => this.go(up) })))
         : null,
     );
   }
 
-  private piecesOf(trace: Trace, row: number, palette: Palette): HTMLElement | null {
+  #piecesOf(trace: Trace, row: number, palette: Palette): HTMLElement | null {
     const found = pieces(trace, row);
     if (found.length < 2) return null;
     const whole = found.at(-1)!.end - found[0]!.start;
@@ -123,18 +124,18 @@ export class DetailsPane {
     );
   }
 
-  private fillDetails(slot: HTMLElement, details: Details): void {
-    const names = Object.keys(details.attributes);
+  #fillDetails(slot: HTMLElement, details: Details): void {
+    const names = Object.keys(details.attributes).filter((name) => !(MARKS as readonly string[]).includes(name));
     fill(
       slot,
       names.length
         ? h("table", { class: "znb-attributes" }, h("tbody", {}, ...names.map((name) => h("tr", {}, h("th", { scope: "row", text: name }), h("td", { text: show(details.attributes[name]) })))))
         : null,
-      ...details.events.map(([time, name, attributes]) => this.event(time, name, attributes)),
+      ...details.events.map(([time, name, attributes]) => this.#event(time, name, attributes)),
     );
   }
 
-  private event(time: number, name: string, attributes: Record<string, unknown>): HTMLElement {
+  #event(time: number, name: string, attributes: Record<string, unknown>): HTMLElement {
     if (name !== "exception") {
       const rest = Object.entries(attributes).map(([key, value]) => `${key}=${show(value)}`);
       return h("p", { text: [`${name} at ${duration(time)}`, ...rest].join(" · ") });
@@ -148,14 +149,14 @@ export class DetailsPane {
       const text = `${line}\n`;
       listing.append(
         place
-          ? h("button", { type: "button", title: "Show the source around this line", text, onclick: () => void this.showSource(source, place[1]!, Number(place[2])) })
+          ? h("button", { type: "button", title: "Show the source around this line", text, onclick: () => void this.#showSource(source, place[1]!, Number(place[2])) })
           : text,
       );
     }
     return h("div", {}, h("p", { class: "bad" }, h("strong", { text: type }), `: ${show(attributes["exception.message"])}`), lines.length > 1 ? listing : null, source);
   }
 
-  private async showSource(slot: HTMLElement, file: string, line: number): Promise<void> {
+  async #showSource(slot: HTMLElement, file: string, line: number): Promise<void> {
     fill(slot, h("p", { class: "znb-note", text: `${file}, line ${line}` }));
     let found: Source;
     try {

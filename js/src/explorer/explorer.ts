@@ -35,211 +35,211 @@ const ARROWS_MAX = 60;
 export class Explorer {
   readonly element: HTMLElement;
   readonly chart: Chart;
-  private trace: Trace | null = null;
-  private mode: Mode = "timeline";
-  private shown: Shown | null = null;
-  private nodes: { version: number; nodes: Nodes } | null = null;
-  private sampleBoxes: { version: number; boxes: Box[] } | null = null;
-  private costs: { version: number; costs: Cost[] } | null = null;
-  private path: { version: number; path: Segment[] } | null = null;
-  private focus: number | null = null;
-  private matches: Matches | null = null;
-  private colouring: Colouring = "name";
+  #trace: Trace | null = null;
+  #mode: Mode = "timeline";
+  #shown: Shown | null = null;
+  #nodes: { version: number; nodes: Nodes } | null = null;
+  #sampleBoxes: { version: number; boxes: Box[] } | null = null;
+  #costs: { version: number; costs: Cost[] } | null = null;
+  #path: { version: number; path: Segment[] } | null = null;
+  #focus: number | null = null;
+  #matches: Matches | null = null;
+  #colouring: Colouring = "name";
   /** The span that is selected, in every view. */
-  private row = -1;
-  private readonly views = new Map<Mode, Viewport>();
-  private work: { mode: Mode; version: number; work: Work; cost: number } | null = null;
-  private timer = 0;
-  private readonly theme: Theme;
-  private readonly table: CostTable;
-  private readonly details: DetailsPane;
-  private readonly title = h("strong", { class: "znb-title" });
-  private readonly facts = h("span", { class: "znb-facts" });
-  private readonly notes = h("ul", { class: "znb-notes" });
-  private readonly found = h("span", { class: "znb-found", role: "status" });
-  private readonly said = h("div", { class: "znb-said", role: "status", "aria-live": "polite" });
-  private readonly tip = h("div", { class: "znb-tip", role: "tooltip", hidden: true });
-  private readonly problem = h("p", { class: "znb-problem", role: "alert", hidden: true });
-  private readonly field: HTMLInputElement;
-  private readonly tabs = new Map<Mode, HTMLButtonElement>();
-  private readonly others = h("div", { class: "znb-others", hidden: true });
-  private readonly body: HTMLElement;
-  private readonly help: HTMLElement;
+  #row = -1;
+  readonly #views = new Map<Mode, Viewport>();
+  #work: { mode: Mode; version: number; work: Work; cost: number } | null = null;
+  #timer = 0;
+  readonly #theme: Theme;
+  readonly #table: CostTable;
+  readonly #details: DetailsPane;
+  readonly #title = h("strong", { class: "znb-title" });
+  readonly #facts = h("span", { class: "znb-facts" });
+  readonly #notes = h("ul", { class: "znb-notes" });
+  readonly #found = h("span", { class: "znb-found", role: "status" });
+  readonly #said = h("div", { class: "znb-said", role: "status", "aria-live": "polite" });
+  readonly #tip = h("div", { class: "znb-tip", role: "tooltip", hidden: true });
+  readonly #problem = h("p", { class: "znb-problem", role: "alert", hidden: true });
+  readonly #field: HTMLInputElement;
+  readonly #tabs = new Map<Mode, HTMLButtonElement>();
+  readonly #others = h("div", { class: "znb-others", hidden: true });
+  readonly #body: HTMLElement;
+  readonly #help: HTMLElement;
 
   constructor(private readonly host: Host) {
     this.chart = new Chart(LIGHT, {
-      hovered: (index, x, y) => this.hover(index, x, y),
-      selected: (index) => this.pick(index, true),
-      moved: () => this.views.set(this.mode, this.chart.view),
+      hovered: (index, x, y) => this.#hover(index, x, y),
+      selected: (index) => this.#pick(index, true),
+      moved: () => this.#views.set(this.#mode, this.chart.view),
     });
-    this.table = new CostTable((cost) => this.chooseCost(cost));
-    this.details = new DetailsPane(host, (row) => this.select(row));
-    this.field = h("input", {
+    this.#table = new CostTable((cost) => this.#chooseCost(cost));
+    this.#details = new DetailsPane(host, (row) => this.#select(row));
+    this.#field = h("input", {
       type: "search", placeholder: "Search ( / )", "aria-label": "Search spans", spellcheck: "false",
       title: "Part of a name, /regular expression/, worker:… kind:… status:…",
-      oninput: () => this.search(),
+      oninput: () => this.#search(),
     }); // prettier-ignore
-    this.help = helpPanel(() => this.toggleHelp(false));
-    this.body = h("div", { class: "znb-body", role: "tabpanel" }, this.chart.element, this.table.element);
+    this.#help = helpPanel(() => this.#toggleHelp(false));
+    this.#body = h("div", { class: "znb-body", role: "tabpanel" }, this.chart.element, this.#table.element);
     this.element = h(
       "div",
       { class: "znb-explorer", role: "region", "aria-label": "Trace explorer", "data-lm-suppress-shortcuts": "true", tabindex: -1 },
-      h("div", { class: "znb-head" }, this.title, this.facts, host.cell ? h("a", { href: host.cell, text: "Go to cell", title: "Scroll to the cell that was traced" }) : null),
-      this.notes,
-      this.problem,
-      this.toolbar(),
-      this.others,
-      this.body,
-      this.details.element,
-      this.help,
-      this.tip,
-      this.said,
+      h("div", { class: "znb-head" }, this.#title, this.#facts, host.cell ? h("a", { href: host.cell, text: "Go to cell", title: "Scroll to the cell that was traced" }) : null),
+      this.#notes,
+      this.#problem,
+      this.#toolbar(),
+      this.#others,
+      this.#body,
+      this.#details.element,
+      this.#help,
+      this.#tip,
+      this.#said,
     );
-    this.details.clear();
-    this.element.addEventListener("keydown", (event) => this.key(event));
+    this.#details.clear();
+    this.element.addEventListener("keydown", (event) => this.#key(event));
     for (const kind of ["keyup", "keypress"]) this.element.addEventListener(kind, (event) => event.stopPropagation());
-    this.theme = watchTheme(this.element, () => this.restyle());
+    this.#theme = watchTheme(this.element, () => this.#restyle());
     this.setMode("timeline");
   }
 
   close(): void {
-    clearTimeout(this.timer);
-    this.theme.stop();
+    clearTimeout(this.#timer);
+    this.#theme.stop();
     this.chart.close();
     this.element.remove();
   }
 
   /** Shows a trace; call it again when something has come. */
   show(trace: Trace): void {
-    if (this.trace !== trace) {
-      this.row = -1;
-      this.views.clear();
-      this.work = null;
+    if (this.#trace !== trace) {
+      this.#row = -1;
+      this.#views.clear();
+      this.#work = null;
     }
-    this.trace = trace;
+    this.#trace = trace;
     const failed = trace.failed ? `, ${count(trace.failed)} failed` : "";
-    this.title.textContent = trace.head.title;
+    this.#title.textContent = trace.head.title;
     fill(
-      this.facts,
+      this.#facts,
       `${duration(trace.length)} · ${plural(trace.size, "span")}${failed} · ${trace.processes.length === 1 ? "1 process" : `${trace.processes.length} processes`}`,
       trace.live ? h("span", { class: "znb-live", text: "live" }) : null,
     );
-    fill(this.notes, ...trace.notes.map((note) => h("li", { text: note })));
-    this.plan();
+    fill(this.#notes, ...trace.notes.map((note) => h("li", { text: note })));
+    this.#plan();
   }
 
   /** Says why something is missing, such as a kernel that is gone; empty: nothing is. */
   complain(text: string): void {
-    this.problem.textContent = text;
-    this.problem.hidden = !text;
+    this.#problem.textContent = text;
+    this.#problem.hidden = !text;
   }
 
-  private get palette(): Palette {
-    return this.theme?.dark ? DARK : LIGHT;
+  get #palette(): Palette {
+    return this.#theme?.dark ? DARK : LIGHT;
   }
 
   // -- toolbar
 
-  private toolbar(): HTMLElement {
+  #toolbar(): HTMLElement {
     const list = h("div", { class: "znb-tabs", role: "tablist", "aria-label": "Views" });
     MODES.forEach(([mode, label], at) => {
       const tab = h("button", { type: "button", role: "tab", title: `${label} (${at + 1})`, text: label, onclick: () => this.setMode(mode) });
-      this.tabs.set(mode, tab);
+      this.#tabs.set(mode, tab);
       list.append(tab);
     });
-    const colours = h("select", { "aria-label": "Colour by", title: "Colour by", onchange: () => this.recolour(colours.value as Colouring) },
+    const colours = h("select", { "aria-label": "Colour by", title: "Colour by", onchange: () => this.#recolour(colours.value as Colouring) },
       ...COLOURINGS.map((name) => h("option", { value: name, text: `by ${name}` }))); // prettier-ignore
     const button = (text: string, title: string, act: () => void) => h("button", { type: "button", class: "znb-tool", title, "aria-label": title, text, onclick: act });
     return h(
       "div",
       { class: "znb-bar" },
       list,
-      h("div", { class: "znb-tools" }, this.field, this.found, colours,
+      h("div", { class: "znb-tools" }, this.#field, this.#found, colours,
         button("−", "Zoom out (−)", () => this.chart.zoomBy(1.6)), button("+", "Zoom in (+)", () => this.chart.zoomBy(1 / 1.6)),
-        button("All", "Show all (0)", () => this.chart.all()), button("?", "Keys (?)", () => this.toggleHelp())),
+        button("All", "Show all (0)", () => this.chart.all()), button("?", "Keys (?)", () => this.#toggleHelp())),
     ); // prettier-ignore
   }
 
-  private recolour(colouring: Colouring): void {
-    this.colouring = colouring;
-    this.restyle();
+  #recolour(colouring: Colouring): void {
+    this.#colouring = colouring;
+    this.#restyle();
   }
 
-  private restyle(): void {
-    if (this.shown) this.chart.restyle(this.shown.look(this.style()), this.palette);
-    if (this.row >= 0 && this.trace && !this.details.element.hidden) void this.details.showSpan(this.trace, this.row, this.palette);
+  #restyle(): void {
+    if (this.#shown) this.chart.restyle(this.#shown.look(this.#style()), this.#palette);
+    if (this.#row >= 0 && this.#trace && !this.#details.element.hidden) void this.#details.showSpan(this.#trace, this.#row, this.#palette);
   }
 
-  private style() {
-    return { palette: this.palette, colouring: this.colouring, matches: this.matches };
+  #style() {
+    return { palette: this.#palette, colouring: this.#colouring, matches: this.#matches };
   }
 
   // -- views
 
   setMode(mode: Mode): void {
-    this.mode = mode;
-    for (const [name, tab] of this.tabs) {
+    this.#mode = mode;
+    for (const [name, tab] of this.#tabs) {
       tab.setAttribute("aria-selected", String(name === mode));
       tab.tabIndex = name === mode ? 0 : -1;
     }
     const isTable = mode === "table";
     this.chart.element.hidden = isTable;
-    this.table.element.hidden = !isTable;
-    this.others.hidden = mode !== "diff";
-    this.body.setAttribute("aria-label", MODES.find(([name]) => name === mode)![1]);
+    this.#table.element.hidden = !isTable;
+    this.#others.hidden = mode !== "diff";
+    this.#body.setAttribute("aria-label", MODES.find(([name]) => name === mode)![1]);
     this.chart.canvas.setAttribute("aria-label", `${MODES.find(([name]) => name === mode)![1]} of the trace. Arrow keys move between spans, Enter zooms, 5 shows the same as a table.`);
-    this.shown = null;
-    this.work = null;
+    this.#shown = null;
+    this.#work = null;
     this.chart.arrows = this.chart.stretches = [];
-    if (mode === "diff") void this.offerOthers();
-    else this.plan(true);
+    if (mode === "diff") void this.#offerOthers();
+    else this.#plan(true);
   }
 
   /** Lays the view out, between frames, if there is something new. */
-  private plan(now = false): void {
-    const { trace } = this;
-    if (!trace || this.mode === "diff") return;
-    if (this.work && !now) return;
-    clearTimeout(this.timer);
-    const pause = now || !this.shown ? 0 : Math.min(PAUSE_MAX_MS, Math.max(PAUSE_MS, this.lastCost * PAUSE_FACTOR));
-    this.timer = window.setTimeout(() => this.begin(trace), pause);
+  #plan(now = false): void {
+    const trace = this.#trace;
+    if (!trace || this.#mode === "diff") return;
+    if (this.#work && !now) return;
+    clearTimeout(this.#timer);
+    const pause = now || !this.#shown ? 0 : Math.min(PAUSE_MAX_MS, Math.max(PAUSE_MS, this.#lastCost * PAUSE_FACTOR));
+    this.#timer = window.setTimeout(() => this.#begin(trace), pause);
   }
 
-  private lastCost = 0;
+  #lastCost = 0;
 
-  private begin(trace: Trace): void {
-    if (trace !== this.trace) return;
-    const { mode } = this;
+  #begin(trace: Trace): void {
+    if (trace !== this.#trace) return;
+    const mode = this.#mode;
     const began = performance.now();
     if (mode === "table") {
-      this.showTable();
-      this.lastCost = performance.now() - began;
+      this.#showTable();
+      this.#lastCost = performance.now() - began;
       return;
     }
     if (mode === "merged" || mode === "sandwich") {
-      this.showNodes(trace);
-      this.lastCost = performance.now() - began;
+      this.#showNodes(trace);
+      this.#lastCost = performance.now() - began;
       return;
     }
-    const boxes = this.boxes(trace);
+    const boxes = this.#boxes(trace);
     const work = mode === "flame" ? layoutFlame(trace, boxes) : layoutTimeline(trace, boxes);
-    this.work = { mode, version: trace.version, work, cost: performance.now() - began };
-    this.step();
+    this.#work = { mode, version: trace.version, work, cost: performance.now() - began };
+    this.#step();
   }
 
-  private step(): void {
-    const { work, trace } = this;
-    if (!work || !trace || work.mode !== this.mode) return;
+  #step(): void {
+    const work = this.#work, trace = this.#trace; // prettier-ignore
+    if (!work || !trace || work.mode !== this.#mode) return;
     const began = performance.now();
     for (;;) {
       const step = work.work.next();
       const spent = performance.now() - began;
       if (step.done) {
-        this.lastCost = work.cost + spent;
-        this.work = null;
-        const path = this.mode === "critical" ? this.criticalPath(trace) : null;
-        this.present(showTimes(trace, step.value, this.boxes(trace), path), path);
-        if (trace.version !== work.version) this.plan();
+        this.#lastCost = work.cost + spent;
+        this.#work = null;
+        const path = this.#mode === "critical" ? this.#criticalPath(trace) : null;
+        this.#present(showTimes(trace, step.value, this.#boxes(trace), path), path);
+        if (trace.version !== work.version) this.#plan();
         return;
       }
       if (spent > SLICE_MS) {
@@ -247,91 +247,91 @@ export class Explorer {
         break;
       }
     }
-    this.timer = window.setTimeout(() => this.step(), 0);
+    this.#timer = window.setTimeout(() => this.#step(), 0);
   }
 
-  private present(shown: Shown, path: readonly Segment[] | null = null): void {
-    const keep = this.shown !== null;
-    this.shown = shown;
-    const known = this.views.get(this.mode);
-    this.chart.selected = this.row >= 0 ? this.indexOf(this.row) : -1;
-    this.chart.stretches = path ? this.stretches(shown, path) : [];
-    const now = shown.scene.axis === "time" ? this.trace!.length : Infinity;
-    this.chart.restyle(shown.look(this.style()), this.palette);
-    this.chart.show(shown.scene, shown.look(this.style()), now, keep);
+  #present(shown: Shown, path: readonly Segment[] | null = null): void {
+    const keep = this.#shown !== null;
+    this.#shown = shown;
+    const known = this.#views.get(this.#mode);
+    this.chart.selected = this.#row >= 0 ? this.#indexOf(this.#row) : -1;
+    this.chart.stretches = path ? this.#stretches(shown, path) : [];
+    const now = shown.scene.axis === "time" ? this.#trace!.length : Infinity;
+    this.chart.restyle(shown.look(this.#style()), this.#palette);
+    this.chart.show(shown.scene, shown.look(this.#style()), now, keep);
     if (!keep && known && shown.scene.axis === "time") this.chart.move(known);
-    this.chart.arrows = this.arrows(this.row);
-    if (path && this.row < 0) this.details.clear(this.pathSummary(path));
-    if (shown.scene.hidden) this.say(`${plural(shown.scene.hidden, "span")} overlap too much to be drawn here`);
+    this.chart.arrows = this.#arrows(this.#row);
+    if (path && this.#row < 0) this.#details.clear(this.#pathSummary(path));
+    if (shown.scene.hidden) this.#say(`${plural(shown.scene.hidden, "span")} overlap too much to be drawn here`);
   }
 
-  private indexOf(row: number): number {
-    const { shown } = this;
+  #indexOf(row: number): number {
+    const shown = this.#shown;
     if (!shown) return -1;
     const direct = shown.scene.axis === "time" ? shown.scene.item.indexOf(row) : -1;
     return direct >= 0 || shown.scene.axis === "time" ? direct : shown.scene.item.findIndex((item) => shown.row(item) === row);
   }
 
-  private boxes(trace: Trace): Box[] {
-    if (this.sampleBoxes?.version !== trace.version) {
+  #boxes(trace: Trace): Box[] {
+    if (this.#sampleBoxes?.version !== trace.version) {
       const boxes = trace.samples.boxes(trace.names, trace.name, trace.start, (row) => trace.endOf(row));
-      this.sampleBoxes = { version: trace.version, boxes };
+      this.#sampleBoxes = { version: trace.version, boxes };
     }
-    return this.sampleBoxes.boxes;
+    return this.#sampleBoxes.boxes;
   }
 
-  private merged(trace: Trace): Nodes {
-    if (this.nodes?.version !== trace.version) this.nodes = { version: trace.version, nodes: mergeTrace(trace, true) };
-    return this.nodes.nodes;
+  #merged(trace: Trace): Nodes {
+    if (this.#nodes?.version !== trace.version) this.#nodes = { version: trace.version, nodes: mergeTrace(trace, true) };
+    return this.#nodes.nodes;
   }
 
-  private criticalPath(trace: Trace): Segment[] {
-    if (this.path?.version !== trace.version) this.path = { version: trace.version, path: criticalPath(trace) };
-    return this.path.path;
+  #criticalPath(trace: Trace): Segment[] {
+    if (this.#path?.version !== trace.version) this.#path = { version: trace.version, path: criticalPath(trace) };
+    return this.#path.path;
   }
 
-  private showNodes(trace: Trace): void {
-    const nodes = this.merged(trace);
-    if (this.mode === "merged") {
-      this.present(showMerged(trace, nodes, layoutNodes(nodes)));
+  #showNodes(trace: Trace): void {
+    const nodes = this.#merged(trace);
+    if (this.#mode === "merged") {
+      this.#present(showMerged(trace, nodes, layoutNodes(nodes)));
       return;
     }
-    if (this.focus === null) this.focus = this.row >= 0 ? trace.name[this.row]! : this.heaviest(nodes);
-    this.present(showSandwich(trace, layoutSandwich(nodes, this.focus)));
+    if (this.#focus === null) this.#focus = this.#row >= 0 ? trace.name[this.#row]! : this.#heaviest(nodes);
+    this.#present(showSandwich(trace, layoutSandwich(nodes, this.#focus)));
   }
 
-  private heaviest(nodes: Nodes): number {
+  #heaviest(nodes: Nodes): number {
     let best = 0;
     for (let node = 1; node < nodes.size; node++) if (nodes.own[node]! > nodes.own[best]! && nodes.key[node]! >= 0) best = node;
     return nodes.key[best] ?? 0;
   }
 
-  private showTable(): void {
-    const { trace } = this;
+  #showTable(): void {
+    const trace = this.#trace;
     if (!trace) return;
-    if (this.costs?.version !== trace.version) this.costs = { version: trace.version, costs: costs(trace) };
-    const { matches } = this;
+    if (this.#costs?.version !== trace.version) this.#costs = { version: trace.version, costs: costs(trace) };
+    const matches = this.#matches;
     const wanted = matches && new Set<number>();
     if (matches && wanted) for (let row = 0; row < trace.size; row++) if (matches.rows[row]) wanted.add(trace.name[row]! * 64 + trace.kind[row]!);
-    this.table.show(trace, this.costs.costs, wanted && ((cost) => wanted.has(cost.name * 64 + cost.kind)));
-    this.shown = null;
+    this.#table.show(trace, this.#costs.costs, wanted && ((cost) => wanted.has(cost.name * 64 + cost.kind)));
+    this.#shown = null;
   }
 
-  private chooseCost(cost: Cost): void {
-    this.focus = cost.name;
-    this.row = cost.row;
+  #chooseCost(cost: Cost): void {
+    this.#focus = cost.name;
+    this.#row = cost.row;
     this.setMode("sandwich");
-    this.select(cost.row);
+    this.#select(cost.row);
   }
 
-  private stretches(shown: Shown, path: readonly Segment[]): { index: number; start: number; end: number }[] {
+  #stretches(shown: Shown, path: readonly Segment[]): { index: number; start: number; end: number }[] {
     const index = new Map<number, number>();
     shown.scene.item.forEach((item, at) => item >= 0 && index.set(item, at));
     return path.map(({ row, start, end }) => ({ index: index.get(row) ?? -1, start, end })).filter((one) => one.index >= 0);
   }
 
-  private pathSummary(path: readonly Segment[]): HTMLElement {
-    const trace = this.trace!;
+  #pathSummary(path: readonly Segment[]): HTMLElement {
+    const trace = this.#trace!;
     const sums = new Map<number, [ns: number, row: number]>();
     for (const { row, start, end } of path) {
       const sum = sums.get(trace.name[row]!) ?? [0, row];
@@ -343,75 +343,75 @@ export class Explorer {
     return h("div", {},
       h("p", { text: "What the whole took its time for: during each stretch, everybody waited for this work." }),
       h("table", { class: "znb-attributes" }, h("tbody", {}, ...rows.map(([name, [ns, row]]) =>
-        h("tr", {}, h("th", { scope: "row" }, h("button", { type: "button", text: trace.names[name]!, onclick: () => this.select(row) })),
+        h("tr", {}, h("th", { scope: "row" }, h("button", { type: "button", text: trace.names[name]!, onclick: () => this.#select(row) })),
           h("td", { class: "n", text: duration(ns) }), h("td", { class: "n", text: percent(ns / whole) })))))); // prettier-ignore
   }
 
-  private async offerOthers(): Promise<void> {
+  async #offerOthers(): Promise<void> {
     try {
       const others = await this.host.others();
-      const choice = h("select", { "aria-label": "Compare with", onchange: () => void this.compare(choice.value) },
+      const choice = h("select", { "aria-label": "Compare with", onchange: () => void this.#compare(choice.value) },
         ...others.map((other) => h("option", { value: other.id, text: other.title }))); // prettier-ignore
-      if (!others.length) fill(this.others, "There is no earlier trace to compare with.");
+      if (!others.length) fill(this.#others, "There is no earlier trace to compare with.");
       else {
-        fill(this.others, "Compared with ", choice, " — red: slower now; blue: faster now.");
-        await this.compare(others[0]!.id);
+        fill(this.#others, "Compared with ", choice, " — red: slower now; blue: faster now.");
+        await this.#compare(others[0]!.id);
       }
     } catch (error) {
-      fill(this.others, String((error as Error).message ?? error));
+      fill(this.#others, String((error as Error).message ?? error));
     }
   }
 
-  private async compare(id: string): Promise<void> {
+  async #compare(id: string): Promise<void> {
     const changes = await this.host.diff(id);
-    if (this.mode === "diff") this.present(showDiff(layoutDiff(changes)));
+    if (this.#mode === "diff") this.#present(showDiff(layoutDiff(changes)));
   }
 
   // -- selection
 
-  private pick(index: number, told: boolean): void {
-    const { shown, trace } = this;
+  #pick(index: number, told: boolean): void {
+    const shown = this.#shown, trace = this.#trace; // prettier-ignore
     if (!shown || !trace) return;
     this.chart.select(index);
     if (index < 0) {
-      this.row = -1;
+      this.#row = -1;
       this.chart.arrows = [];
-      this.details.clear();
+      this.#details.clear();
       if (told) this.host.selected(null);
       return;
     }
     const item = shown.scene.item[index]!;
     const lines = shown.describe(item);
-    this.row = shown.row(item);
-    this.focus = shown.key(item) ?? this.focus;
-    this.chart.arrows = this.arrows(this.row);
-    if (shown.function(item) >= 0) this.details.showFunction(trace, shown.function(item), lines);
-    else if (this.row >= 0) void this.details.showSpan(trace, this.row, this.palette);
-    else this.details.showLines(lines);
-    this.say(lines.slice(0, 3).join(", "));
-    if (told && this.row >= 0) this.host.selected(trace.ids.hex(this.row));
+    this.#row = shown.row(item);
+    this.#focus = shown.key(item) ?? this.#focus;
+    this.chart.arrows = this.#arrows(this.#row);
+    if (shown.function(item) >= 0) this.#details.showFunction(trace, shown.function(item), lines);
+    else if (this.#row >= 0) void this.#details.showSpan(trace, this.#row, this.#palette);
+    else this.#details.showLines(lines);
+    this.#say(lines.slice(0, 3).join(", "));
+    if (told && this.#row >= 0) this.host.selected(trace.ids.hex(this.#row));
   }
 
   /** Selects a span wherever it stands in this view. */
-  private select(row: number): void {
-    const index = this.indexOf(row);
-    if (index >= 0) this.pick(index, true);
+  #select(row: number): void {
+    const index = this.#indexOf(row);
+    if (index >= 0) this.#pick(index, true);
     else {
-      this.row = row;
-      void this.details.showSpan(this.trace!, row, this.palette);
-      this.host.selected(this.trace!.ids.hex(row));
+      this.#row = row;
+      void this.#details.showSpan(this.#trace!, row, this.#palette);
+      this.host.selected(this.#trace!.ids.hex(row));
     }
   }
 
   /** From a call to where it was answered, and from an answer back. */
-  private arrows(row: number): Arrow[] {
-    const { trace, shown } = this;
-    if (row < 0 || !trace || !shown || shown.scene.axis !== "time" || this.mode === "flame") return [];
+  #arrows(row: number): Arrow[] {
+    const trace = this.#trace, shown = this.#shown; // prettier-ignore
+    if (row < 0 || !trace || !shown || shown.scene.axis !== "time" || this.#mode === "flame") return [];
     const found: Arrow[] = [];
     const { order, first } = trace.children();
     const link = (from: number, to: number) => {
       if (trace.thread[from] === trace.thread[to]) return;
-      const a = this.indexOf(from), b = this.indexOf(to); // prettier-ignore
+      const a = this.#indexOf(from), b = this.#indexOf(to); // prettier-ignore
       if (a >= 0 && b >= 0) found.push({ x0: Math.max(trace.start[from]!, Math.min(trace.start[to]!, trace.endOf(from))), level0: levelOf(shown.scene, a), x1: trace.start[to]!, level1: levelOf(shown.scene, b) }); // prettier-ignore
     };
     if (trace.parent[row]! >= 0) link(trace.parent[row]!, row);
@@ -419,8 +419,8 @@ export class Explorer {
     return found;
   }
 
-  private hover(index: number, x: number, y: number): void {
-    const { shown, tip } = this;
+  #hover(index: number, x: number, y: number): void {
+    const shown = this.#shown, tip = this.#tip; // prettier-ignore
     if (index < 0 || !shown) {
       tip.hidden = true;
       return;
@@ -436,24 +436,24 @@ export class Explorer {
 
   // -- search
 
-  private search(): void {
-    const { trace } = this;
+  #search(): void {
+    const trace = this.#trace;
     if (!trace) return;
-    this.matches = search(trace, this.field.value);
-    this.found.textContent = this.matches ? `${plural(this.matches.count, "match").replace("matchs", "matches")}, ${percent(this.matches.share)}` : "";
-    if (this.mode === "table") this.showTable();
-    else this.restyle();
+    this.#matches = search(trace, this.#field.value);
+    this.#found.textContent = this.#matches ? `${plural(this.#matches.count, "match").replace("matchs", "matches")}, ${percent(this.#matches.share)}` : "";
+    if (this.#mode === "table") this.#showTable();
+    else this.#restyle();
   }
 
-  private nextMatch(step: 1 | -1): void {
-    const { trace, matches } = this;
+  #nextMatch(step: 1 | -1): void {
+    const trace = this.#trace, matches = this.#matches; // prettier-ignore
     if (!trace || !matches?.count) return;
     const order = trace.byStart();
-    let at = this.row >= 0 ? order.indexOf(this.row) : step > 0 ? -1 : order.length;
+    let at = this.#row >= 0 ? order.indexOf(this.#row) : step > 0 ? -1 : order.length;
     for (let tried = 0; tried < order.length; tried++) {
       at = (at + step + order.length) % order.length;
       if (matches.rows[order[at]!]) {
-        this.select(order[at]!);
+        this.#select(order[at]!);
         return;
       }
     }
@@ -461,62 +461,62 @@ export class Explorer {
 
   // -- keys
 
-  private toggleHelp(shown = this.help.hidden): void {
-    this.help.hidden = !shown;
-    if (shown) this.help.focus();
+  #toggleHelp(shown = this.#help.hidden): void {
+    this.#help.hidden = !shown;
+    if (shown) this.#help.focus();
     else this.chart.canvas.focus({ preventScroll: true });
   }
 
-  private key(event: KeyboardEvent): void {
+  #key(event: KeyboardEvent): void {
     // Whatever is typed here is meant for here: "0 0" would restart the kernel.
     event.stopPropagation();
     if (event.ctrlKey || event.metaKey || event.altKey) return;
     const target = event.composedPath()[0] as HTMLElement;
-    const typing = target === this.field || target.tagName === "SELECT";
+    const typing = target === this.#field || target.tagName === "SELECT";
     if (event.key === "Escape") {
-      if (!this.help.hidden) this.toggleHelp(false);
-      else if (typing && this.field.value) {
-        this.field.value = "";
-        this.search();
+      if (!this.#help.hidden) this.#toggleHelp(false);
+      else if (typing && this.#field.value) {
+        this.#field.value = "";
+        this.#search();
       } else if (typing) this.chart.canvas.focus({ preventScroll: true });
-      else this.pick(-1, true);
-    } else if (typing && event.key === "Enter") this.nextMatch(event.shiftKey ? -1 : 1);
+      else this.#pick(-1, true);
+    } else if (typing && event.key === "Enter") this.#nextMatch(event.shiftKey ? -1 : 1);
     else if (typing) return;
-    else if (target.getAttribute("role") === "tab" && event.key.startsWith("Arrow")) this.nextTab(event.key);
-    else if (!this.act(event.key, target)) return;
+    else if (target.getAttribute("role") === "tab" && event.key.startsWith("Arrow")) this.#nextTab(event.key);
+    else if (!this.#act(event.key, target)) return;
     event.preventDefault();
   }
 
-  private nextTab(key: string): void {
+  #nextTab(key: string): void {
     const step = key === "ArrowLeft" || key === "ArrowUp" ? -1 : 1;
-    const at = MODES.findIndex(([mode]) => mode === this.mode);
+    const at = MODES.findIndex(([mode]) => mode === this.#mode);
     const next = MODES[(at + step + MODES.length) % MODES.length]![0];
     this.setMode(next);
-    this.tabs.get(next)!.focus();
+    this.#tabs.get(next)!.focus();
   }
 
   /** Does what a key says; returns whether it says anything. */
-  private act(key: string, target: HTMLElement): boolean {
+  #act(key: string, target: HTMLElement): boolean {
     const { chart } = this;
     const onChart = target === chart.canvas;
     switch (key) {
-      case "/": this.field.focus(); this.field.select(); return true;
-      case "?": this.toggleHelp(); return true;
+      case "/": this.#field.focus(); this.#field.select(); return true;
+      case "?": this.#toggleHelp(); return true;
       case "+": case "=": case "w": chart.zoomBy(1 / 1.6); return true;
       case "-": case "s": chart.zoomBy(1.6); return true;
       case "a": chart.panBy(-0.2); return true;
       case "d": chart.panBy(0.2); return true;
       case "0": case "Home": chart.all(); return true;
-      case "n": this.nextMatch(1); return true;
-      case "N": this.nextMatch(-1); return true;
-      case "c": void this.details.copy(); return true;
+      case "n": this.#nextMatch(1); return true;
+      case "N": this.#nextMatch(-1); return true;
+      case "c": void this.#details.copy(); return true;
       case "Enter": case "z":
         if (!onChart) return false;
         if (chart.selected >= 0) chart.zoomTo(chart.selected);
         return true;
       case "ArrowLeft": case "ArrowRight": case "ArrowUp": case "ArrowDown":
         if (!onChart) return false;
-        this.pick(chart.neighbour(chart.selected, key), true);
+        this.#pick(chart.neighbour(chart.selected, key), true);
         return true;
       default:
         if (!/^[1-7]$/.test(key)) return false;
@@ -525,7 +525,7 @@ export class Explorer {
     }
   } // prettier-ignore
 
-  private say(text: string): void {
-    this.said.textContent = text;
+  #say(text: string): void {
+    this.#said.textContent = text;
   }
 }

@@ -40,8 +40,9 @@ export function* layoutTimeline(trace: Trace, boxes: readonly Box[]): Work {
   const used = trace.threads.map((_, lane) => lane).filter((lane) => packed.height[lane]! > 0);
   const labels = trace.threads.map(([process]) => trace.processes[process]![3]);
   const rank = (lane: number) => (trace.threads[lane]![0] === first ? 0 : 1);
+  const main = (lane: number) => (trace.threads[lane]![1] === "MainThread" ? 0 : 1);
   const natural = new Intl.Collator(undefined, { numeric: true });
-  used.sort((a, b) => rank(a) - rank(b) || natural.compare(labels[a]!, labels[b]!) || a - b);
+  used.sort((a, b) => rank(a) - rank(b) || natural.compare(labels[a]!, labels[b]!) || main(a) - main(b) || a - b);
   const perProcess = new Map<number, number>();
   for (const lane of used) perProcess.set(trace.threads[lane]![0], (perProcess.get(trace.threads[lane]![0]) ?? 0) + 1);
   const lanes: Lane[] = [];

@@ -15,7 +15,7 @@ export class Nodes {
   readonly bad: number[] = [];
   /** A span of it, the longest; -1 for functions. */
   readonly row: number[] = [];
-  private readonly found = new Map<string, number>();
+  readonly #found = new Map<string, number>();
 
   get size(): number {
     return this.parent.length;
@@ -23,7 +23,7 @@ export class Nodes {
 
   node(parent: number, key: number): number {
     const text = `${parent}/${key}`;
-    let node = this.found.get(text);
+    let node = this.#found.get(text);
     if (node === undefined) {
       node = this.parent.push(parent) - 1;
       this.key.push(key);
@@ -32,7 +32,7 @@ export class Nodes {
       this.calls.push(0);
       this.bad.push(0);
       this.row.push(-1);
-      this.found.set(text, node);
+      this.#found.set(text, node);
     }
     return node;
   }

@@ -34,16 +34,16 @@ export class Samples {
   readonly nodeFunction: number[] = [];
   readonly nodeDepth: number[] = [];
 
-  private readonly stackNode: number[] = [];
-  private readonly frameFunction: number[] = [];
-  private readonly functionOf = new Map<string, number>();
-  private readonly nodeOf = new Map<string, number>();
-  private waiting: [sample: number, low: number, high: number][] = [];
+  readonly #stackNode: number[] = [];
+  readonly #frameFunction: number[] = [];
+  readonly #functionOf = new Map<string, number>();
+  readonly #nodeOf = new Map<string, number>();
+  #waiting: [sample: number, low: number, high: number][] = [];
 
   append(chunk: Chunk, ids: IdTable, time: (columns: Uint32Array, at: number, thread: number) => number): void {
-    for (const frame of chunk.frames) this.addFrame(frame);
+    for (const frame of chunk.frames) this.#addFrame(frame);
     if (chunk.node) {
-      for (let i = 0; i < chunk.node.up.length; i++) this.addNode(chunk.node.up[i]!, chunk.node.frame[i]!);
+      for (let i = 0; i < chunk.node.up.length; i++) this.#addNode(chunk.node.up[i]!, chunk.node.frame[i]!);
     }
     const found = chunk.sample;
     if (found) {
@@ -60,12 +60,12 @@ export class Samples {
         this.wall[at] = found.wall[i]!;
         this.cpu[at] = found.cpu[i]!;
         this.thread[at] = found.thread[i]!;
-        this.node[at] = this.stackNode[found.stack[i]!] ?? -1;
+        this.node[at] = this.#stackNode[found.stack[i]!] ?? -1;
         this.span[at] = -1;
-        this.waiting.push([at, found.span[2 * i]!, found.span[2 * i + 1]!]);
+        this.#waiting.push([at, found.span[2 * i]!, found.span[2 * i + 1]!]);
       }
     }
-    this.waiting = this.waiting.filter(([at, low, high]) => (this.span[at] = ids.find(low, high)) < 0);
+    this.#waiting = this.#waiting.filter(([at, low, high]) => (this.span[at] = ids.find(low, high)) < 0);
   }
 
   /** For each name of spans, the function up to which all its stacks agree: what is above it is left out. */
@@ -76,7 +76,7 @@ export class Samples {
       if (row < 0 || node < 0) continue;
       const key = name[row]!;
       const known = found.get(key);
-      found.set(key, known === undefined ? node : this.common(known, node));
+      found.set(key, known === undefined ? node : this.#common(known, node));
     }
     return found;
   }
@@ -136,7 +136,7 @@ export class Samples {
     return found.sort((a, b) => a.start - b.start || a.depth - b.depth);
   }
 
-  private common(a: number, b: number): number {
+  #common(a: number, b: number): number {
     while (a !== b) {
       if (a < 0 || b < 0) return -1;
       if (this.nodeDepth[a]! >= this.nodeDepth[b]!) a = this.nodeUp[a]!;
@@ -145,36 +145,36 @@ export class Samples {
     return a;
   }
 
-  private addFrame(frame: Frame): void {
+  #addFrame(frame: Frame): void {
     this.frames.push(frame);
     if (frame[4] === "znb") {
-      this.frameFunction.push(-1);
+      this.#frameFunction.push(-1);
       return;
     }
     const key = `${frame[0]}\n${frame[1]}\n${frame[3]}`;
-    let number = this.functionOf.get(key);
+    let number = this.#functionOf.get(key);
     if (number === undefined) {
       number = this.functions.push(frame) - 1;
-      this.functionOf.set(key, number);
+      this.#functionOf.set(key, number);
     }
-    this.frameFunction.push(number);
+    this.#frameFunction.push(number);
   }
 
-  private addNode(up: number, frame: number): void {
-    const above = up >= 0 ? this.stackNode[up]! : -1;
-    const number = this.frameFunction[frame]!;
+  #addNode(up: number, frame: number): void {
+    const above = up >= 0 ? this.#stackNode[up]! : -1;
+    const number = this.#frameFunction[frame]!;
     if (number < 0) {
-      this.stackNode.push(above);
+      this.#stackNode.push(above);
       return;
     }
     const key = `${above}/${number}`;
-    let node = this.nodeOf.get(key);
+    let node = this.#nodeOf.get(key);
     if (node === undefined) {
       node = this.nodeUp.push(above) - 1;
       this.nodeFunction.push(number);
       this.nodeDepth.push(above >= 0 ? this.nodeDepth[above]! + 1 : 0);
-      this.nodeOf.set(key, node);
+      this.#nodeOf.set(key, node);
     }
-    this.stackNode.push(node);
+    this.#stackNode.push(node);
   }
 }

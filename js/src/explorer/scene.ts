@@ -31,38 +31,38 @@ export interface Scene {
 
 /** Collects boxes in any order of levels; within a level they must come by start. */
 export class SceneMaker {
-  private start: Float64Array;
-  private end: Float64Array;
-  private item: Int32Array;
-  private level: Int32Array;
-  private bad: Uint8Array;
-  private size = 0;
+  #start: Float64Array;
+  #end: Float64Array;
+  #item: Int32Array;
+  #level: Int32Array;
+  #bad: Uint8Array;
+  #size = 0;
   levels = 0;
   hidden = 0;
 
   constructor(capacity: number) {
-    this.start = new Float64Array(capacity);
-    this.end = new Float64Array(capacity);
-    this.item = new Int32Array(capacity);
-    this.level = new Int32Array(capacity);
-    this.bad = new Uint8Array(capacity);
+    this.#start = new Float64Array(capacity);
+    this.#end = new Float64Array(capacity);
+    this.#item = new Int32Array(capacity);
+    this.#level = new Int32Array(capacity);
+    this.#bad = new Uint8Array(capacity);
   }
 
   add(level: number, start: number, end: number, item: number, bad: boolean): void {
-    const at = this.size++;
-    this.start[at] = start;
-    this.end[at] = end;
-    this.item[at] = item;
-    this.level[at] = level;
-    this.bad[at] = bad ? 1 : 0;
+    const at = this.#size++;
+    this.#start[at] = start;
+    this.#end[at] = end;
+    this.#item[at] = item;
+    this.#level[at] = level;
+    this.#bad[at] = bad ? 1 : 0;
     if (level >= this.levels) this.levels = level + 1;
   }
 
   make(axis: Scene["axis"], x0: number, x1: number, lanes: Lane[] = [], atLeast = 0): Scene {
-    const { size } = this;
+    const size = this.#size;
     const levels = Math.max(this.levels, atLeast);
     const first = new Uint32Array(levels + 1);
-    for (let at = 0; at < size; at++) first[this.level[at]! + 1]!++;
+    for (let at = 0; at < size; at++) first[this.#level[at]! + 1]!++;
     for (let level = 0; level < levels; level++) first[level + 1]! += first[level]!;
     const place = first.slice(0, levels);
     const start = new Float64Array(size);
@@ -70,11 +70,11 @@ export class SceneMaker {
     const item = new Int32Array(size);
     const bad = new Uint32Array(size + 1);
     for (let at = 0; at < size; at++) {
-      const to = place[this.level[at]!]!++;
-      start[to] = this.start[at]!;
-      end[to] = this.end[at]!;
-      item[to] = this.item[at]!;
-      bad[to + 1] = this.bad[at]!;
+      const to = place[this.#level[at]!]!++;
+      start[to] = this.#start[at]!;
+      end[to] = this.#end[at]!;
+      item[to] = this.#item[at]!;
+      bad[to + 1] = this.#bad[at]!;
     }
     for (let at = 0; at < size; at++) bad[at + 1]! += bad[at]!;
     return { axis, x0, x1, first, start, end, item, bad, lanes, hidden: this.hidden };

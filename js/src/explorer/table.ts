@@ -21,29 +21,29 @@ const COLUMNS: readonly Column[] = [
 
 export class CostTable {
   readonly element = h("div", { class: "znb-table", role: "region", "aria-label": "Costs by name", tabindex: -1 });
-  private by: keyof Cost = "own";
-  private falling = true;
+  #by: keyof Cost = "own";
+  #falling = true;
 
   /** @param chosen Called with a name's cost: its longest span is to be selected. */
   constructor(private readonly chosen: (cost: Cost) => void) {}
 
   show(trace: Trace, costs: readonly Cost[], matches: ((cost: Cost) => boolean) | null): void {
-    const value = (cost: Cost) => (this.by === "name" ? trace.names[cost.name]! : cost[this.by]);
+    const value = (cost: Cost) => (this.#by === "name" ? trace.names[cost.name]! : cost[this.#by]);
     const sorted = costs
       .filter((cost) => !matches || matches(cost))
-      .sort((a, b) => (value(a) < value(b) ? -1 : value(a) > value(b) ? 1 : 0) * (this.falling ? -1 : 1));
+      .sort((a, b) => (value(a) < value(b) ? -1 : value(a) > value(b) ? 1 : 0) * (this.#falling ? -1 : 1));
     const heading = (title: string, key: keyof Cost, numeric: boolean) => {
-      const active = this.by === key;
+      const active = this.#by === key;
       const sort = () => {
-        this.falling = active ? !this.falling : numeric;
-        this.by = key;
+        this.#falling = active ? !this.#falling : numeric;
+        this.#by = key;
         this.show(trace, costs, matches);
         this.element.querySelector<HTMLElement>(`button[data-key=${key}]`)?.focus();
       };
-      const arrow = active ? (this.falling ? " ▾" : " ▴") : "";
+      const arrow = active ? (this.#falling ? " ▾" : " ▴") : "";
       return h(
         "th",
-        { scope: "col", class: numeric ? "n" : "", "aria-sort": active ? (this.falling ? "descending" : "ascending") : "none" },
+        { scope: "col", class: numeric ? "n" : "", "aria-sort": active ? (this.#falling ? "descending" : "ascending") : "none" },
         h("button", { type: "button", "data-key": key, text: title + arrow, onclick: sort }),
       );
     };

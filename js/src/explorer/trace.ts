@@ -39,18 +39,18 @@ export class Trace {
   thread = new Uint32Array(0);
   failed = 0;
 
-  private readonly base: readonly [low: number, high: number];
+  readonly #base: readonly [low: number, high: number];
   /** Spans whose parent has not come, and its id. */
-  private orphans: number[] = [];
-  private upLow = new Uint32Array(0);
-  private upHigh = new Uint32Array(0);
-  private sorted = new Uint32Array(0);
-  private tree: { version: number; tree: Tree } | null = null;
-  private own: { version: number; own: Float64Array } | null = null;
+  #orphans: number[] = [];
+  #upLow = new Uint32Array(0);
+  #upHigh = new Uint32Array(0);
+  #sorted = new Uint32Array(0);
+  #tree: { version: number; tree: Tree } | null = null;
+  #own: { version: number; own: Float64Array } | null = null;
 
   constructor(readonly head: Head) {
     const base = BigInt(head.base);
-    this.base = [Number(base & 0xffffffffn), Number(BigInt.asIntN(32, base >> 32n))];
+    this.#base = [Number(base & 0xffffffffn), Number(BigInt.asIntN(32, base >> 32n))];
   }
 
   /** Takes the next chunk of the run. */
@@ -61,8 +61,8 @@ export class Trace {
     this.notes = chunk.notes;
     this.live = chunk.live;
     this.length = Math.max(1, chunk.length);
-    if (chunk.rows) this.appendRows(chunk);
-    const since = (columns: Uint32Array, at: number, thread: number) => this.time(columns, at, thread);
+    if (chunk.rows) this.#appendRows(chunk);
+    const since = (columns: Uint32Array, at: number, thread: number) => this.#time(columns, at, thread);
     this.samples.append(chunk, this.ids, since);
     this.version++;
   }
@@ -107,7 +107,7 @@ export class Trace {
 
   /** All rows, by start, the longer one first. */
   byStart(): Uint32Array {
-    const known = this.sorted.length;
+    const known = this.#sorted.length;
     if (known < this.size) {
       const { start, end } = this;
       const before = (a: number, b: number) => start[a]! - start[b]! || (end[a] === end[b] ? a - b : end[b]! > end[a]! ? 1 : -1);
@@ -116,35 +116,35 @@ export class Trace {
       fresh.sort(before);
       const merged = new Uint32Array(this.size);
       for (let i = 0, j = 0, k = 0; k < merged.length; k++) {
-        const old = j >= fresh.length || (i < known && before(this.sorted[i]!, fresh[j]!) <= 0);
-        merged[k] = old ? this.sorted[i++]! : fresh[j++]!;
+        const old = j >= fresh.length || (i < known && before(this.#sorted[i]!, fresh[j]!) <= 0);
+        merged[k] = old ? this.#sorted[i++]! : fresh[j++]!;
       }
-      this.sorted = merged;
+      this.#sorted = merged;
     }
-    return this.sorted;
+    return this.#sorted;
   }
 
   /** The tree, made anew when something has come. */
   children(): Tree {
-    if (this.tree?.version !== this.version) this.tree = { version: this.version, tree: this.makeTree() };
-    return this.tree.tree;
+    if (this.#tree?.version !== this.version) this.#tree = { version: this.version, tree: this.#makeTree() };
+    return this.#tree.tree;
   }
 
   /** For each row, nanoseconds that no child covers. */
   selfTimes(): Float64Array {
-    if (this.own?.version !== this.version) this.own = { version: this.version, own: this.makeSelfTimes() };
-    return this.own.own;
+    if (this.#own?.version !== this.version) this.#own = { version: this.version, own: this.#makeSelfTimes() };
+    return this.#own.own;
   }
 
-  private time(columns: Uint32Array, at: number, thread: number): number {
-    const high = (columns[2 * at + 1]! | 0) - this.base[1];
-    return high * 4294967296 + (columns[2 * at]! - this.base[0]) - this.threads[thread]![2];
+  #time(columns: Uint32Array, at: number, thread: number): number {
+    const high = (columns[2 * at + 1]! | 0) - this.#base[1];
+    return high * 4294967296 + (columns[2 * at]! - this.#base[0]) - this.threads[thread]![2];
   }
 
-  private appendRows(chunk: Chunk): void {
+  #appendRows(chunk: Chunk): void {
     const rows = chunk.rows!;
     const total = rows.name.length;
-    this.grow(this.size + total);
+    this.#grow(this.size + total);
     const rowOf = new Uint32Array(total);
     for (let i = 0; i < total; i++) {
       const low = rows.id[2 * i]!, high = rows.id[2 * i + 1]!; // prettier-ignore
@@ -159,8 +159,8 @@ export class Trace {
       const open = rows.end[2 * i] === 0 && rows.end[2 * i + 1] === 0;
       if (known && this.end[row] !== Infinity) continue; // it came twice: the finished one counts
       if (known && this.bad(row)) this.failed--;
-      this.start[row] = this.time(rows.start, i, thread);
-      this.end[row] = open ? Infinity : this.time(rows.end, i, thread);
+      this.start[row] = this.#time(rows.start, i, thread);
+      this.end[row] = open ? Infinity : this.#time(rows.end, i, thread);
       this.name[row] = rows.name[i]!;
       this.kind[row] = rows.kind[i]!;
       this.status[row] = rows.status[i]!;
@@ -168,14 +168,14 @@ export class Trace {
       if (this.bad(row)) this.failed++;
       if (known) continue;
       this.parent[row] = -1;
-      this.upLow[row] = rows.parent[2 * i]!;
-      this.upHigh[row] = rows.parent[2 * i + 1]!;
-      if (this.upLow[row] || this.upHigh[row]) this.orphans.push(row);
+      this.#upLow[row] = rows.parent[2 * i]!;
+      this.#upHigh[row] = rows.parent[2 * i + 1]!;
+      if (this.#upLow[row] || this.#upHigh[row]) this.#orphans.push(row);
     }
-    this.orphans = this.orphans.filter((row) => {
-      const parent = this.ids.find(this.upLow[row]!, this.upHigh[row]!);
+    this.#orphans = this.#orphans.filter((row) => {
+      const parent = this.ids.find(this.#upLow[row]!, this.#upHigh[row]!);
       if (parent < 0) return true;
-      if (!this.leadsTo(parent, row)) this.parent[row] = parent;
+      if (!this.#leadsTo(parent, row)) this.parent[row] = parent;
       return false;
     });
     if (chunk.mark) {
@@ -190,26 +190,26 @@ export class Trace {
   }
 
   /** Whether `above` is the row itself or below it: damaged data must not make a circle. */
-  private leadsTo(above: number, row: number): boolean {
+  #leadsTo(above: number, row: number): boolean {
     if (above === row) return true;
     if (this.start[above]! < this.start[row]! && above < row) return false; // as nearly always
     for (let step = above; step >= 0; step = this.parent[step]!) if (step === row) return true;
     return false;
   }
 
-  private grow(size: number): void {
+  #grow(size: number): void {
     this.start = room(this.start, size);
     this.end = room(this.end, size);
     this.parent = room(this.parent, size);
-    this.upLow = room(this.upLow, size);
-    this.upHigh = room(this.upHigh, size);
+    this.#upLow = room(this.#upLow, size);
+    this.#upHigh = room(this.#upHigh, size);
     this.name = room(this.name, size);
     this.kind = room(this.kind, size);
     this.status = room(this.status, size);
     this.thread = room(this.thread, size);
   }
 
-  private makeTree(): Tree {
+  #makeTree(): Tree {
     const { size, parent } = this;
     const first = new Uint32Array(size + 1);
     const roots: number[] = [];
@@ -225,7 +225,7 @@ export class Trace {
     return { order, first, roots };
   }
 
-  private makeSelfTimes(): Float64Array {
+  #makeSelfTimes(): Float64Array {
     const { order, first } = this.children();
     const own = new Float64Array(this.size);
     for (let row = 0; row < this.size; row++) {

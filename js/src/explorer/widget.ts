@@ -4,6 +4,7 @@ import type { AnyModel, RenderProps } from "@anywidget/types";
 import { type ChunkHeader, decodeChunk, Sequence } from "./chunk";
 import { Explorer } from "./explorer";
 import { type Details, type Host, type Other, type Source } from "./host";
+import { whenGone } from "./gone";
 import { type Change } from "./merged";
 import { placeOf } from "./settle";
 import "./style.css";
@@ -11,6 +12,8 @@ import { Trace } from "./trace";
 
 /** Milliseconds after which a question that is not answered is given up: a kernel that is busy answers later. */
 const PATIENCE_MS = 8000;
+
+const GONE = "The kernel is gone: what has come stays, details and sources can no longer be asked for.";
 
 interface State {
   cell: string;
@@ -25,15 +28,21 @@ class Receiver implements Host {
   readonly cell: string | null;
   /** What puts a view into the place of a picture: where displays are about to become pictures. */
   readonly places = new Map<HTMLElement, ReturnType<typeof placeOf>>();
-  private readonly elements = new Set<HTMLElement>();
-  private readonly sequence = new Sequence(() => this.send({ kind: "resync" }));
-  private readonly waiting = new Map<number, { done: (value: never) => void; failed: (error: Error) => void }>();
-  private asked = 0;
+  gone = false;
+  readonly stop: () => void;
+  readonly #elements = new Set<HTMLElement>();
+  readonly #sequence = new Sequence(() => this.send({ kind: "resync" }));
+  readonly #waiting = new Map<number, { done: (value: never) => void; failed: (error: Error) => void }>();
+  #asked = 0;
 
   constructor(private readonly model: AnyModel<State>) {
     const cell = model.get("cell");
     this.cell = cell ? `#cell-id=${encodeURIComponent(cell)}` : null;
-    model.on("msg:custom", (content: unknown, buffers: DataView[]) => this.receive(content as Record<string, unknown>, buffers));
+    model.on("msg:custom", (content: unknown, buffers: DataView[]) => this.#receive(content as Record<string, unknown>, buffers));
+    this.stop = whenGone(model.widget_manager, () => {
+      this.gone = true;
+      this.#complain(GONE);
+    });
     this.send({ kind: "hello" });
   }
 
@@ -41,15 +50,16 @@ class Receiver implements Host {
   open(el: HTMLElement): Explorer {
     const view = new Explorer(this);
     el.append(view.element);
+    if (this.gone) view.complain(GONE);
     this.views.add(view);
-    this.elements.add(el);
+    this.#elements.add(el);
     if (this.trace) view.show(this.trace);
     return view;
   }
 
   close(view: Explorer, el: HTMLElement): void {
     this.views.delete(view);
-    this.elements.delete(el);
+    this.#elements.delete(el);
     view.close();
   }
 
@@ -57,38 +67,39 @@ class Receiver implements Host {
     try {
       this.model.send(content);
     } catch {
-      this.complain("The kernel is gone: what has come stays, details can no longer be asked for.");
+      this.#complain(GONE);
     }
   }
 
   details(id: string): Promise<Details> {
-    return this.ask({ kind: "details", id });
+    return this.#ask({ kind: "details", id });
   }
 
   source(file: string, line: number): Promise<Source> {
-    return this.ask({ kind: "source", file, line });
+    return this.#ask({ kind: "source", file, line });
   }
 
   others(): Promise<Other[]> {
-    return this.ask({ kind: "others" });
+    return this.#ask({ kind: "others" });
   }
 
   diff(id: string): Promise<Change[]> {
-    return this.ask({ kind: "diff", id });
+    return this.#ask({ kind: "diff", id });
   }
 
   selected(id: string | null): void {
     this.send({ kind: "select", id: id ?? "" });
   }
 
-  private ask<T>(question: Record<string, unknown>): Promise<T> {
-    const number = ++this.asked;
+  #ask<T>(question: Record<string, unknown>): Promise<T> {
+    if (this.gone) return Promise.reject(new Error("The kernel is gone: this can no longer be asked for."));
+    const number = ++this.#asked;
     return new Promise<T>((done, failed) => {
       const timer = setTimeout(() => {
-        this.waiting.delete(number);
+        this.#waiting.delete(number);
         failed(new Error("The kernel has not answered: it is busy or gone. Select the span again to ask again."));
       }, PATIENCE_MS);
-      this.waiting.set(number, {
+      this.#waiting.set(number, {
         done: (value) => {
           clearTimeout(timer);
           done(value);
@@ -99,31 +110,32 @@ class Receiver implements Host {
     });
   }
 
-  private receive(content: Record<string, unknown>, buffers: DataView[]): void {
-    this.complain("");
+  #receive(content: Record<string, unknown>, buffers: DataView[]): void {
+    if (this.gone) return;
+    this.#complain("");
     if (content["kind"] === "answer") {
-      const waiting = this.waiting.get(content["number"] as number);
-      this.waiting.delete(content["number"] as number);
+      const waiting = this.#waiting.get(content["number"] as number);
+      this.#waiting.delete(content["number"] as number);
       if (typeof content["error"] === "string") waiting?.failed(new Error(content["error"]));
       else waiting?.done(content["value"] as never);
       return;
     }
-    if (content["kind"] === "settled") for (const el of this.elements) this.places.set(el, placeOf(el));
+    if (content["kind"] === "settled") for (const el of this.#elements) this.places.set(el, placeOf(el));
     if (content["kind"] !== "chunk") return;
     const header = content as unknown as ChunkHeader;
-    if (!this.sequence.accepts(header)) return;
+    if (!this.#sequence.accepts(header)) return;
     try {
       const chunk = decodeChunk(header, buffers);
       if (header.head) this.trace = new Trace(header.head);
       this.trace!.append(chunk);
     } catch (error) {
-      this.complain(`What the kernel sent cannot be shown: ${(error as Error).message}`);
+      this.#complain(`What the kernel sent cannot be shown: ${(error as Error).message}`);
       return;
     }
     for (const view of this.views) view.show(this.trace!);
   }
 
-  private complain(text: string): void {
+  #complain(text: string): void {
     for (const view of this.views) view.complain(text);
   }
 }
@@ -133,8 +145,12 @@ const receivers = new Map<string, Receiver>();
 export default {
   initialize({ model }: { model: AnyModel<State> }): () => void {
     const key = model.get("key");
-    receivers.set(key, new Receiver(model));
-    return () => receivers.delete(key);
+    const receiver = new Receiver(model);
+    receivers.set(key, receiver);
+    return () => {
+      receiver.stop();
+      receivers.delete(key);
+    };
   },
   render({ model, el }: RenderProps<State>): () => void {
     const receiver = receivers.get(model.get("key"))!;
