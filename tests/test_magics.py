@@ -399,7 +399,7 @@ def test_scale_restart_status_and_stop(fresh):
     fresh.run("%znb cluster start 1 --env GREETING=hello").ok()
     assert fresh.run("%%znb remote\nimport os; os.environ['GREETING']").value == "'hello'"
     assert fresh.run("%znb cluster scale 2").ok().stdout == "The cluster 'default' has 2 workers now; it had 1.\n"
-    shown = fresh.run("%znb cluster status").ok().stdout
+    shown = fresh.run("%znb cluster status").ok().displays[0]["text/plain"]
     assert "w0" in shown
     assert "w1" in shown
     fresh.run("%%znb remote\nx = 1").ok()

@@ -26,6 +26,12 @@ describe("Sync", () => {
     expect(sync.takeFull(6)).toBe("replace");
     expect(sync.take(8)).toBe("resync");
   });
+
+  it("asks once more if nothing comes", () => {
+    const sync = new Sync();
+    const steps = Array.from({ length: 90 }, (_, i) => sync.take(i + 5));
+    expect(steps.filter((step) => step === "resync")).toHaveLength(3);
+  });
 });
 
 describe("buffers", () => {

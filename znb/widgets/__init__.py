@@ -2,7 +2,11 @@
 
 =============== ==========================================================================================
 ``bundles``      the built front end
+``comms``        messages of pages while a cell runs
 ``explorer``     the trace explorer
+``stream``       what is published, as it comes
+``kinds``        values as lines, tables, logs and pictures; pure
+``panel``        what the workers of a cluster do, and buttons
 =============== ==========================================================================================
 """
 

@@ -5,8 +5,9 @@ and only while somebody looks. Frames are numbered. Whoever misses one waits for
 because a kernel that runs a cell does not hear it, one is put into the widget's state every ``KEYFRAME_INTERVAL`` as
 well, where a page finds it that is opened later.
 
-Invariants: the picture belongs to the view's thread; messages of the page come on the kernel's main thread and only
-set flags. ``close`` ends the thread and the subscription, and may be called twice.
+Invariants: the picture belongs to the view's thread; messages of the page come on the kernel's main thread, or on that
+of a subshell while a cell runs, one at a time, and only set flags, begin and end. ``close`` ends the thread and the
+subscription, and may be called twice.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from znb.pubsub.feed import Feed
 from znb.pubsub.places import EVERYWHERE
 from znb.pubsub.subscriber import Message, Subscription
 from znb.widgets.bundles import read_bundle
+from znb.widgets.comms import hear_while_busy
 from znb.widgets.kinds import KINDS, Frame, Kind, Picture, Seen, guess_kind, make_picture
 
 __all__ = ["StreamView", "stream"]
@@ -76,6 +78,7 @@ class StreamView(anywidget.AnyWidget):
         self._sent_at = 0.0
         self._fresh = False
         self.on_msg(self._on_page)
+        hear_while_busy(self)
         if kind is not None:
             self._show_as(kind)
 
@@ -120,7 +123,7 @@ class StreamView(anywidget.AnyWidget):
             return ({**bundle[0], "text/plain": repr(self)}, *bundle[1:])
         return bundle
 
-    # -- the kernel's main thread ------------------------------------------------------------------------------
+    # -- the page ---------------------------------------------------------------------------------------------
 
     def _on_page(self, _widget: Any, content: dict[str, Any], _buffers: list[Any]) -> None:
         kind, view = content.get("type"), str(content.get("view", ""))

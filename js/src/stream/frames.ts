@@ -25,10 +25,13 @@ export type LogLine = [number, string, string, string, string];
 /** What to do with a frame: add it, replace everything by it, nothing, or ask for a full one. */
 export type Step = "add" | "replace" | "ignore" | "resync";
 
+/** Frames after which a question is asked again: it may wait behind a cell that runs. */
+const PATIENCE = 40;
+
 /** Keeps count of frames. */
 export class Sync {
   #last = -1;
-  #asked = false;
+  #missed = 0;
 
   /** Takes the number of a frame that holds what is new since the one before. */
   take(number: number): Step {
@@ -37,16 +40,14 @@ export class Sync {
       this.#last = number;
       return "add";
     }
-    if (this.#asked) return "ignore";
-    this.#asked = true;
-    return "resync";
+    return this.#missed++ % PATIENCE === 0 ? "resync" : "ignore";
   }
 
   /** Takes the number of a full frame. */
   takeFull(number: number): Step {
     if (number <= this.#last) return "ignore";
     this.#last = number;
-    this.#asked = false;
+    this.#missed = 0;
     return "replace";
   }
 }
