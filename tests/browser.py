@@ -152,7 +152,7 @@ class Jupyter:
         page.wait_for_function("window.jupyterapp !== undefined")
         if dark:
             notebook.command("apputils:change-theme", theme="JupyterLab Dark")
-            page.wait_for_selector("body[data-jp-theme-light=false]")
+            page.wait_for_selector("body[data-jp-theme-light=false]", state="attached")
         return notebook
 
 
@@ -161,7 +161,7 @@ def server(folder: Path, app: str = "lab") -> Iterator[Jupyter]:
     """Start a server with folders of its own; stop it and its kernels."""
     work, settings = folder / "notebooks", folder / "lab-settings"
     work.mkdir(parents=True)
-    for name, values in SETTINGS.items():
+    for name, values in SETTINGS.items() if app == "lab" else ():
         path = settings / f"{name.replace(':', '/')}.jupyterlab-settings"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(values))

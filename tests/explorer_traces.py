@@ -56,7 +56,15 @@ def pipeline(workers: int = 4, jobs: int = 40, *, slow: float = 1.0, file: str =
     root = add("score the documents", 0, end, 0, notebook, "trace")
     load = add("load", 1, 20, root, notebook, attributes={"rows": 40_000, "path": "documents.parquet"})
     main = Frame("<module>", file, 1, 1, "user")
-    sample(load, 1, 20, notebook, main, Frame("load", file, 2, 2, "user"), Frame("read_table", "/lib/parquet.py", 90, 80, "library"))
+    sample(
+        load,
+        1,
+        20,
+        notebook,
+        main,
+        Frame("load", file, 2, 2, "user"),
+        Frame("read_table", "/lib/parquet.py", 90, 80, "library"),
+    )
     mapped = add("map score", 21, max(free) + 1, root, notebook, "map", attributes={"jobs": jobs, "chunksize": 1})
     for job, worker, start, took in plan:
         process = processes[worker]

@@ -100,7 +100,7 @@ def result(notebook, index):
 
 def explorer_of(notebook):
     """Wait until a trace that has ended stands in its picture's place; return the explorer."""
-    found = notebook.page.locator(".znb-stand-in .znb-explorer")
+    found = notebook.page.locator(".znb-stand-in .znb-explorer").first
     found.wait_for()
     return found
 

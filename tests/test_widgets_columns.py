@@ -4,7 +4,6 @@ from array import array
 
 import pytest
 from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from explorer_traces import pipeline
 from made_traces import BASE, PROCESSES, Made, make_samples, make_trace, random_spans
@@ -105,7 +104,12 @@ def test_marks_and_samples_arrive(monkeypatch):
     assert any(span["marks"] for span in page.spans.values())
     samples = data.samples
     assert [(row[0], row[1], row[2], page.stack(row[5])) for row in page.samples] == [
-        (samples.span_id[row], samples.time_ns[row], samples.wall_ns[row], [f.name for f in samples.stack_of(samples.stack[row])])
+        (
+            samples.span_id[row],
+            samples.time_ns[row],
+            samples.wall_ns[row],
+            [f.name for f in samples.stack_of(samples.stack[row])],
+        )
         for row in range(len(samples))
     ]
     # In many chunks it is the same.

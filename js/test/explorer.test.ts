@@ -67,7 +67,7 @@ function chunks(spans: Made[], samples: Sampled[] = [], cut = spans.length, leng
       names: at === 0 ? names : [],
       processes: at === 0 ? [["w0", "here", 1, "w0"], ["w1", "here", 2, "w1"]] : [],
       threads: at === 0 ? [[0, "MainThread", 0], [1, "MainThread", 5]] : [],
-      frames: last ? frames.map((name) => [name, `${name}.py`, 3, 1, name.startsWith("znb") ? "znb" : "user"]) : [],
+      frames: last ? frames.map((name) => [name, `${name}.py`, 3, 1, /^(znb|lib)/.exec(name)?.[0].replace("lib", "library") ?? "user"]) : [],
       spans: n, open: 0, marks: marks.length, samples: last ? samples.length : 0, nodes: last ? stacks.length : 0,
       rows: {
         id: u64(part.map((_, row) => BigInt(first + row + 1))),
@@ -214,6 +214,15 @@ describe("samples", () => {
       ["other", 2, 140, 160],
     ]);
     expect(boxes[1]!.cpu).toBe(20);
+  });
+
+  it("end where znb was called, and go on where it calls back", () => {
+    const trace = made(FAMILY, [
+      { span: 1, time: 120, wall: 20, stack: ["main", "znb.map", "lib.select"] },
+      { span: 1, time: 140, wall: 20, stack: ["main", "lib.sort", "znb.map", "lib.call", "key"] },
+    ]);
+    const boxes = trace.samples.boxes(trace.names, trace.name, trace.start, (row) => trace.endOf(row));
+    expect(boxes.map((box) => [trace.samples.functions[box.function]![0], box.start])).toEqual([["main", 100], ["lib.sort", 120], ["key", 120]]);
   });
 
   it("leave out the function that the span is named after", () => {

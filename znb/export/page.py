@@ -55,7 +55,7 @@ def _built(file: str) -> str:
 
 
 def _sources(data: TraceData) -> dict[str, tuple[int, list[str]]]:
-    """Return the lines around those that tracebacks and samples of the user's code name: by file, the first one's number."""
+    """Return the lines around those that tracebacks and samples of user code name: by file, with the first's number."""
     wanted: dict[str, set[int]] = {}
     for frame in data.samples.frames:
         if frame.origin == "user":

@@ -175,6 +175,7 @@ export class DetailsPane {
       listing.append(h("span", { class: number === line ? "here" : "", text: `${String(number).padStart(5)}  ${text}\n` }));
     });
     fill(slot, h("p", { class: "znb-note", text: `${found.file}, line ${line}` }), listing);
+    this.element.scrollTop = slot.offsetTop - this.element.offsetTop - 4;
   }
 }
 

@@ -10,6 +10,8 @@ export const AXIS = 20;
 export const HEADING = 18;
 const PAD = 4;
 const LETTERS_MIN = 2;
+/** Pixels below which neighbours are drawn as one. */
+const CROWD = 1.5;
 
 /** What boxes look like; items are those of the scene. */
 export interface Look {
@@ -106,7 +108,7 @@ export function paint(context: CanvasRenderingContext2D, picture: Picture, tops:
   for (let level = 0; level < tops.length - 1; level++) {
     const y = tops[level]! + top;
     if (y + ROW < AXIS || y > height) continue;
-    visit(scene, level, view.x0, view.x1, 1 / scale, (from, to, start, end) => {
+    visit(scene, level, view.x0, view.x1, CROWD / scale, (from, to, start, end) => {
       const item = scene.item[from]!;
       const x = Math.max(px(start), -2);
       const right = Math.min(px(Math.min(end, picture.now)), width + 2);

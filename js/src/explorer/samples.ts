@@ -35,6 +35,8 @@ export class Samples {
   readonly nodeDepth: number[] = [];
 
   readonly #stackNode: number[] = [];
+  /** By node of the stacks as they came: whether it is znb's own, or what that called. */
+  readonly #inside: boolean[] = [];
   readonly #frameFunction: number[] = [];
   readonly #functionOf = new Map<string, number>();
   readonly #nodeOf = new Map<string, number>();
@@ -163,7 +165,10 @@ export class Samples {
   #addNode(up: number, frame: number): void {
     const above = up >= 0 ? this.#stackNode[up]! : -1;
     const number = this.#frameFunction[frame]!;
-    if (number < 0) {
+    // What znb calls for itself is its own business: the stack ends where the user's code has called znb.
+    const inside = number < 0 || (up >= 0 && above >= 0 && this.#inside[up]! && this.frames[frame]![4] !== "user");
+    this.#inside.push(inside);
+    if (inside) {
       this.#stackNode.push(above);
       return;
     }
