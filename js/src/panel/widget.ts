@@ -78,7 +78,6 @@ class Row {
       cell("done", "n"),
       graph("cpu"),
       graph("memory"),
-      cell("restarts", "n"),
       h(
         "td",
         { class: "acts" },
@@ -96,11 +95,11 @@ class Row {
       cell.title = title;
     };
     this.element.dataset["state"] = worker.state;
-    set("state", worker.state, `process ${worker.pid} on ${worker.host}`);
+    const restarts = worker.restarts ? ` ↻${worker.restarts}` : "";
+    set("state", worker.state + restarts, `process ${worker.pid} on ${worker.host}, ${worker.restarts === 1 ? "restarted once" : `restarted ${worker.restarts} times`}`);
     set("runs", worker.runs ? `${worker.runs} · ${since(worker.seconds)}` : "", worker.runs);
     set("queued", worker.queued ? String(worker.queued) : "");
     set("done", worker.done === null ? "" : worker.failed ? `${worker.done} (${worker.failed} failed)` : String(worker.done));
-    set("restarts", worker.restarts ? String(worker.restarts) : "");
     const memory = history.memory(worker.name);
     this.lines["cpu"]!.setAttribute("d", sparkline(history.cpu(worker.name), 1, WIDTH, HEIGHT));
     this.lines["memory"]!.setAttribute("d", sparkline(memory, 1.1 * Math.max(...memory, 1), WIDTH, HEIGHT));
@@ -110,7 +109,7 @@ class Row {
   }
 }
 
-const COLUMNS = ["worker", "state", "runs", "queue", "done", "CPU", "memory", "restarts", "actions"];
+const COLUMNS = ["worker", "state", "runs", "queue", "done", "CPU", "memory", "actions"];
 
 class Panel {
   readonly element: HTMLElement;
