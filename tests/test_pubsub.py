@@ -370,6 +370,39 @@ def test_from_workers_jobs_and_services():
         assert (message.source, message.dropped) == ("w0", 0)
 
 
+def test_a_service_is_found_by_its_name_and_its_address():
+    source = """
+        import sys, znb
+        service = znb.serve({"add": max}, name="adder", bind="tcp://127.0.0.1:*")
+        znb.publish("n", "from the service")
+        print(service.url, flush=True)
+        sys.stdin.readline()
+        service.close()
+    """
+    process = script(source, stdin=subprocess.PIPE)
+    try:
+        url = process.stdout.readline().strip()
+        znb.publish("n", "from here")
+        for place in ("adder", url):
+            with znb.subscribe("n", at=place) as numbers:
+                assert [m.value for m in receive(numbers, 1)] == ["from the service"]
+                znb.publish("n", "said in its place", at=place)
+                assert [m.value for m in receive(numbers, 1)] == ["said in its place"]
+                znb.publish("n", "from the service", at=place)
+                receive(numbers, 1)
+    finally:
+        process.communicate("\n")
+
+
+def test_a_place_where_nobody_answers_is_named(capfd, monkeypatch):
+    monkeypatch.setattr("znb.pubsub.subscriber.NOTICE_AFTER", 0.0)
+    monkeypatch.setattr("znb.pubsub.subscriber.WAIT", 0.05)
+    with znb.subscribe("n", at="tcp://127.0.0.1:9") as nobody:
+        threading.Timer(0.3, nobody.close).start()
+        assert list(nobody) == []
+    assert "nobody who publishes answers at tcp://127.0.0.1:9" in capfd.readouterr().err
+
+
 def test_places(runtime_dir):
     assert places.find_sockets() == set()
     assert not places.has_subscribers()

@@ -32,6 +32,8 @@ logger = logging.getLogger("znb.pubsub")
 
 #: Seconds between looks for new publishers.
 FIND_INTERVAL = 0.1
+#: The same where services have to be asked whether they live.
+FIND_INTERVAL_NAMED = 0.5
 #: Seconds after which a publisher is told that one is still there.
 RENEW_INTERVAL = 1.0
 #: Seconds that a socket may take to answer before it is left alone: its process is gone, or of another version.
@@ -215,7 +217,8 @@ class Feed:
 
     def _find(self) -> None:
         """Dial publishers that are new, and hang up on those that are gone."""
-        self._reactor.call_later(FIND_INTERVAL, self._find)
+        everywhere = self.place == places.EVERYWHERE
+        self._reactor.call_later(FIND_INTERVAL if everywhere else FIND_INTERVAL_NAMED, self._find)
         try:
             found = places.find_sockets(self.place)
         except (OSError, ServiceUnavailable):  # its cluster or service has ended; it may come back

@@ -53,14 +53,16 @@ def find_sockets(place: str = EVERYWHERE) -> set[str]:
     """Return the addresses at which there are streams now.
 
     Args:
-        place: A URL; the name of a cluster or a service; or ``local`` for all processes of this user on this machine.
+        place: The URL of a process's streams, or of a service on this machine; the name of a cluster or a service; or
+            ``local`` for all processes of this user on this machine.
 
     Raises:
         ServiceUnavailable: There is no such cluster or service.
     """
-    if is_url(place):
-        return {place}
     root = runtime_dir()
+    if is_url(place):
+        pids = {str(service.pid) for service in registry.list_services() if _same_address(service.url, place)}
+        return _sockets_of(root, pids) if pids else {place}
     if place != EVERYWHERE:
         return resolve(place)
     found = {f"ipc://{path}" for path in _sockets_in(root)}
@@ -89,7 +91,16 @@ def resolve(name: str) -> set[str]:
             "there is no cluster and no service of this name here",
             hint="`local` means all processes of yours on this machine; or give a URL",
         )
+    return _sockets_of(root, pids)
+
+
+def _sockets_of(root: Path, pids: set[str]) -> set[str]:
     return {f"ipc://{path}" for path in _sockets_in(root) if path.name.partition(".")[0] in pids}
+
+
+def _same_address(address: str, url: str) -> bool:
+    """Whether they are the same but for their keys."""
+    return address.partition("#")[0] == url.partition("#")[0]
 
 
 def mark_subscriber() -> Path:

@@ -18,7 +18,7 @@ from znb.errors import CallTimeout
 from znb.pubsub.feed import Arrived, Feed, FeedStats
 from znb.pubsub.home import home
 from znb.pubsub.messages import decode_value
-from znb.pubsub.places import EVERYWHERE
+from znb.pubsub.places import EVERYWHERE, is_url
 
 __all__ = ["Message", "Subscription", "subscribe"]
 
@@ -199,6 +199,8 @@ class _Notice:
             return
         self._said = True
         there = f"published now: {', '.join(stats.topics)}" if stats.topics else "nothing is published yet"
+        if not stats.publishers and is_url(self._feed.place):
+            there = f"nobody who publishes answers at {self._feed.place}"
         print(f"waiting for a message on {_names(self._feed.topics)}; {there}", file=sys.stderr)
 
 
