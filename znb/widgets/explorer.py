@@ -50,8 +50,9 @@ BUSY_MAX: Final = 0.1
 FIRST_REPEAT: Final = 0.5
 #: Spans up to which that is done; beyond, pages have to ask.
 REPEAT_ROWS_MAX: Final = 50_000
-#: Seconds that a page has to show the explorer before its display becomes a picture anyway.
-MOUNT_TIMEOUT: Final = 10.0
+#: Seconds that a page has to show the explorer before its display becomes a picture anyway; slow machines take long to
+#: load a page.
+MOUNT_TIMEOUT: Final = 60.0
 #: Lines of source shown before and after one.
 CONTEXT_LINES: Final = 8
 #: Traces offered to compare with.

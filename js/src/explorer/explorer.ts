@@ -183,11 +183,14 @@ export class Explorer {
       tab.tabIndex = name === mode ? 0 : -1;
     }
     const isTable = mode === "table";
-    this.chart.element.hidden = isTable;
+    const focused = this.#focused();
+    this.chart.element.hidden = isTable || mode === "diff"; // until there is a comparison
+    if (this.#row < 0) this.#details.clear();
     this.#table.element.hidden = !isTable;
     this.#others.hidden = mode !== "diff";
     this.#body.setAttribute("aria-label", MODES.find(([name]) => name === mode)![1]);
     this.chart.canvas.setAttribute("aria-label", `${MODES.find(([name]) => name === mode)![1]} of the trace. Arrow keys move between spans, Enter zooms, 5 shows the same as a table.`);
+    if (focused) this.#keepFocus();
     this.#shown = null;
     this.#work = null;
     this.chart.arrows = this.chart.stretches = [];
@@ -364,7 +367,9 @@ export class Explorer {
 
   async #compare(id: string): Promise<void> {
     const changes = await this.host.diff(id);
-    if (this.#mode === "diff") this.#present(showDiff(layoutDiff(changes)));
+    if (this.#mode !== "diff") return;
+    this.chart.element.hidden = false;
+    this.#present(showDiff(layoutDiff(changes)));
   }
 
   // -- selection
@@ -392,15 +397,34 @@ export class Explorer {
     if (told && this.#row >= 0) this.host.selected(trace.ids.hex(this.#row));
   }
 
+  /** Whether what has the page's focus is in here. */
+  #focused(): boolean {
+    return this.element.contains((this.element.getRootNode() as Document | ShadowRoot).activeElement);
+  }
+
+  /** Takes the focus back when what had it is gone, so that keys do not go elsewhere. */
+  #keepFocus(): void {
+    if (this.#focused() && this.#visible()) return;
+    const mode = this.#mode;
+    (mode === "table" ? this.#table.element : mode === "diff" ? this.#tabs.get(mode)! : this.chart.canvas).focus({ preventScroll: true });
+  }
+
+  #visible(): boolean {
+    const active = (this.element.getRootNode() as Document | ShadowRoot).activeElement;
+    return active instanceof HTMLElement && active.offsetParent !== null;
+  }
+
   /** Selects a span wherever it stands in this view. */
   #select(row: number): void {
     const index = this.#indexOf(row);
+    const focused = this.#focused();
     if (index >= 0) this.#pick(index, true);
     else {
       this.#row = row;
       void this.#details.showSpan(this.#trace!, row, this.#palette);
       this.host.selected(this.#trace!.ids.hex(row));
     }
+    if (focused) this.#keepFocus();
   }
 
   /** From a call to where it was answered, and from an answer back. */

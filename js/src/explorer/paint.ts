@@ -10,6 +10,8 @@ export const AXIS = 20;
 export const HEADING = 18;
 const PAD = 4;
 const LETTERS_MIN = 2;
+/** Arrows beyond which they are drawn faintly. */
+const ARROWS_CLEAR = 12;
 /** Pixels below which neighbours are drawn as one. */
 const CROWD = 1.5;
 
@@ -234,6 +236,7 @@ function outline(context: CanvasRenderingContext2D, picture: Picture, tops: Floa
 
 function drawArrows(context: CanvasRenderingContext2D, picture: Picture, tops: Float64Array, px: (x: number) => number): void { // prettier-ignore
   context.strokeStyle = context.fillStyle = picture.palette.axis;
+  context.globalAlpha = picture.arrows.length > ARROWS_CLEAR ? 0.3 : 0.8;
   const y = (level: number) => tops[level]! + AXIS - picture.scroll;
   for (const arrow of picture.arrows) {
     const [x0, x1] = [px(arrow.x0), px(arrow.x1)];
@@ -251,4 +254,5 @@ function drawArrows(context: CanvasRenderingContext2D, picture: Picture, tops: F
     context.lineTo(x1 + 3, y1 - (down ? 5 : -5));
     context.fill();
   }
+  context.globalAlpha = 1;
 }
