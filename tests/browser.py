@@ -153,7 +153,8 @@ class Jupyter:
         page.on("console", note_console)
         page.on("pageerror", lambda error: note(str(error)))
         page.set_default_timeout(TIMEOUT * 1000)
-        page.goto(f"{self.url}/{APPS[self.app]}/{name}")
+        # Without the notebooks that were open before, which JupyterLab would open again.
+        page.goto(f"{self.url}/{APPS[self.app]}/{name}{'?reset' if self.app == 'lab' else ''}")
         page.wait_for_selector(".jp-Notebook")
         page.wait_for_function("window.jupyterapp !== undefined")
         if dark:
