@@ -89,7 +89,7 @@ def test_all_kinds(lab, chromium, dark):
     page.wait_for_selector(".znb-stream img")
     page.wait_for_selector(".znb-stream canvas")
     page.wait_for_function("document.querySelectorAll('.znb-line').length === 40")
-    page.wait_for_function("document.querySelectorAll('.znb-stream tbody tr').length === 5")
+    page.wait_for_function("document.querySelectorAll('.znb-scroll tbody tr').length === 5")
     page.wait_for_timeout(300)
     notebook.picture(f"stream-kinds-{'dark' if dark else 'light'}")
     assert page.get_attribute(".znb-stream", "data-theme") == ("dark" if dark else "light")
@@ -103,7 +103,7 @@ def test_all_kinds(lab, chromium, dark):
     assert table.locator("tbody tr").first.inner_text().split()[3] == "mod39.py"
     assert table.locator("th[aria-sort=descending]").count() == 1
     table.get_by_role("searchbox").fill("mod36")
-    page.wait_for_function("document.querySelectorAll('.znb-stream tbody tr').length === 1")
+    page.wait_for_function("document.querySelectorAll('.znb-scroll tbody tr').length === 1")
 
     # the log: levels, search, follow
     log.get_by_role("combobox").select_option("warning")
@@ -157,7 +157,7 @@ def test_notebook_7(module_world, chromium):
         notebook.run_all()
         notebook.page.wait_for_selector(".znb-stream img")
         notebook.page.wait_for_selector(".znb-stream canvas")
-        notebook.page.wait_for_function("document.querySelectorAll('.znb-stream tbody tr').length === 5")
+        notebook.page.wait_for_function("document.querySelectorAll('.znb-scroll tbody tr').length === 5")
         notebook.picture("stream-notebook7")
         assert notebook.errors == []
         notebook.page.close()
