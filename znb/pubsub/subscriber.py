@@ -222,8 +222,9 @@ def subscribe(*topics: str, at: str = EVERYWHERE, history: int = HISTORY, latest
         ValueError: ``history`` is not positive.
 
     Example:
-        >>> with subscribe("doc/loss") as losses:
-        ...     publish("doc/loss", {"epoch": 1, "loss": 0.5})
+        >>> import znb
+        >>> with znb.subscribe("doc/loss") as losses:
+        ...     znb.publish("doc/loss", {"epoch": 1, "loss": 0.5})
         ...     losses.wait_message(5).value
         {'epoch': 1, 'loss': 0.5}
     """

@@ -3,7 +3,7 @@
 import type { AnyModel, RenderProps } from "@anywidget/types";
 import type uPlot from "uplot";
 import { fill, h } from "../shared/dom";
-import { count } from "../shared/format";
+import { count, plural } from "../shared/format";
 import { type KernelWatch, watchKernel } from "../shared/kernel";
 import { watchTheme } from "../shared/theme";
 import { type Frame, Sync } from "./frames";
@@ -128,7 +128,7 @@ class StreamWidget {
     while (this.history.length > 2 && now - this.history[0]![0] > RATE_SECONDS) this.history.shift();
     const [then, before] = this.history[0]!;
     const rate = now > then ? (frame.received - before) / (now - then) : 0;
-    const facts = [`${count(frame.received)} messages`];
+    const facts = [plural(frame.received, "message")];
     if (rate >= 1) facts.push(`${count(rate)}/s`);
     if (frame.dropped) facts.push(`${count(frame.dropped)} dropped`);
     if (frame.unreadable) facts.push(`${count(frame.unreadable)} not readable here`);
