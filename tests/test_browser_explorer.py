@@ -125,6 +125,9 @@ def test_it_opens_while_the_cell_runs_and_grows_then_leaves_a_picture(lab, chrom
     before = page.evaluate(SPANS)
     page.wait_for_function(f"{SPANS} > {before + 10}")
     assert page.evaluate("window.jupyterapp.shell.currentWidget.content.widgets[1].model.executionCount") is None
+    # Details are told while the kernel is busy.
+    page.locator(".znb-canvas").press("ArrowDown")
+    page.locator(".znb-attributes td", has_text="0.1").wait_for()
     notebook.picture("explorer-live")
     (lab.folder / "enough").touch()
     wait_ran(notebook, 1)

@@ -9,9 +9,13 @@ from explorer_traces import pipeline
 from made_traces import BASE, PROCESSES, Made, make_samples, make_trace, random_spans
 from znb.errors import ZnbError
 from znb.spans import SpanTable
+from znb.traces import Parts
+from znb.traces.clock import Interval
+from znb.tracing import TRACES
 from znb.widgets import columns
 from znb.widgets.bundles import BundleMissing, read_bundle
 from znb.widgets.columns import MARKS, Encoder, Source, source_of
+from znb.widgets.explorer import live_sources
 
 
 class Page:
@@ -157,3 +161,19 @@ def test_a_front_end_that_is_not_built_is_told(monkeypatch):
         read_bundle("no-such.js")
     assert isinstance(failure.value, ZnbError)
     assert "make .stamps/bundles" in str(failure.value)
+
+
+def test_what_other_machines_record_is_put_on_this_clock():
+    parts = Parts(1)
+    here, there = TRACES.process, PROCESSES[2]
+    for process, start in ((here, 100), (there, 5_000_100)):
+        table = SpanTable()
+        table.strings = ["a"]
+        table.add(start, 0, start, start + 10, 0, table.place(process, 1, "MainThread"))
+        parts.tables[process] = table
+    sources = live_sources(parts, {there.key: Interval(4_999_000, 5_001_000)})
+    assert {source.key: source.offset_ns for source in sources} == {here.key: 0, there.key: 5_000_000}
+    page = Page()
+    for chunk in Encoder(1, "t", 1, 0).chunks(sources, live=True, length_ns=1):
+        page.take(chunk)
+    assert sorted(span["start"] for span in page.spans.values()) == [100, 100]

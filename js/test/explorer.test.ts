@@ -195,6 +195,7 @@ describe("a trace", () => {
     for (let n = 0; n < 5000; n++) expect(table.find((n * 2654435761) >>> 0, n % 3)).toBe(n);
     expect(table.find(1, 77)).toBe(-1);
     expect(table.hex(1)).toBe("000000019e3779b1");
+    expect([table.row("000000019e3779b1"), table.row("0000000100000000")]).toEqual([1, -1]);
   });
 });
 

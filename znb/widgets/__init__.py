@@ -4,6 +4,8 @@
 ``bundles``      the built front end
 ``comms``        messages of pages while a cell runs
 ``explorer``     the trace explorer
+``columns``      traces as binary columns; pure
+``display``      what makes traces show themselves as explorers
 ``stream``       what is published, as it comes
 ``kinds``        values as lines, tables, logs and pictures; pure
 ``panel``        what the workers of a cluster do, and buttons

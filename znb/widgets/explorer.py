@@ -8,8 +8,8 @@ that came late, or missed something, catch up.
 When a trace has ended, its display becomes a static picture, which is what a saved notebook keeps. The page that
 showed it goes on showing the explorer in the picture's place (``js/src/explorer/settle.ts``).
 
-Threads: the thread that displays makes it; ``znb-explorer`` sends; questions come on the kernel's main thread or a
-subshell's.
+Threads: the thread that displays makes it; ``znb-explorer`` sends; questions come on the kernel's main thread or, where
+it has subshells, on one of these while a cell runs.
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ from znb.traces.clock import Interval
 from znb.tracing import TRACES, Trace
 from znb.widgets.bundles import read_bundle
 from znb.widgets.columns import Chunk, Encoder, Source, source_of
+from znb.widgets.comms import hear_while_busy
 
 __all__ = ["Explorer", "show"]
 
@@ -86,7 +87,8 @@ class Explorer(anywidget.AnyWidget):
         self._mounted = threading.Event()
         self._wanted = threading.Event()
         self._thread: threading.Thread | None = None
-        self._settled = False
+        #: Whether pages are heard while a cell runs, so that they can ask for what they missed.
+        self._heard = False
         super().__init__(
             _esm=read_bundle("explorer.js"),
             _css=read_bundle("explorer.css"),
@@ -95,6 +97,7 @@ class Explorer(anywidget.AnyWidget):
             **options,
         )
         self.on_msg(self._received)
+        hear_while_busy(self)
 
     @property
     def live(self) -> bool:
@@ -106,6 +109,7 @@ class Explorer(anywidget.AnyWidget):
     def _received(self, _widget: Any, content: dict[str, Any], _buffers: Any) -> None:
         kind = content.get("kind")
         if kind in {"hello", "resync"}:
+            self._heard = self.live
             self._wanted.set()
             self.start()
         elif kind == "mounted":
@@ -208,7 +212,7 @@ class Explorer(anywidget.AnyWidget):
                 encoder = self._begin(_first_start(trace_id))
                 next_repeat, repeat = began + repeat, repeat * 2
             rows = self._send_parts(trace_id, encoder)
-            if rows > REPEAT_ROWS_MAX:
+            if rows > REPEAT_ROWS_MAX or self._heard:
                 next_repeat = 0.0
             spent = time.monotonic() - began
             time.sleep(max(1 / RATE, spent / BUSY_MAX) - spent)
@@ -218,7 +222,7 @@ class Explorer(anywidget.AnyWidget):
 
         def look(parts: Parts, intervals: Any) -> tuple[list[Chunk], int]:
             length = time.perf_counter_ns() - encoder.base_ns
-            chunks = list(encoder.chunks(_sources(parts, intervals), live=True, length_ns=length))
+            chunks = list(encoder.chunks(live_sources(parts, intervals), live=True, length_ns=length))
             return chunks, sum(len(table) for table in parts.tables.values())
 
         chunks, rows = TRACES.store.look(trace_id, look) or ([], 0)
@@ -264,7 +268,6 @@ class Explorer(anywidget.AnyWidget):
         self._mounted.wait(MOUNT_TIMEOUT)
         self.send({"kind": "settled"})
         _update(cell, identity, self._bundle(widget=False))
-        self._settled = True
 
 
 def show(trace: Trace) -> Explorer | None:
@@ -308,7 +311,7 @@ def _is_here(process: Any) -> bool:
     return clock_of(process) == clock_of(TRACES.process)
 
 
-def _sources(parts: Parts, intervals: Any) -> list[Source]:
+def live_sources(parts: Parts, intervals: Any) -> list[Source]:
     """Return what has come of a trace, by process, on this process's clock."""
     ours = clock_of(TRACES.process)
     found = []

@@ -39,6 +39,11 @@ export class IdTable {
     else this.#put(row);
   }
 
+  /** Returns the row of an id of 16 hexadecimal digits, or -1. */
+  row(hex: string): number {
+    return this.find(parseInt(hex.slice(8), 16), parseInt(hex.slice(0, 8), 16));
+  }
+
   /** The id of a row as 16 hexadecimal digits. */
   hex(row: number): string {
     const digits = (half: number) => half.toString(16).padStart(8, "0");

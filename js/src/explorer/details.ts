@@ -48,6 +48,14 @@ export class DetailsPane {
     slot.removeAttribute("aria-busy");
   }
 
+  /** Shows a span that is shown as it is now: one that was open grows, and may have ended. */
+  refresh(trace: Trace, row: number, palette: Palette): void {
+    if (!this.#shown.startsWith(trace.ids.hex(row))) return;
+    const facts = this.element.querySelector(".znb-heading > span");
+    if (facts) facts.textContent = factsOf(trace, row);
+    void this.showSpan(trace, row, palette);
+  }
+
   /** Shows a sampled function. */
   showFunction(trace: Trace, number: number, lines: readonly string[]): void {
     const [name, file, line] = trace.samples.functions[number]!;
@@ -92,14 +100,14 @@ export class DetailsPane {
   }
 
   #heading(trace: Trace, row: number): HTMLElement {
-    const [name, what, took, start] = describeSpan(trace, row);
+    const name = trace.nameOf(row);
     const bad = trace.bad(row);
     const path = trace.path(row).slice(0, -1).slice(-4);
     return h(
       "div",
       { class: "znb-heading" },
       h("strong", { class: bad ? "bad" : "", text: name }),
-      h("span", { text: `${what} · ${took} · ${start}` }),
+      h("span", { text: factsOf(trace, row) }),
       this.#copyButton(),
       path.length
         ? h("nav", { "aria-label": "Callers" }, ...path.map((up) => h("button", { type: "button", text: `${trace.nameOf(up)} ›`, onclick: () => this.go(up) })))
@@ -177,6 +185,10 @@ export class DetailsPane {
     fill(slot, h("p", { class: "znb-note", text: `${found.file}, line ${line}` }), listing);
     this.element.scrollTop = slot.offsetTop - this.element.offsetTop - 4;
   }
+}
+
+function factsOf(trace: Trace, row: number): string {
+  return describeSpan(trace, row).slice(1, 4).join(" · ");
 }
 
 /** A value as text; numbers of nanoseconds stay numbers. */

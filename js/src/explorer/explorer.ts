@@ -38,6 +38,8 @@ export class Explorer {
   #trace: Trace | null = null;
   #mode: Mode = "timeline";
   #shown: Shown | null = null;
+  /** What `#shown` shows: an earlier run, for a moment. */
+  #shownTrace: Trace | null = null;
   #nodes: { version: number; nodes: Nodes } | null = null;
   #sampleBoxes: { version: number; boxes: Box[] } | null = null;
   #costs: { version: number; costs: Cost[] } | null = null;
@@ -45,8 +47,9 @@ export class Explorer {
   #focus: number | null = null;
   #matches: Matches | null = null;
   #colouring: Colouring = "name";
-  /** The span that is selected, in every view. */
+  /** The span that is selected, in every view, and its id. */
   #row = -1;
+  #id: string | null = null;
   readonly #views = new Map<Mode, Viewport>();
   #work: { mode: Mode; version: number; work: Work; cost: number } | null = null;
   #timer = 0;
@@ -112,10 +115,16 @@ export class Explorer {
   /** Shows a trace; call it again when something has come. */
   show(trace: Trace): void {
     if (this.#trace !== trace) {
+      // A new run of the same trace: rows are other ones, what is selected and seen stays.
+      if (this.#trace?.head.trace_id !== trace.head.trace_id) {
+        this.#id = null;
+        this.#views.clear();
+      }
       this.#row = -1;
-      this.#views.clear();
       this.#work = null;
+      this.#nodes = this.#sampleBoxes = this.#costs = this.#path = null;
     }
+    if (this.#row < 0 && this.#id) this.#row = trace.ids.row(this.#id);
     this.#trace = trace;
     const failed = trace.failed ? `, ${count(trace.failed)} failed` : "";
     this.#title.textContent = trace.head.title;
@@ -256,6 +265,7 @@ export class Explorer {
   #present(shown: Shown, path: readonly Segment[] | null = null): void {
     const keep = this.#shown !== null;
     this.#shown = shown;
+    this.#shownTrace = this.#trace;
     const known = this.#views.get(this.#mode);
     this.chart.selected = this.#row >= 0 ? this.#indexOf(this.#row) : -1;
     this.chart.stretches = path ? this.#stretches(shown, path) : [];
@@ -264,6 +274,7 @@ export class Explorer {
     this.chart.show(shown.scene, shown.look(this.#style()), now, keep);
     if (!keep && known && shown.scene.axis === "time") this.chart.move(known);
     this.chart.arrows = this.#arrows(this.#row);
+    if (this.#row >= 0) this.#details.refresh(this.#trace!, this.#row, this.#palette);
     if (path && this.#row < 0) this.#details.clear(this.#pathSummary(path));
     if (shown.scene.hidden) this.#say(`${plural(shown.scene.hidden, "span")} overlap too much to be drawn here`);
   }
@@ -380,6 +391,7 @@ export class Explorer {
     this.chart.select(index);
     if (index < 0) {
       this.#row = -1;
+      this.#id = null;
       this.chart.arrows = [];
       this.#details.clear();
       if (told) this.host.selected(null);
@@ -388,13 +400,15 @@ export class Explorer {
     const item = shown.scene.item[index]!;
     const lines = shown.describe(item);
     this.#row = shown.row(item);
+    if (this.#row >= 0 && this.#shownTrace && this.#shownTrace !== trace) this.#row = trace.ids.row(this.#shownTrace.ids.hex(this.#row));
     this.#focus = shown.key(item) ?? this.#focus;
     this.chart.arrows = this.#arrows(this.#row);
     if (shown.function(item) >= 0) this.#details.showFunction(trace, shown.function(item), lines);
     else if (this.#row >= 0) void this.#details.showSpan(trace, this.#row, this.#palette);
     else this.#details.showLines(lines);
     this.#say(lines.slice(0, 3).join(", "));
-    if (told && this.#row >= 0) this.host.selected(trace.ids.hex(this.#row));
+    this.#id = this.#row >= 0 ? trace.ids.hex(this.#row) : null;
+    if (told && this.#id) this.host.selected(this.#id);
   }
 
   /** Whether what has the page's focus is in here. */
@@ -421,8 +435,9 @@ export class Explorer {
     if (index >= 0) this.#pick(index, true);
     else {
       this.#row = row;
+      this.#id = this.#trace!.ids.hex(row);
       void this.#details.showSpan(this.#trace!, row, this.#palette);
-      this.host.selected(this.#trace!.ids.hex(row));
+      this.host.selected(this.#id);
     }
     if (focused) this.#keepFocus();
   }
