@@ -146,7 +146,7 @@ def test_every_command_has_help(notebook, line):
 @pytest.mark.parametrize(
     ("cell", "said"),
     [
-        ("%znb clutser start", "there is no %znb clutser; did you mean %znb cluster?\nusage: %znb cluster|push|pull …"),
+        ("%znb clutser start", "there is no %znb clutser; did you mean %znb cluster?\nusage: %znb cluster|push|pull"),
         ("%znb start 2", "there is no %znb start; did you mean %znb cluster start?"),
         ("%znb cluster start --nmae x", "unknown option --nmae; did you mean --name?\nusage: %znb cluster start [N]"),
         ("%znb cluster scale", "missing: N\nusage: %znb cluster scale N"),
@@ -184,7 +184,7 @@ def test_a_wrong_command_stops_run_all(notebook, world):
     ("typed", "offered"),
     [
         ("%zn", ["%znb", "%%znb"]),
-        ("%znb ", ["cluster", "push", "pull", "help"]),
+        ("%znb ", ["cluster", "push", "pull", "services", "call", "stream", "help"]),
         ("%znb cl", ["cluster"]),
         ("%znb cluster st", ["start", "status", "stop"]),
         ("%znb cluster start --k", ["--keep"]),
