@@ -96,6 +96,17 @@ export function search(trace: Trace, query: string): Matches | null {
   return { rows, test, count, share: shareOf(trace, rows) };
 }
 
+/** The match after (or before) a span, by start, round and round; -1 if there is none. */
+export function nextMatch(trace: Trace, matches: Matches, row: number, step: 1 | -1): number {
+  const order = trace.byStart();
+  let at = row >= 0 ? order.indexOf(row) : step > 0 ? -1 : order.length;
+  for (let tried = 0; tried < order.length && matches.count; tried++) {
+    at = (at + step + order.length) % order.length;
+    if (matches.rows[order[at]!]) return order[at]!;
+  }
+  return -1;
+}
+
 function nameTest(word: string): (name: string) => boolean {
   if (word.length > 2 && word.startsWith("/") && word.endsWith("/")) {
     try {

@@ -1,18 +1,19 @@
 // The trace explorer: views, search, keys, and what they do to the chart, the table and the details.
 
-import { fill, h } from "../shared/dom";
+import { fill, focusIn, h } from "../shared/dom";
 import { count, duration, percent, plural } from "../shared/format";
 import { type Theme, watchTheme } from "../shared/theme";
-import { type Cost, costs, criticalPath, type Matches, search, type Segment } from "./analysis";
+import { type Cost, costs, criticalPath, type Matches, nextMatch, search, type Segment } from "./analysis";
 import { Chart } from "./chart";
 import { DARK, LIGHT, type Palette } from "./colors";
 import { DetailsPane } from "./details";
 import { helpPanel } from "./help";
 import { type Host } from "./host";
 import { layoutFlame, layoutTimeline, type Work } from "./layout";
-import { layoutDiff, layoutNodes, layoutSandwich, mergeTrace, type Nodes } from "./merged";
+import { heaviest, layoutDiff, layoutNodes, layoutSandwich, mergeTrace, type Nodes } from "./merged";
 import { type Colouring, COLOURINGS, showDiff, showMerged, showSandwich, showTimes, type Shown } from "./modes";
-import { type Arrow, levelOf } from "./paint";
+import { type Arrow } from "./paint";
+import { arrows, pathSummary, showTip, stretches } from "./parts";
 import { type Box } from "./samples";
 import { CostTable } from "./table";
 import { type Trace } from "./trace";
@@ -30,7 +31,6 @@ const SLICE_MS = 7;
 const PAUSE_MS = 100;
 const PAUSE_FACTOR = 4;
 const PAUSE_MAX_MS = 2000;
-const ARROWS_MAX = 60;
 
 export class Explorer {
   readonly element: HTMLElement;
@@ -147,8 +147,6 @@ export class Explorer {
     return this.#theme?.dark ? DARK : LIGHT;
   }
 
-  // -- toolbar
-
   #toolbar(): HTMLElement {
     const list = h("div", { class: "znb-tabs", role: "tablist", "aria-label": "Views" });
     MODES.forEach(([mode, label], at) => {
@@ -156,7 +154,7 @@ export class Explorer {
       this.#tabs.set(mode, tab);
       list.append(tab);
     });
-    const colours = h("select", { "aria-label": "Colour by", title: "Colour by", onchange: () => this.#recolour(colours.value as Colouring) },
+    const colours = h("select", { "aria-label": "Colour by", title: "Colour by", onchange: () => void ((this.#colouring = colours.value as Colouring), this.#restyle()) },
       ...COLOURINGS.map((name) => h("option", { value: name, text: `by ${name}` }))); // prettier-ignore
     const button = (text: string, title: string, act: () => void) => h("button", { type: "button", class: "znb-tool", title, "aria-label": title, text, onclick: act });
     return h(
@@ -167,11 +165,6 @@ export class Explorer {
         button("−", "Zoom out (−)", () => this.chart.zoomBy(1.6)), button("+", "Zoom in (+)", () => this.chart.zoomBy(1 / 1.6)),
         button("All", "Show all (0)", () => this.chart.all()), button("?", "Keys (?)", () => this.#toggleHelp())),
     ); // prettier-ignore
-  }
-
-  #recolour(colouring: Colouring): void {
-    this.#colouring = colouring;
-    this.#restyle();
   }
 
   #restyle(): void {
@@ -192,7 +185,7 @@ export class Explorer {
       tab.tabIndex = name === mode ? 0 : -1;
     }
     const isTable = mode === "table";
-    const focused = this.#focused();
+    const focused = focusIn(this.element);
     this.chart.element.hidden = isTable || mode === "diff"; // until there is a comparison
     if (this.#row < 0) this.#details.clear();
     this.#table.element.hidden = !isTable;
@@ -268,14 +261,14 @@ export class Explorer {
     this.#shownTrace = this.#trace;
     const known = this.#views.get(this.#mode);
     this.chart.selected = this.#row >= 0 ? this.#indexOf(this.#row) : -1;
-    this.chart.stretches = path ? this.#stretches(shown, path) : [];
+    this.chart.stretches = path ? stretches(shown, path) : [];
     const now = shown.scene.axis === "time" ? this.#trace!.length : Infinity;
     this.chart.restyle(shown.look(this.#style()), this.#palette);
     this.chart.show(shown.scene, shown.look(this.#style()), now, keep);
     if (!keep && known && shown.scene.axis === "time") this.chart.move(known);
-    this.chart.arrows = this.#arrows(this.#row);
+    this.chart.arrows = this.#arrowsOf();
     if (this.#row >= 0) this.#details.refresh(this.#trace!, this.#row, this.#palette);
-    if (path && this.#row < 0) this.#details.clear(this.#pathSummary(path));
+    if (path && this.#row < 0) this.#details.clear(pathSummary(this.#trace!, path, (row) => this.#select(row)));
     if (shown.scene.hidden) this.#say(`${plural(shown.scene.hidden, "span")} overlap too much to be drawn here`);
   }
 
@@ -310,14 +303,8 @@ export class Explorer {
       this.#present(showMerged(trace, nodes, layoutNodes(nodes)));
       return;
     }
-    if (this.#focus === null) this.#focus = this.#row >= 0 ? trace.name[this.#row]! : this.#heaviest(nodes);
+    if (this.#focus === null) this.#focus = this.#row >= 0 ? trace.name[this.#row]! : heaviest(nodes);
     this.#present(showSandwich(trace, layoutSandwich(nodes, this.#focus)));
-  }
-
-  #heaviest(nodes: Nodes): number {
-    let best = 0;
-    for (let node = 1; node < nodes.size; node++) if (nodes.own[node]! > nodes.own[best]! && nodes.key[node]! >= 0) best = node;
-    return nodes.key[best] ?? 0;
   }
 
   #showTable(): void {
@@ -336,29 +323,6 @@ export class Explorer {
     this.#row = cost.row;
     this.setMode("sandwich");
     this.#select(cost.row);
-  }
-
-  #stretches(shown: Shown, path: readonly Segment[]): { index: number; start: number; end: number }[] {
-    const index = new Map<number, number>();
-    shown.scene.item.forEach((item, at) => item >= 0 && index.set(item, at));
-    return path.map(({ row, start, end }) => ({ index: index.get(row) ?? -1, start, end })).filter((one) => one.index >= 0);
-  }
-
-  #pathSummary(path: readonly Segment[]): HTMLElement {
-    const trace = this.#trace!;
-    const sums = new Map<number, [ns: number, row: number]>();
-    for (const { row, start, end } of path) {
-      const sum = sums.get(trace.name[row]!) ?? [0, row];
-      sum[0] += end - start;
-      sums.set(trace.name[row]!, sum);
-    }
-    const whole = path.reduce((sum, segment) => sum + segment.end - segment.start, 0) || 1;
-    const rows = [...sums].sort((a, b) => b[1][0] - a[1][0]).slice(0, 12);
-    return h("div", {},
-      h("p", { text: "What the whole took its time for: during each stretch, everybody waited for this work." }),
-      h("table", { class: "znb-attributes" }, h("tbody", {}, ...rows.map(([name, [ns, row]]) =>
-        h("tr", {}, h("th", { scope: "row" }, h("button", { type: "button", text: trace.names[name]!, onclick: () => this.#select(row) })),
-          h("td", { class: "n", text: duration(ns) }), h("td", { class: "n", text: percent(ns / whole) })))))); // prettier-ignore
   }
 
   async #offerOthers(): Promise<void> {
@@ -402,7 +366,7 @@ export class Explorer {
     this.#row = shown.row(item);
     if (this.#row >= 0 && this.#shownTrace && this.#shownTrace !== trace) this.#row = trace.ids.row(this.#shownTrace.ids.hex(this.#row));
     this.#focus = shown.key(item) ?? this.#focus;
-    this.chart.arrows = this.#arrows(this.#row);
+    this.chart.arrows = this.#arrowsOf();
     if (shown.function(item) >= 0) this.#details.showFunction(trace, shown.function(item), lines);
     else if (this.#row >= 0) void this.#details.showSpan(trace, this.#row, this.#palette);
     else this.#details.showLines(lines);
@@ -411,27 +375,17 @@ export class Explorer {
     if (told && this.#id) this.host.selected(this.#id);
   }
 
-  /** Whether what has the page's focus is in here. */
-  #focused(): boolean {
-    return this.element.contains((this.element.getRootNode() as Document | ShadowRoot).activeElement);
-  }
-
-  /** Takes the focus back when what had it is gone, so that keys do not go elsewhere. */
+  /** Takes the focus back when what had it is gone or hidden, so that keys do not go elsewhere. */
   #keepFocus(): void {
-    if (this.#focused() && this.#visible()) return;
+    if (focusIn(this.element)?.offsetParent) return;
     const mode = this.#mode;
     (mode === "table" ? this.#table.element : mode === "diff" ? this.#tabs.get(mode)! : this.chart.canvas).focus({ preventScroll: true });
-  }
-
-  #visible(): boolean {
-    const active = (this.element.getRootNode() as Document | ShadowRoot).activeElement;
-    return active instanceof HTMLElement && active.offsetParent !== null;
   }
 
   /** Selects a span wherever it stands in this view. */
   #select(row: number): void {
     const index = this.#indexOf(row);
-    const focused = this.#focused();
+    const focused = focusIn(this.element);
     if (index >= 0) this.#pick(index, true);
     else {
       this.#row = row;
@@ -442,20 +396,9 @@ export class Explorer {
     if (focused) this.#keepFocus();
   }
 
-  /** From a call to where it was answered, and from an answer back. */
-  #arrows(row: number): Arrow[] {
-    const trace = this.#trace, shown = this.#shown; // prettier-ignore
-    if (row < 0 || !trace || !shown || shown.scene.axis !== "time" || this.#mode === "flame") return [];
-    const found: Arrow[] = [];
-    const { order, first } = trace.children();
-    const link = (from: number, to: number) => {
-      if (trace.thread[from] === trace.thread[to]) return;
-      const a = this.#indexOf(from), b = this.#indexOf(to); // prettier-ignore
-      if (a >= 0 && b >= 0) found.push({ x0: Math.max(trace.start[from]!, Math.min(trace.start[to]!, trace.endOf(from))), level0: levelOf(shown.scene, a), x1: trace.start[to]!, level1: levelOf(shown.scene, b) }); // prettier-ignore
-    };
-    if (trace.parent[row]! >= 0) link(trace.parent[row]!, row);
-    for (let at = first[row]!; at < first[row + 1]! && found.length < ARROWS_MAX; at++) link(row, order[at]!);
-    return found;
+  #arrowsOf(): readonly Arrow[] {
+    if (!this.#trace || !this.#shown || this.#mode === "flame") return [];
+    return arrows(this.#trace, this.#shown, this.#row, (row) => this.#indexOf(row));
   }
 
   #hover(index: number, x: number, y: number): void {
@@ -464,13 +407,7 @@ export class Explorer {
       tip.hidden = true;
       return;
     }
-    const lines = shown.describe(shown.scene.item[index]!);
-    fill(tip, h("strong", { text: lines[0]! }), ...lines.slice(1).map((line) => h("div", { text: line })));
-    tip.hidden = false;
-    const frame = this.element.getBoundingClientRect();
-    const left = Math.min(x - frame.left + 14, frame.width - tip.offsetWidth - 8);
-    tip.style.left = `${Math.max(4, left)}px`;
-    tip.style.top = `${y - frame.top + 18}px`;
+    showTip(tip, shown.describe(shown.scene.item[index]!), this.element.getBoundingClientRect(), x, y);
   }
 
   // -- search
@@ -485,17 +422,8 @@ export class Explorer {
   }
 
   #nextMatch(step: 1 | -1): void {
-    const trace = this.#trace, matches = this.#matches; // prettier-ignore
-    if (!trace || !matches?.count) return;
-    const order = trace.byStart();
-    let at = this.#row >= 0 ? order.indexOf(this.#row) : step > 0 ? -1 : order.length;
-    for (let tried = 0; tried < order.length; tried++) {
-      at = (at + step + order.length) % order.length;
-      if (matches.rows[order[at]!]) {
-        this.#select(order[at]!);
-        return;
-      }
-    }
+    const row = this.#trace && this.#matches ? nextMatch(this.#trace, this.#matches, this.#row, step) : -1;
+    if (row >= 0) this.#select(row);
   }
 
   // -- keys

@@ -109,6 +109,13 @@ function addSamples(trace: Trace, nodes: Nodes, nodeOf: Int32Array, own: Float64
   for (let node = 0; node < nodes.size; node++) nodes.own[node] = Math.max(0, nodes.own[node]!);
 }
 
+/** The key of the node that takes most by itself. */
+export function heaviest(nodes: Nodes): number {
+  let best = 0;
+  for (let node = 1; node < nodes.size; node++) if (nodes.own[node]! > nodes.own[best]! && nodes.key[node]! >= 0) best = node;
+  return nodes.key[best] ?? 0;
+}
+
 /** Draws nodes with the heaviest first; items are nodes. */
 export function layoutNodes(nodes: Nodes): Scene {
   const maker = new SceneMaker(nodes.size);

@@ -27,3 +27,9 @@ export function h<K extends keyof HTMLElementTagNameMap>(
 export function fill(element: Element, ...children: Child[]): void {
   element.replaceChildren(...children.filter((child): child is Node | string => child !== null && child !== undefined));
 }
+
+/** What has the focus, if it is in an element. */
+export function focusIn(element: Element): HTMLElement | null {
+  const active = (element.getRootNode() as Document | ShadowRoot).activeElement;
+  return active instanceof HTMLElement && element.contains(active) ? active : null;
+}
