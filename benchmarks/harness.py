@@ -145,6 +145,10 @@ def milliseconds(value: float) -> str:
     return f"{value * 1000:.1f} ms"
 
 
+def microseconds(value: float) -> str:
+    return f"{value:.1f} µs"
+
+
 def count(value: float) -> str:
     return f"{value:,.0f}"
 

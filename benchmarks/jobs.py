@@ -16,6 +16,8 @@ ITEMS = 1_000_000
 TRIPS = 1_000
 #: Bytes of the large array.
 LARGE = 80_000_000
+#: Numbers of workers that the scheduler is simulated with, and of jobs.
+FLEETS, SIMULATED = (10, 100, 1_000, 10_000), 100_000
 #: Tasks that share it.
 SHARERS = 100
 
@@ -188,7 +190,20 @@ def trips_of_slow(call) -> float:
     return statistics.median(timed(call) for _ in range(TRIPS // 10))
 
 
+def measure_scheduler() -> dict[str, float]:
+    """The scheduler alone, in virtual time (``simulate.py``): what a job costs it."""
+    from simulate import Even, Simulation
+
+    result = {}
+    for workers in FLEETS:
+        simulation = Simulation(Even(0.001), speeds=[1.0] * workers)
+        simulation.run(SIMULATED, chunksize=1)
+        result[f"w{workers}"] = simulation.spent_ns / 1e3 / SIMULATED
+    return result
+
+
 MEASURES = {
+    "scheduler": measure_scheduler,
     "znb": measure_znb,
     "pool_executor": measure_pool_executor,
     "pool": measure_pool,
@@ -200,7 +215,7 @@ MEASURES = {
 
 
 def topics():
-    from harness import Column, Topic, megabytes, milliseconds, per_second, seconds
+    from harness import Column, Topic, megabytes, microseconds, milliseconds, per_second, seconds
 
     return [
         Topic(
@@ -230,7 +245,18 @@ def topics():
                 "shared": Column("shared", seconds),
                 "growth": Column("growth", megabytes),
             },
-        )
+        ),
+        Topic(
+            title="The scheduler alone",
+            text=(
+                f"Microseconds that a job costs the scheduler in a simulation of {SIMULATED:,} jobs of 1 ms in chunks "
+                "of one, its worst case, by the number of workers. `python benchmarks/simulate.py --jobs 10000000` "
+                "is the long form."
+            ),
+            script=Path(__file__),
+            contenders={"scheduler": "znb"},
+            columns={f"w{workers}": Column(f"{workers:,}", microseconds) for workers in FLEETS},
+        ),
     ]
 
 

@@ -19,10 +19,10 @@ from harness import measure, render
 REPORT = Path(__file__).resolve().parent.parent / "docs" / "benchmarks.md"
 
 #: Modules of this folder with topics, in the order of the report.
-MODULES = ("startup", "jobs", "rpc", "explorer")
+MODULES = ("startup", "jobs", "libraries", "rpc", "tracing", "explorer")
 
 #: Packages whose versions the report names.
-PEERS = ("pyzmq", "loky", "joblib", "distributed", "ipyparallel")
+PEERS = ("pyzmq", "loky", "joblib", "distributed", "ipyparallel", "Pyro5", "rpyc")
 
 INTRODUCTION = """\
 # Benchmarks

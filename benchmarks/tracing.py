@@ -15,6 +15,8 @@ SLICE, SLICES = 1000, 200
 BIG = 500_000
 #: Seconds of one run of the mixed code, and pairs of runs with and without the sampler.
 RUN, PAIRS = 1.0, 6
+#: Pairs of runs of calls and jobs with tracing on and off.
+TURNS = 12
 
 
 def fastest(call) -> float:
@@ -147,6 +149,104 @@ def measure_sampler() -> dict[str, float]:
     return slowdown(begin, end)
 
 
+# -- what it costs calls and jobs
+
+
+def noop() -> None:
+    pass
+
+
+def millisecond(_item: int) -> None:
+    began = time.thread_time_ns()
+    while time.thread_time_ns() - began < 1_000_000:
+        pass
+
+
+def spent(pids: list[int]) -> int:
+    """Return nanoseconds of CPU time that processes have taken, all threads together (Linux)."""
+    total = 0
+    for pid in pids:
+        for task in Path(f"/proc/{pid}/task").iterdir():
+            total += int((task / "schedstat").read_text().split()[0])
+    return total
+
+
+def dearer(call, count: int, pids: list[int], *, switch: bool) -> float:
+    """Return by how many percent a call takes more CPU time, of all that are part of it, with tracing on than off."""
+    from znb.spans import RECORDER
+
+    def one() -> float:
+        began = spent(pids)
+        call(count)
+        return (spent(pids) - began) / count
+
+    for off in (True, False):  # warm
+        RECORDER.off = off and switch
+        call(count)
+    ratios = []
+    for number in range(TURNS):
+        cost = {}
+        for off in (number % 2 == 0, number % 2 == 1):
+            RECORDER.off = off and switch
+            cost[off] = one()
+        ratios.append(cost[False] / cost[True] - 1)
+    RECORDER.off = False
+    return statistics.median(ratios) * 100
+
+
+def measure_on(*, switch: bool = True) -> dict[str, float]:
+    import os
+    import subprocess
+
+    import znb
+
+    me = os.getpid()
+    source = "import sys, tracing, znb; znb.expose(tracing.noop, name='noop'); print(1, flush=True); sys.stdin.read()"
+    where = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
+    server = subprocess.Popen([sys.executable, "-c", source], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=where)
+    server.stdout.readline()
+    with znb.connect("noop") as svc:
+        both = [me, server.pid]
+
+        def calls(count: int) -> None:
+            for _ in range(count):
+                svc.noop()
+
+        def futures(count: int) -> None:
+            for future in [svc.noop.future() for _ in range(count)]:
+                future.result()
+
+        result = {
+            "call": dearer(calls, 2000, both, switch=switch),
+            "future": dearer(futures, 2000, both, switch=switch),
+        }
+    server.stdin.close()
+    server.wait()
+    with znb.Cluster.start(2) as cluster:
+        all_of_us = [me, *(worker.pid for worker in cluster.workers)]
+
+        def submits(count: int) -> None:
+            for future in [cluster.submit(millisecond, 1) for _ in range(count)]:
+                future.result()
+
+        def mapped(count: int) -> None:
+            for _ in cluster.map(millisecond, range(count)):
+                pass
+
+        def trips(count: int) -> None:
+            for _ in range(count):
+                cluster.submit(noop).result()
+
+        result["submit"] = dearer(submits, 300, all_of_us, switch=switch)
+        result["map"] = dearer(mapped, 300, all_of_us, switch=switch)
+        result["trip"] = dearer(trips, 500, all_of_us, switch=switch)
+    return result
+
+
+def measure_same() -> dict[str, float]:
+    return measure_on(switch=False)
+
+
 def measure_nothing() -> dict[str, float]:
     return slowdown(lambda: None, lambda: None)
 
@@ -263,6 +363,20 @@ else:
                 "record": Column("times known", microseconds),
                 "call": Column("caller's end", microseconds),
                 "serve": Column("server's end", microseconds),
+            },
+        ),
+        Topic(
+            title="Tracing on and off",
+            text="What calls and jobs take more with tracing on, as it always is, than with `%znb trace off`: CPU time "
+            "of all processes that are part of it, in paired runs.",
+            script=Path(__file__),
+            contenders={"on": "znb", "same": "on and on: the noise"},
+            columns={
+                "call": Column("no-op call", percent),
+                "future": Column("future of one", percent),
+                "submit": Column("submit, 1 ms", percent),
+                "map": Column("map, 1 ms", percent),
+                "trip": Column("no-op job, one by one", percent),
             },
         ),
         Topic(

@@ -90,7 +90,9 @@ def new_world(cache: Path) -> Iterator[World]:
     world.runtime.mkdir(mode=0o700)
     world.home.mkdir()
     with pytest.MonkeyPatch.context() as patch:
-        for name in [n for n in os.environ if n.startswith(("XDG_", "JUPYTER_", "JPY_", "IPYTHON", "ZNB_"))]:
+        for name in [
+            n for n in os.environ if n.startswith(("XDG_", "JUPYTER_", "JPY_", "IPYTHON", "ZNB_", "PYTHONUNBUFFERED"))
+        ]:
             patch.delenv(name)
         patch.setenv("ZNB_RUNTIME_DIR", str(world.runtime))
         patch.setenv("HOME", str(world.home))

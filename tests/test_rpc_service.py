@@ -793,7 +793,8 @@ def test_callers_notice_nothing_while_a_service_is_replaced_again_and_again():
         hosting.host.close()
 
 
-def test_another_door_lets_calls_in_flight_end(things):
+def test_another_door_lets_calls_in_flight_end(things, monkeypatch):
+    monkeypatch.setattr("znb.rpc.service.RETIRE_AFTER", 0.3)
     expose(things, name="moving")
     try:
         with connect("moving") as svc:
@@ -807,11 +808,12 @@ def test_another_door_lets_calls_in_flight_end(things):
             things.release.set()
             assert future.result(5) == "done"
             wait_until(lambda: old.closed)
+        with connect("moving") as svc:
             assert svc.add(1) == 101
             url = hosting.host.services["moving"].url
             expose({"add": lambda a: a + 200}, name="moving", bind=url, max_bytes=1000)
-            with connect(url) as direct:
-                assert direct.add(1) == svc.add(1) == 201
+        with connect(url) as direct, connect("moving") as svc:
+            assert direct.add(1) == svc.add(1) == 201
             with pytest.raises(AuthError):
                 expose(len, name="moving", bind="tcp://0.0.0.0:*")
             with serve(len, bind="tcp://127.0.0.1:*") as other, pytest.raises(ZnbError, match="cannot listen"):
@@ -841,8 +843,8 @@ def test_more_and_fewer_threads_when_exposed_anew(things):
         with connect("sized") as svc:
             futures = [svc.dull.future() for _ in range(3)]
             assert things.started.acquire(timeout=5)
-            stats = service_stats(svc)
-            assert (stats["running"], stats["waiting"]) == (1, 2)
+            wait_until(lambda: service_stats(svc)["waiting"] == 2)
+            assert service_stats(svc)["running"] == 1
             expose(things, name="sized", threads=3)
             assert things.started.acquire(timeout=5)
             assert things.started.acquire(timeout=5)
@@ -1076,6 +1078,7 @@ def test_messages_that_are_too_large_cost_their_call_only(things):
 
 
 def test_too_large_a_request_is_refused_before_it_is_sent(svc, monkeypatch):
+    monkeypatch.setattr("znb.rpc.outgoing.MAX_BYTES", 1000)
     monkeypatch.setattr("znb.rpc.caller.MAX_BYTES", 1000)
     with pytest.raises(ValueError, match="MB of msgpack"):
         svc.same("x" * 2000)
@@ -1147,6 +1150,43 @@ def test_hooks_see_both_sides_and_may_refuse(things):
         assert ("after serving", method, kind) in guard.seen
         assert ("before calling", method) in token.seen
         assert ("after calling", method, kind) in token.seen
+
+
+def test_a_hook_that_refuses_is_told_no_end_and_others_are_told_once(things):
+    first, last = Recorder(), Recorder()
+
+    class Refuses(Hook):
+        after = 0
+
+        def before_serving(self, call):
+            raise PermissionError("no")
+
+        def after_serving(self, call, error):
+            Refuses.after += 1
+
+    with serve(things, name="guarded", hooks=[first, Refuses(), last]), connect("guarded", hooks=[Recorder()]) as svc:
+        for call in (svc.add, svc.count, svc.fail):
+            with pytest.raises(PermissionError, match="no"):
+                list([call(1)] if call is not svc.count else call(1))
+        wait_until(lambda: len(first.seen) == 6)
+    assert first.seen == [
+        (moment, method, *kind)
+        for method in ("add", "count", "fail")
+        for moment, *kind in [("before serving",), ("after serving", "PermissionError")]
+    ]
+    assert (last.seen, Refuses.after) == ([], 0)
+
+
+def test_streams_and_futures_outlive_their_proxy(service):
+    stream, future = connect("things").count(3), connect("things").add.future(1)
+    late = connect("things").later.future(1)
+    gc.collect()
+    assert (list(stream), future.result(5), late.result(5)) == ([0, 1, 2], 2, 1)
+    assert future.owner is late.owner is None
+    waiting = connect("things").forever.future()
+    gc.collect()
+    assert waiting.cancel()
+    assert waiting.owner is None
 
 
 def test_hooks_hear_of_losses_and_their_own_failures_are_logged(svc, things, caplog):

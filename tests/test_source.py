@@ -3,6 +3,7 @@
 import contextlib
 import itertools
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -165,6 +166,54 @@ def test_items_that_are_larger_than_all_that_may_be_held(cluster, monkeypatch):
     monkeypatch.setattr(maps, "HELD_BYTES", 1)
     monkeypatch.setattr(maps, "AHEAD_BYTES", 1)
     assert list(cluster.map(len, (bytes(1000) for _ in range(50)))) == [1000] * 50
+
+
+# -- what comes back
+
+
+@pytest.mark.parametrize("function", [jobs.square, jobs.thing], ids=["plain", "objects"])
+def test_a_cancelled_map_yields_no_more(cluster, function):
+    results = cluster.map(function, range(5000))
+    iterator = iter(results)
+    next(iterator)
+    results.cancel()
+    results.cancel()
+    assert list(iterator) == []
+    assert list(results) == []
+
+
+def test_a_cancelled_map_with_failures_yields_no_more(cluster):
+    results = cluster.map(jobs.fail_at, range(8), itertools.repeat(3), errors="return", chunksize=8)
+    iterator = iter(results)
+    assert next(iterator) == 0
+    results.cancel()
+    assert list(iterator) == []
+
+
+def test_a_map_that_has_raised_is_over(cluster):
+    results = cluster.map(jobs.fail_at, range(100), itertools.repeat(3))
+    with pytest.raises(ValueError, match="bad 3"):
+        list(results)
+    assert list(results) == []
+
+
+def test_functions_of_c(cluster):
+    found = list(cluster.map(int, ["1", "x", "3", None], errors="return"))
+    assert [type(value) for value in found] == [int, ValueError, int, TypeError]
+    found = list(cluster.map(next, [iter([1]), iter([]), iter([2])], errors="return"))
+    assert [found[0], type(found[1]), found[2]] == [1, StopIteration, 2]
+    found = list(cluster.map(time.sleep, [0, 60, 0], job_timeout=0.5, errors="return", chunksize=3))
+    assert [found[0], type(found[1]), found[2]] == [None, znb.CallTimeout, None]
+
+
+@pytest.mark.parametrize("items", [list(range(5000)), tuple(range(5000)), range(5000), dict.fromkeys(range(5000), 0)])
+def test_containers(cluster, items):
+    assert list(cluster.map(abs, items)) == list(range(5000))
+
+
+@pytest.mark.parametrize("items", [[], (), range(0), {}, iter(())])
+def test_nothing(cluster, items):
+    assert list(cluster.map(abs, items)) == []
 
 
 # -- without a cluster

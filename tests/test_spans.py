@@ -838,9 +838,12 @@ def test_a_started_span_can_be_left_and_entered_again(recorded):
 
 def test_brief_spans(recorded):
     with span("cell") as cell:
-        brief = Brief(RECORDER.caller())
+        brief = Brief(RECORDER.caller(), "job", "submit")
     mark(brief, "sent_ns")
-    brief.end("job", "submit", "error")
+    assert RECORDER.briefs == {brief.span_id: brief}
+    brief.end("error")
+    brief.end("ok")
+    assert not RECORDER.briefs
     found = recorded.by_name()["job"]
     assert (found["span_id"], found["parent_id"], found["status"]) == (brief.span_id, cell.span_id, "error")
     assert found["attributes"]["sent_ns"] > 0

@@ -176,7 +176,7 @@ def test_a_span_that_came_twice_is_there_once():
     assert data.span(1).end_ns == 5
     assert data.span(2).end_ns is None
     assert data.status(2) == "open"
-    assert any("1 spans have not ended" in note for note in data.notes)
+    assert any("1 span has not ended" in note for note in data.notes)
 
 
 @given(st.integers(-(10**14), 10**14), st.integers(0, 10**6), st.integers(0, 10**6), st.integers(1, 10**7))
@@ -250,7 +250,7 @@ def test_what_is_missing_is_told():
     parts.dropped = 5
     notes = assemble(parts, CLIENT, epoch_ns=0, missed={W0.key: 7, "other": 3}).notes
     assert any("7 spans of w0" in note for note in notes)
-    assert any("stand alone" in note for note in notes)
+    assert any("1 span stands alone" in note for note in notes)
     assert any(note.startswith("5 spans found no room") for note in notes)
     assert len(notes) == 3
 

@@ -10,6 +10,7 @@ import time
 import pytest
 
 from kernels import interpreter
+from znb.cli import main
 from znb.errors import CallTimeout, RemoteError, SerializationError, ServiceUnavailable, ZnbError
 from znb.rpc import connect, serve
 from znb.rpc.oneway import publisher, puller, pusher, subscriber
@@ -335,6 +336,23 @@ def test_errors_of_a_zerorpc_server(svc):
         svc.own()
     with pytest.raises(AttributeError, match="did you mean 'add'"):
         svc.ad  # noqa: B018
+
+
+def test_our_command_line_calls_a_zerorpc_server(server, capsys):
+    def znb(*words):
+        status = main([words[0], server.url, *words[1:]])
+        return (status, *capsys.readouterr())
+
+    assert znb("call", "add", "1", "2") == (0, "3\n", "")
+    assert znb("call", "count", "2") == (0, "0\n1\n", "")
+    status, _, said = znb("call", "fail")
+    assert (status, said.splitlines()[0]) == (1, "ValueError: bad")
+    assert "in fail" in said
+    assert znb("call", "add", "1", "--kw", "b=2")[0] == 2
+    status, _, said = znb("call", "add", "{1, 2}")
+    assert (status, said.partition(": a")[0]) == (2, "znb: cannot send set object {1, 2} (at args[0])")
+    assert "Sum of two numbers." in znb("inspect", "add")[1]
+    assert znb("ping", "--count", "1")[0] == 0
 
 
 @pytest.mark.parametrize("value", [{1: "a"}, {1, 2}, dt.date(2000, 1, 1), 2**70, "\ud800"])

@@ -33,7 +33,8 @@ class Peer:
         )
 
     def ask(self, *message: Any) -> Any:
-        send(self.process.stdin, message)
+        with contextlib.suppress(BrokenPipeError):  # it has been killed: there is no answer either
+            send(self.process.stdin, message)
         return receive(self.process.stdout)
 
     def feed(self, request: Request) -> tuple[bytes, int, int]:
@@ -45,7 +46,8 @@ class Peer:
     def close(self) -> None:
         self.process.kill()
         self.process.wait()
-        self.process.stdin.close()
+        with contextlib.suppress(BrokenPipeError):
+            self.process.stdin.close()
         self.process.stdout.close()
 
 

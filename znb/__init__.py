@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from znb.magics import load_ipython_extension, unload_ipython_extension
     from znb.pubsub import publish, subscribe
     from znb.rpc import Hook, connect, current_call, expose, serve, unexpose
+    from znb.spans import span, traced
+    from znb.tracing import Trace, trace
     from znb.widgets.stream import stream
 
 #: Where each public name lives, grouped by what it is for.
@@ -45,6 +47,8 @@ _HOMES = {
     "znb.magics": ("load_ipython_extension", "unload_ipython_extension"),
     "znb.pubsub": ("publish", "subscribe"),
     "znb.rpc": ("Hook", "connect", "current_call", "expose", "serve", "unexpose"),
+    "znb.spans": ("span", "traced"),
+    "znb.tracing": ("Trace", "trace"),
     "znb.widgets.stream": ("stream",),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
@@ -62,6 +66,7 @@ __all__ = [
     "RemoteError",
     "SerializationError",
     "ServiceUnavailable",
+    "Trace",
     "WorkerLost",
     "ZnbError",
     "connect",
@@ -70,8 +75,11 @@ __all__ = [
     "load_ipython_extension",
     "publish",
     "serve",
+    "span",
     "stream",
     "subscribe",
+    "trace",
+    "traced",
     "unexpose",
     "unload_ipython_extension",
 ]

@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import codecs
 import collections
-import io
 import logging
 import os
 import select
@@ -34,7 +33,7 @@ from typing import Any, Final, Self
 from znb.flow import GateClosed
 from znb.outputs import Output, Text
 from znb.routes import BATCH_CHARS, Emit, Journal, Mark, MarkedEmit, Queue, Ring, Route, Segment, now, pieces
-from znb.streams import FDS, PIPE_BYTES, CapturedStream, CStdio, Stream, redirect
+from znb.streams import FDS, PIPE_BYTES, CapturedStream, Originals, Stream, redirect
 
 __all__ = ["Capture"]
 
@@ -108,7 +107,7 @@ class Capture:
     def __init__(self, *, closed: type[Exception] = GateClosed, journal: Journal | None = None) -> None:
         self._journal = journal
         self._closed_error = closed
-        self._stdio = CStdio()
+        self._originals = Originals()
         self._lock = threading.RLock()
         self._changed = threading.Condition(self._lock)
         self._queue: Queue = collections.deque()
@@ -154,10 +153,7 @@ class Capture:
             self._poller.register(fd, select.POLLIN)
         self._poll = self._poller.poll
         self._partial = dict.fromkeys(FDS, "")
-        self._stdio.line_buffer()
-        for stream in (sys.__stdout__, sys.__stderr__):
-            if isinstance(stream, io.TextIOWrapper) and not stream.closed:
-                stream.reconfigure(write_through=True)
+        self._originals.line_buffer()
         self._streams = {name: CapturedStream(self, name) for name in FDS}
         sys.stdout, sys.stderr = self._streams.values()
         forked = weakref.WeakMethod(self._forked)  # the interpreter keeps such hooks for ever
@@ -350,7 +346,7 @@ class Capture:
             for stream in FDS:
                 self._write_directly(stream, "", force=True)
             return True
-        self._stdio.flush()
+        self._originals.flush()
         with self._lock:
             self._drain(everything=True)
             self._end_line()

@@ -57,6 +57,7 @@ class Checkpoint:
         self._label = getattr(function, "__qualname__", None) or type(function).__qualname__
         self.stored: collections.deque[int] = collections.deque()
         self.missing: collections.deque[int] = collections.deque()
+        self._found = 0
         self._running: dict[int, tuple[int, bytes]] = {}
         is_new = self._check_header()
         digest = fingerprint(function)
@@ -94,9 +95,15 @@ class Checkpoint:
                 self.missing.append(position)
                 yield item
             elif row[0] == digest:
+                self._found += 1
                 self.stored.append(position)
             else:
                 raise self._refuse(f"item {position} is not what it was when {self._label} was run for this file")
+
+    def take_found(self) -> int:
+        """Return how many items have been found to have a result, since the last call."""
+        found, self._found = self._found, 0
+        return found
 
     def keep(self, results: Iterable[tuple[int, Any]]) -> None:
         """Keep results of items that ``select`` yielded, given by their number in that order."""
@@ -201,13 +208,14 @@ class CheckpointedMap(Iterator[Any]):
     """
 
     def __init__(self, file: Checkpoint, start: Callable[[], Any], *, ordered: bool) -> None:
-        self._file = file
         try:
-            self._inner = start()
+            inner = start()
         except BaseException:
             file.close()
             raise
-        self._results = self._merge(ordered=ordered)
+        self._results = _merge(
+            file, inner, ordered=ordered
+        )  # which refers to nothing here, so it ends when it is dropped
         next(self._results)
 
     def __iter__(self) -> Iterator[Any]:  # noqa: PYI034 - the generator, which is quicker and ends when it is dropped
@@ -222,29 +230,29 @@ class CheckpointedMap(Iterator[Any]):
 
     close = cancel
 
-    def _merge(self, *, ordered: bool) -> Generator[Any, None, None]:
-        file, inner = self._file, self._inner
-        with contextlib.closing(file), contextlib.closing(inner):
-            yield None
-            while True:
-                yield from self._kept(file.missing[0] if ordered and file.missing else None)
-                try:
-                    value = next(inner)
-                except StopIteration:
-                    break
-                yield from self._kept(file.missing[0] if ordered else None)  # found on the way to that one
-                file.missing.popleft()
-                yield value
-                del value
-            yield from self._kept(None)
 
-    def _kept(self, before: int | None) -> Generator[Any, None, None]:
-        """Yield kept results, up to a position."""
-        stored = self._file.stored
-        while stored and (before is None or stored[0] < before):
-            block = [stored.popleft()]
-            while (
-                stored and len(block) < BLOCK and stored[0] == block[-1] + 1 and (before is None or stored[0] < before)
-            ):
-                block.append(stored.popleft())
-            yield from self._file.load(block)
+def _merge(file: Checkpoint, inner: Any, *, ordered: bool) -> Generator[Any, None, None]:
+    """Yield ``None`` once, then kept results and those of ``inner``."""
+    with contextlib.closing(file), contextlib.closing(inner):
+        yield None
+        while True:
+            yield from _kept(file, file.missing[0] if ordered and file.missing else None)
+            try:
+                value = next(inner)
+            except StopIteration:
+                break
+            yield from _kept(file, file.missing[0] if ordered else None)  # found on the way to that one
+            file.missing.popleft()
+            yield value
+            del value
+        yield from _kept(file, None)
+
+
+def _kept(file: Checkpoint, before: int | None) -> Generator[Any, None, None]:
+    """Yield kept results, up to a position."""
+    stored = file.stored
+    while stored and (before is None or stored[0] < before):
+        block = [stored.popleft()]
+        while stored and len(block) < BLOCK and stored[0] == block[-1] + 1 and (before is None or stored[0] < before):
+            block.append(stored.popleft())
+        yield from file.load(block)

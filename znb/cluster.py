@@ -25,13 +25,16 @@ from typing import Any, Literal, Self
 from znb.arrivals import Arrival
 from znb.checkpoint import Checkpoint, CheckpointedMap
 from znb.checks import check_mapping, check_seconds, check_text
+from znb.collector import Collector
 from znb.connection import ClusterEntry, clean_dead, find_cluster, list_clusters
 from znb.current import current
 from znb.descriptors import ensure_descriptors
 from znb.errors import NoWorkers, ServiceUnavailable, ZnbError
-from znb.executor.client import JobClient, Show
+from znb.executor.client import JobClient
 from znb.executor.futures import Future
-from znb.executor.maps import MapResult, check_map_options, start_map
+from znb.executor.groups import Show
+from znb.executor.maps import MapResult, start_map
+from znb.executor.options import check_map_options
 from znb.executor.submits import Submits
 from znb.jobview import JobViews
 from znb.launchers import Launcher, StartOptions, make_launcher
@@ -42,8 +45,10 @@ from znb.progress import TqdmProgress, total_of
 from znb.rundir import FILE_NAME
 from znb.serialize import Codec
 from znb.shared import Shared, put
+from znb.spans import RECORDER, OpenSpan
 from znb.status import ClusterStatus, JobStats, WorkerInfo
 from znb.targets import Target, select
+from znb.tracing import TRACES
 from znb.transport import Reactor
 from znb.workers import Workers
 
@@ -85,8 +90,9 @@ class Cluster(concurrent.futures.Executor):
         self._pid = os.getpid()
         self._job_views = JobViews()
         self._jobs = JobClient(reactor, self.codec, kill=self.kill, notify=self.notify, view=self._job_view)
-        self._membership = Membership(reactor, self.codec, self._jobs, self._on_ended)
-        self._submits = Submits(self._jobs, reactor)
+        self._collector = Collector(reactor, TRACES.store)
+        self._membership = Membership(reactor, self.codec, self._jobs, self._on_ended, self._collector)
+        self._submits = Submits(self._jobs, reactor, TRACES.of)
         self._joblib = Arrival("joblib", functools.partial(_register, weakref.ref(self)))
         self.name = ""
 
@@ -188,6 +194,8 @@ class Cluster(concurrent.futures.Executor):
             self._reactor.stop()
             raise
         self.name = snapshot.cluster
+        self._collector.open()
+        TRACES.add(self._collector.collect)
         atexit.register(self._at_exit)
         try:
             self._follow(snapshot)
@@ -222,6 +230,9 @@ class Cluster(concurrent.futures.Executor):
             self._closed = True
         self._submits.refuse("cannot schedule new futures after shutdown")
         self._joblib.cancel()
+        self._collector.collect(NOTICE_AFTER)
+        TRACES.remove(self._collector.collect)
+        self._reactor.call_soon(self._collector.close)
         atexit.unregister(self._at_exit)
         done = threading.Event()
         self._reactor.call_soon(self._end_links, done)
@@ -345,7 +356,10 @@ class Cluster(concurrent.futures.Executor):
             if cluster is not None:
                 cluster._reactor.call_soon(cluster._on_shared_closed, key)
 
-        return put(self.codec, obj, closed=closed)
+        with OpenSpan(RECORDER, "put", "put", None, RECORDER.caller()) as span:
+            shared = put(self.codec, obj, closed=closed)
+            span.set(bytes=shared.nbytes)
+        return shared
 
     @property
     def __pandas_udf__(self) -> Any:

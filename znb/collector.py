@@ -23,7 +23,7 @@ from znb.errors import ZnbError
 from znb.link import Link
 from znb.rpc import Lost
 from znb.spans import RECORDER, Recorder
-from znb.traces import Store
+from znb.traces import Request, Store
 from znb.transport import Reactor, Timer
 
 __all__ = ["Collector"]
@@ -157,15 +157,15 @@ class Collector:
         request = self._store.request_for(reader.key, with_open=with_open)
         sent = time.perf_counter_ns()
         reader.link.control_nowait(
-            "_znb_spans", msgspec.to_builtins(request), lambda answer: self._on_answer(reader, sent, answer)
+            "_znb_spans", msgspec.to_builtins(request), lambda answer: self._on_answer(reader, request, sent, answer)
         )
 
-    def _on_answer(self, reader: _Reader, sent: int, answer: Any) -> None:
+    def _on_answer(self, reader: _Reader, request: Request, sent: int, answer: Any) -> None:
         received = time.perf_counter_ns()
         reader.asking = False
         batch = None
         if not isinstance(answer, Lost):
-            batch = self._store.take_encoded(answer, sent, received)
+            batch = self._store.take_encoded(answer, sent, received, request)
         if batch is None:
             self._settle(reader)
             return

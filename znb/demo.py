@@ -15,12 +15,17 @@ from typing import TYPE_CHECKING
 from tqdm import tqdm
 
 from znb.cluster import Cluster
+from znb.rundir import runtime_dir
 from znb.sourcestats import FileStats, Summary, measure_file, standard_library, summarize
+from znb.tracing import Trace, trace
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 __all__ = ["Outcome", "compare", "render", "run_demo"]
+
+#: Name of the file with its trace, in the runtime directory.
+TRACE_NAME = "demo-trace.html"
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +39,7 @@ class Outcome:
         serial: Seconds that this process took alone.
         summary: What was found.
         differences: What the workers made of a file, where that is not what the serial run did.
+        trace: Of the parallel run.
     """
 
     workers: int
@@ -42,6 +48,7 @@ class Outcome:
     serial: float
     summary: Summary
     differences: tuple[tuple[str, FileStats | BaseException], ...]
+    trace: Trace | None = None
 
 
 def run_demo(workers: int | None = None) -> int:
@@ -56,6 +63,9 @@ def run_demo(workers: int | None = None) -> int:
     files = standard_library()
     print(f"{len(files):,} files of Python {platform.python_version()}'s standard library, parsed and measured:")
     outcome = compare(files, workers)
+    if outcome.trace is not None:
+        file = outcome.trace.save(runtime_dir() / TRACE_NAME)
+        print(f"\nWhere the time went, job by job: {file} (for a browser, or `znb trace`)")
     print(render(outcome, sysconfig.get_path("stdlib")))
     return 1 if outcome.differences else 0
 
@@ -66,8 +76,9 @@ def compare(files: Sequence[str], workers: int | None = None) -> Outcome:
     with Cluster.start(workers) as cluster:
         count = len(cluster.workers)
         started = time.perf_counter()
-        found = list(cluster.map(measure_file, files, errors="return", progress=f"on {count} workers"))
-        mapped = time.perf_counter()
+        with trace("znb demo", workers=count) as traced:
+            found = list(cluster.map(measure_file, files, errors="return", progress=f"on {count} workers"))
+            mapped = time.perf_counter()
     serial_began = time.perf_counter()
     expected = [measure_file(path) for path in tqdm(files, desc="serially, here", unit="job")]
     ended = time.perf_counter()
@@ -79,6 +90,7 @@ def compare(files: Sequence[str], workers: int | None = None) -> Outcome:
         serial=ended - serial_began,
         summary=summarize(expected),
         differences=tuple((path, remote) for path, remote, local in pairs if remote != local),
+        trace=traced,
     )
 
 

@@ -23,6 +23,7 @@ from znb.link import Failed, Link, ObjectCall, Outcome
 from znb.outputs import Output, decode_output
 from znb.rpc import Lost, Reply
 from znb.serialize import Payload
+from znb.spans import bound
 
 __all__ = ["Announcer", "Gather", "View"]
 
@@ -73,16 +74,18 @@ class _Pending:
     Attributes:
         link: The worker's link.
         heard: Monotonic time of its last sign of life.
+        frozen: Monotonic time when it was last seen to be stopped by a signal; it needs a while to answer after that.
         asked: Monotonic time at which it was asked what it does; ``None`` once it has answered.
         started: Whether the worker has begun it.
         notice: What the user is told of it.
     """
 
-    __slots__ = ("asked", "heard", "link", "notice", "started")
+    __slots__ = ("asked", "frozen", "heard", "link", "notice", "started")
 
     def __init__(self, link: Link, now: float) -> None:
         self.link = link
         self.heard = now
+        self.frozen = 0.0
         self.asked: float | None = None
         self.started = False
         self.notice = ""
@@ -131,7 +134,7 @@ class Gather:
         self._label = label
         self._pending = {link.name: _Pending(link, now) for link in links}
         try:
-            reactor.call_soon(self._send, links, method, payload)
+            reactor.call_soon(bound(self._send), links, method, payload)
             self._wait(None if timeout is None else now + timeout)
             late = ", ".join(self._pending)
             if late:
@@ -170,11 +173,13 @@ class Gather:
     def _interrupt_calls(self) -> None:
         for call in self._calls.values():
             if not call.call.ended:
+                call.span.event("interrupt")
                 call.link.interrupt([call.call.id])
 
     def _give_up(self, started: frozenset[str]) -> None:
         """Let the calls of workers that have ``started`` go on unseen, and cancel the others."""
         for name, call in self._calls.items():
+            call.cancelled()
             if call.call.ended:
                 continue
             if name in started:
@@ -237,10 +242,11 @@ class Gather:
             elif now - pending.heard >= NOTICE_AFTER:
                 if pending.link.frozen():
                     pid = pending.link.pid
+                    pending.frozen = now
                     self._set_notice(
                         pending, f"{worker} is frozen (stopped by a signal); `kill -CONT {pid}` lets it go on"
                     )
-                elif not pending.started:
+                elif not pending.started and now - pending.frozen >= NOTICE_AFTER:
                     self._set_notice(pending, f"{worker} does not answer: its interpreter is held by native code")
 
     def _ask_what_runs(self, worker: str, pending: _Pending, now: float) -> None:

@@ -22,6 +22,7 @@ from znb.lifecycle import WorkerStatus
 from znb.rpc import Call, Connection, Lost, Reply
 from znb.serialize import Codec, MissingDefinitions, Payload
 from znb.shipping import forget, pack, unpack
+from znb.spans import calling, mark
 from znb.transport import Reactor
 
 __all__ = ["LEFT", "Failed", "Link", "ObjectCall", "Outcome", "Value"]
@@ -62,7 +63,7 @@ class ObjectCall:
         started: Whether the worker has begun it.
     """
 
-    __slots__ = ("_handler", "_method", "_payload", "call", "headers", "link", "started")
+    __slots__ = ("_handler", "_method", "_payload", "call", "headers", "link", "span", "started")
 
     def __init__(
         self,
@@ -74,17 +75,34 @@ class ObjectCall:
     ) -> None:
         self.link = link
         self.headers = headers
+        self.span = calling(str(headers.get("label", method)), headers, worker=link.name, method=method)
         self.started = False
         self._method = method
         self._payload: Payload | None = payload
         self._handler = handler
-        cargo, body, frames = pack(payload, link.codec, link.known)
-        self.call = link.connection.call(
-            method, body, self._on_event, buffers=frames, headers={**headers, "cargo": cargo}
-        )
+        try:
+            cargo, body, frames = pack(payload, link.codec, link.known)
+            self.call = link.connection.call(
+                method, body, self._on_event, buffers=frames, headers={**headers, "cargo": cargo}
+            )
+        except BaseException as error:
+            self.span.end(error)
+            raise
+        mark(self.span, "sent_ns")
+
+    def cancelled(self) -> None:
+        """Note that nobody waits for it any more. May be called again, also when it has ended."""
+        self.span.status = "cancelled"
+        self.span.end()
 
     def outcome(self, reply: Reply | Lost) -> Outcome:
         """Decode the ending. On the caller's thread: it runs code, and may ask the worker for definitions."""
+        mark(self.span, "decoding_ns")
+        outcome = self._outcome(reply)
+        self.span.end(outcome.error if isinstance(outcome, Failed) else None)
+        return outcome
+
+    def _outcome(self, reply: Reply | Lost) -> Outcome:
         if isinstance(reply, Lost):
             return Failed(self._lost(reply.error))
         try:
@@ -134,6 +152,7 @@ class ObjectCall:
             return
         if isinstance(reply, Lost) or reply.is_last:
             self._payload = None
+            mark(self.span, "replied_ns")
         self._handler(self, reply)
 
 

@@ -43,6 +43,16 @@ class Listener(Protocol):
         """A worker is gone: it died (``charge`` what it ran), or was ended on purpose."""
 
 
+class Reader(Protocol):
+    """Who reads what workers record, on the reactor's thread (``znb.collector.Collector``)."""
+
+    def add_worker(self, link: Link) -> None:
+        """A worker serves."""
+
+    def lose_worker(self, link: Link, error: ZnbError) -> None:
+        """A worker is gone, and with it what has not been read."""
+
+
 class Membership:
     """The workers of one cluster, as this process sees them.
 
@@ -51,9 +61,13 @@ class Membership:
         codec: For the links.
         listener: Hears of links that come and go.
         ended: Called on the reactor's thread, with the reason, when the whole cluster has ended.
+        reader: Hears of links too.
     """
 
-    def __init__(self, reactor: Reactor, codec: Codec, listener: Listener, ended: Callable[[str], None]) -> None:
+    def __init__(
+        self, reactor: Reactor, codec: Codec, listener: Listener, ended: Callable[[str], None], reader: Reader
+    ) -> None:
+        self._reader = reader
         self._ended = ended
         self._reactor = reactor
         self._codec = codec
@@ -190,6 +204,7 @@ class Membership:
         with self._changed:
             self._links[member.name] = link
         self._listener.add_worker(link)
+        self._reader.add_worker(link)
 
     def _on_death(self, name: str, certificate: DeathCertificate) -> None:
         with self._changed:
@@ -212,6 +227,7 @@ class Membership:
                 del self._links[link.name]
             self._changed.notify_all()
         self._listener.lose_worker(link, error, charge=charge)
+        self._reader.lose_worker(link, error)
         link.close(error)
 
     def close(self, reason: str) -> None:

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import logging
 import os
 import re
 import resource
@@ -38,10 +39,11 @@ from znb.control import ZygoteConfig
 from znb.errors import ZnbError
 from znb.lifecycle import DeathCertificate, WorkerStatus
 from znb.postmortem import OomWatch
-from znb.rpc.registry import forget_process
-from znb.rundir import socket_path
+from znb.rundir import remove_services, socket_path
 
 __all__ = ["EventName", "Goal", "Nursery", "Tell"]
+
+logger = logging.getLogger("znb.zygote")
 
 #: Times in a row that a worker may fail before it serves; a mistake in its start does not mend itself.
 FAILURES_MAX = 3
@@ -364,9 +366,7 @@ class Nursery:
         scale = 1 if sys.platform == "darwin" else 1024
         certificate = child.bury(code, usage.ru_maxrss * scale, oom=oom)
         slot.child = None
-        for url in (child.spec.calls, child.spec.jobs, child.spec.events):  # a process that was killed leaves them
-            Path(url.removeprefix("ipc://")).unlink(missing_ok=True)
-        forget_process(child.pid)
+        self._sweep(child)
         if self._stopping or slot.leaving:
             status = slot.current()
             del self._slots[slot.name]
@@ -377,6 +377,15 @@ class Nursery:
         else:
             self._tell("died", slot.current(), certificate)
             self._replace(slot, certificate)
+
+    def _sweep(self, child: Child) -> None:
+        """Remove the sockets and files that a process has left which was killed."""
+        try:
+            for url in (child.spec.calls, child.spec.jobs, child.spec.events):
+                Path(url.removeprefix("ipc://")).unlink(missing_ok=True)
+            remove_services(child.pid)
+        except (OSError, ZnbError):  # no descriptor left, say; whoever finds them removes them
+            logger.warning("could not remove what %s has left", child.spec.name, exc_info=True)
 
     def _replace(self, slot: Slot, certificate: DeathCertificate) -> None:
         """Make the next process for a worker that died, unless that has proved to be of no use."""

@@ -16,6 +16,7 @@ import contextvars
 import gc
 import itertools
 import logging
+import os
 import sys
 import sysconfig
 import threading
@@ -30,7 +31,7 @@ from znb.spans.recorder import RECORDER, OpenSpan, Parent, Recorder, _current
 from znb.spans.ring import Cursor, Ring
 from znb.spans.samples import Frame, SamplePart
 
-__all__ = ["Sampler", "SamplerStats"]
+__all__ = ["SAMPLER", "Sampler", "SamplerStats"]
 
 logger = logging.getLogger("znb.profiler")
 
@@ -262,7 +263,8 @@ class Sampler:
         clock, before = self._clocks.get(ident, (0, 0))
         if not clock:
             thread = threading._active.get(ident)  # type: ignore[attr-defined]
-            native = getattr(thread, "native_id", None)
+            # In a forked process the main thread still has its parent's number; its own is that of the process.
+            native = os.getpid() if thread is threading.main_thread() else getattr(thread, "native_id", None)
             self._recorder.thread_name(ident)  # while it is known
             if native is None or not HAS_THREAD_CLOCKS:
                 return wall
@@ -410,3 +412,7 @@ def origin_of(file: str) -> str:
     if file.startswith((*_LIBRARIES, "<frozen ")):
         return "library"
     return "user"
+
+
+#: The sampler of this process, as ``RECORDER`` is its recorder.
+SAMPLER: Final = Sampler(RECORDER)

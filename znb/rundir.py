@@ -32,12 +32,14 @@ __all__ = [
     "CONTROL_NAME",
     "FILE_NAME",
     "LOG_NAME",
+    "SERVICE_SUFFIX",
     "check_private",
     "empty_cluster_dir",
     "is_locked",
     "lock_dir",
     "make_socket_dir",
     "remove_cluster_dir",
+    "remove_services",
     "runtime_dir",
     "socket_dir",
     "socket_path",
@@ -53,6 +55,8 @@ CONTROL_NAME = "control"
 SOCKETS_NAME = "sockets"
 #: Bytes that a socket's path may have. unix(7) allows 107 on Linux, and 103 on macOS; this leaves some room.
 PATH_MAX_BYTES = 100
+#: End of the name of a service's file in the runtime directory (``znb.rpc.registry``).
+SERVICE_SUFFIX = ".service"
 #: The longest name of a socket: worker, generation, incarnation and kind.
 LONGEST_SOCKET = "/w9999.999999.ffff.events"
 
@@ -155,6 +159,13 @@ def empty_cluster_dir(cluster_dir: Path) -> None:
                     path.unlink(missing_ok=True)
     if sockets != cluster_dir and sockets.is_dir():
         sockets.rmdir()
+
+
+def remove_services(pid: int) -> None:
+    """Remove what the services of a process that has ended have left, as one that was killed does."""
+    for pattern in (f"*.{pid}{SERVICE_SUFFIX}", f"*.{pid}.*.calls"):
+        for path in runtime_dir().glob(pattern):
+            path.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager

@@ -46,7 +46,7 @@ from znb.serialize.pickling import OUT_OF_BAND_BYTES, PROTOCOL, BasePickler, Chu
 if TYPE_CHECKING:
     from znb.serialize import Codec
 
-__all__ = ["Shared", "put", "sweep"]
+__all__ = ["Shared", "TicketPage", "put", "sweep"]
 
 #: Bytes to whose multiples buffers are aligned: a cache line, and the widest vector register.
 ALIGNMENT = 64
@@ -128,7 +128,7 @@ def _close(fd: int, pid: int, key: bytes, closed: Callable[[bytes], object] | No
             closed(key)
 
 
-class _Page(ctypes.Array[ctypes.c_char]):
+class TicketPage(ctypes.Array[ctypes.c_char]):
     """A ticket as a buffer that is large enough to go out of band, and holds the memory open."""
 
     _type_ = ctypes.c_char
@@ -205,7 +205,7 @@ class Shared:
         memory = self._open()
         if protocol < PROTOCOL:
             return _arrive, (memory.encoded, len(memory.encoded), self._definitions)
-        page = _Page()
+        page = TicketPage()
         page.memory = memory
         page[: len(memory.encoded)] = memory.encoded
         return _arrive, (pickle.PickleBuffer(page), len(memory.encoded), self._definitions)

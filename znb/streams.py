@@ -13,9 +13,10 @@ import fcntl
 import io
 import logging
 import os
+import sys
 from typing import Any, Final, Literal, Protocol
 
-__all__ = ["FDS", "PIPE_BYTES", "CStdio", "CapturedStream", "Stream", "redirect"]
+__all__ = ["FDS", "PIPE_BYTES", "CapturedStream", "Originals", "Stream", "redirect"]
 
 Stream = Literal["stdout", "stderr"]
 
@@ -121,10 +122,11 @@ class CapturedBytes(io.BufferedIOBase):
         """Do nothing: the process goes on writing."""
 
 
-class CStdio:
-    """C's standard output and error streams, which buffer what C extensions print."""
+class Originals:
+    """The streams above the descriptors, which buffer what C extensions and holders of ``sys.__stdout__`` print."""
 
     def __init__(self) -> None:
+        self._python = [stream for stream in (sys.__stdout__, sys.__stderr__) if isinstance(stream, io.TextIOWrapper)]
         library = ctypes.CDLL(None)
         self._fflush = library.fflush
         self._setvbuf = library.setvbuf
@@ -136,13 +138,19 @@ class CStdio:
                 continue
 
     def line_buffer(self) -> None:
-        """Make C's standard output write each line at once, though it is a pipe."""
+        """Make them write each line at once, though it goes to a pipe."""
+        for stream in self._python:
+            if not stream.closed:
+                stream.reconfigure(line_buffering=True)
         for file in self._files:
             self._setvbuf(file, None, LINE_BUFFERED, 0)
 
     def flush(self) -> None:
-        """Write what C has buffered."""
+        """Write what they have buffered."""
         self._fflush(None)
+        for stream in self._python:
+            if not stream.closed:
+                stream.flush()
 
 
 def redirect(fd: int) -> int:

@@ -7,13 +7,14 @@ thread; a trace is entered on one.
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final, Self
 
-from znb.export import flame_svg, load, save
-from znb.export.collector import send_otlp
-from znb.profiler import Sampler
+from znb import export
+from znb.callees import Callees
+from znb.profiler import SAMPLER, Sampler
 from znb.spans import RECORDER, OpenSpan, Process, Recorder, Span, SpanTable
 from znb.spans.samples import SampleTable
 from znb.traces import analysis
@@ -72,7 +73,7 @@ class Trace:
             TraceFileError: It is no such file, or it is cut off or damaged.
             OSError: It cannot be read.
         """
-        data, title = load(path)
+        data, title = export.load(path)
         return cls(title or Path(path).name, data.trace_id, lambda _version: (0, data))
 
     @property
@@ -151,7 +152,7 @@ class Trace:
 
     def flame(self) -> Picture:
         """Return the flame graph."""
-        return Picture(flame_svg(self.data, self.title))
+        return Picture(export.flame_svg(self.data, self.title))
 
     def text(self, width: int = 100) -> str:
         """Return the call tree as text."""
@@ -168,7 +169,8 @@ class Trace:
             TraceFileError: It is none of these.
             OSError: The file cannot be written.
         """
-        return save(self.data, path, self.title)
+        where: Path = export.save(self.data, path, self.title)
+        return where
 
     def send(self, endpoint: str | None = None, *, headers: Mapping[str, str] | None = None) -> int:
         """Send it to an OpenTelemetry collector; return how many spans that were.
@@ -182,7 +184,8 @@ class Trace:
             ServiceUnavailable: The collector did not take it.
             ZnbError: ``znb[otlp]`` is not installed.
         """
-        return send_otlp(self.data, endpoint, headers=headers)
+        count: int = export.send_otlp(self.data, endpoint, headers=headers)
+        return count
 
     def __str__(self) -> str:
         return self.text()
@@ -191,7 +194,7 @@ class Trace:
         return f"<Trace {self.title!r}, {len(self.data)} spans>"
 
     def _repr_mimebundle_(self, **_: Any) -> dict[str, Any]:
-        return {"text/plain": self.text(), "image/svg+xml": flame_svg(self.data, self.title)}
+        return {"text/plain": self.text(), "image/svg+xml": export.flame_svg(self.data, self.title)}
 
 
 class LiveTrace(Trace):
@@ -205,6 +208,7 @@ class LiveTrace(Trace):
     def __enter__(self) -> Self:
         if self._id:
             raise RuntimeError(f"the trace {self.title!r} has been entered before; begin another one")
+        self._traces.store.read_local()  # what came before is listed before
         self._span.__enter__()
         self._id = self._span.trace_id
         self._traces.store.begin(self._id, self.title)
@@ -231,9 +235,10 @@ class Traces:
 
     def __init__(self, recorder: Recorder) -> None:
         self.recorder = recorder
-        self.sampler = Sampler(recorder)
+        self.sampler = SAMPLER if recorder is RECORDER else Sampler(recorder)
         self._feed = Feed(recorder, self.sampler)
         self.store = Store(self._feed)
+        self._callees = Callees(self.store)
         self.collectors: list[Callable[[float], object]] = []
         self.live: list[LiveTrace] = []
 
@@ -258,10 +263,21 @@ class Traces:
         self.collect(COLLECT_TIMEOUT)
         self.store.unpin(int(live.trace_id, 16))
 
+    def add(self, collector: Callable[[float], object]) -> None:
+        """Have a collector asked."""
+        self.collectors.append(collector)
+
+    def remove(self, collector: Callable[[float], object]) -> None:
+        """Have a collector asked no more. May be called twice."""
+        if collector in self.collectors:
+            self.collectors.remove(collector)
+
     def collect(self, timeout: float) -> None:
         """Bring everything that has been recorded, here and elsewhere, waiting at most ``timeout`` seconds."""
+        deadline = time.monotonic() + timeout
         for collector in list(self.collectors):
-            collector(timeout)
+            collector(max(0.0, deadline - time.monotonic()))
+        self._callees.collect(max(0.0, deadline - time.monotonic()))
         self.store.read_local()
 
     def read(self, trace_id: int, known: int = -2) -> tuple[int, TraceData | None]:
@@ -269,6 +285,15 @@ class Traces:
         self.store.read_local()
         version = self.store.version(trace_id)
         return version, None if version == known else self.store.assemble(trace_id)
+
+    def of(self, trace_id: int) -> Trace:
+        """Return the trace of an id, with everything that has been recorded of it until now.
+
+        Raises:
+            KeyError: It is not kept any more.
+        """
+        self.collect(COLLECT_TIMEOUT)
+        return self[trace_id]
 
     def __iter__(self) -> Iterator[Trace]:
         """Yield the traces kept, the latest last."""

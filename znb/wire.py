@@ -25,6 +25,8 @@ kw             int, 1                        the last argument is a dict of keyw
 items          int, 1                        the caller reads ``_znb_items``
 error          bytes, see ``tracebacks``     in ERR: the record of the exception
 traceparent    str                           W3C trace context
+trace          24 bytes                      the same, in quick calls between znb peers: ids of trace and span
+spans          [int]                         in ``_znb_calls``: the span of each call
 ============== ============================ ==================================================================
 
 =============== =============== ============================================================================
@@ -83,7 +85,7 @@ __all__ = [
 ]
 
 #: Version of znb's own additions; peers with another one are refused with both numbers.
-WIRE_VERSION = 1
+WIRE_VERSION = 2
 #: Version of zerorpc's protocol that every event declares.
 ZERORPC_VERSION = 3
 

@@ -8,6 +8,7 @@ method              arguments                      result
 _znb_ping           the client's id, or null      what runs now, or null
 _znb_interrupt      [call ids of this connection]  null; they end with ``KeyboardInterrupt``; null: what runs
 _znb_stats          none                           pid, memory, times, what runs
+_znb_spans          a ``traces.feed.Request``      new spans and samples, a ``Batch`` as msgpack
 _znb_stacks         none                           text: the stack of every thread
 _znb_definitions    [keys]                         the definitions' frames
 _znb_release        key of shared memory           null; its mapping is let go
@@ -41,8 +42,10 @@ from znb.commands import find_children, interrupt_children
 from znb.connection import WorkerSpec
 from znb.errors import SerializationError
 from znb.executor.server import JobServer
+from znb.executor.waits import awaited_folder
 from znb.journal import Journal
 from znb.outputs import Output, Text, encode_output
+from znb.profiler import SAMPLER
 from znb.pubsub.home import home
 from znb.routes import Mark, MarkedEmit
 from znb.rpc import Request, Server
@@ -51,6 +54,9 @@ from znb.serialize import Codec, MissingDefinitions, Payload
 from znb.shared import drop
 from znb.shell import Shell
 from znb.shipping import pack, unpack
+from znb.spans import RECORDER, OpenSpan, follow_threads, mark, serving
+from znb.traces import FEED
+from znb.traces.errors import describer
 from znb.transport import Reactor
 from znb.wire import WIRE_VERSION
 
@@ -58,6 +64,8 @@ __all__ = ["Worker", "main"]
 
 #: Connections whose definitions are remembered; an older one is sent definitions again.
 PEERS_REMEMBERED = 64
+#: Environment variable that has variables of frames kept with the exceptions of traces.
+LOCALS_VARIABLE = "ZNB_TRACE_LOCALS"
 #: First item of the stream of a call that had to wait for its turn: it runs now.
 STARTED = b""
 
@@ -71,6 +79,7 @@ class Worker:
 
     def __init__(self, spec: WorkerSpec) -> None:
         self.spec = spec
+        RECORDER.worker = spec.name
         self.codec = Codec()
         self.reactor = Reactor()
         self.runner = Runner(find_children, interrupt_children)
@@ -83,10 +92,14 @@ class Worker:
         self._tasks: dict[tuple[bytes, Any], tuple[Task, Request]] = {}
         self._known: dict[bytes, set[bytes]] = {}
         self._host = platform.node()
+        self._main_thread = threading.get_ident()
         self._started = time.monotonic()
 
     def run(self) -> None:
         """Bind, say so, and serve until told to end."""
+        RECORDER.describe = describer(self.codec, self.place, with_locals=bool(os.environ.get(LOCALS_VARIABLE)))
+        SAMPLER.install()
+        follow_threads()
         bound = threading.Event()
         self.reactor.call_soon(self._bind, bound)
         self.reactor.start()
@@ -149,20 +162,27 @@ class Worker:
 
     def _queue(self, request: Request, method: Callable[[Worker, Request, Any], Any]) -> None:
         key = (request.peer, request.id)
+        label = str(request.headers.get("label", request.method))
+        span = serving(label, request.headers, request.received_ns, method=request.method)
 
         def execute() -> Any:
+            span.enter()
+            mark(span, "taken_ns")
             self._begin_call(request.peer)
             buffers = unpack(request.headers.get("cargo"), request.buffers, self.codec, self._known_by(request.peer))
             arguments = self.codec.decode(request.args, buffers)
             request.send_item(STARTED)
+            mark(span, "decoded_ns")
             return method(self, request, arguments)
 
         def finish(outcome: Success | Failure) -> None:
             self._tasks.pop(key, None)
-            self._answer(request, outcome)
+            span.leave()
+            mark(span, "ran_ns")
+            self._answer(request, outcome, span)
             self.begin()
 
-        task = Task(execute, finish, owner=request.peer, label=str(request.headers.get("label", request.method)))
+        task = Task(execute, finish, owner=request.peer, label=label)
         self._tasks[key] = (task, request)
         self.runner.submit(task)
 
@@ -176,6 +196,7 @@ class Worker:
             "yours": running.owner in {request.peer, request.args},
             "seconds": now - running.since,
             "queued": running.queued,
+            "waits": awaited_folder(self._main_thread) == self.spec.jobs.rpartition("/")[0],
         }
 
     def _interrupt(self, request: Request) -> None:
@@ -204,6 +225,9 @@ class Worker:
             "running": self._ping(request),
             **self._jobs.stats(),
         }
+
+    def _spans(self, request: Request) -> bytes:
+        return FEED.answer_encoded(request.args)
 
     def _stacks(self, _request: Request) -> str:
         names = {thread.ident: thread.name for thread in threading.enumerate()}
@@ -270,9 +294,12 @@ class Worker:
         with self.shell.capture(_emitter(request)):
             return function(*args, **kwargs)
 
-    def _answer(self, request: Request, outcome: Success | Failure) -> None:
+    def _answer(self, request: Request, outcome: Success | Failure, span: OpenSpan) -> None:
+        # The span ends before the answer leaves, so that whoever has the answer can have the span.
         known = self._known_by(request.peer)
         if isinstance(outcome, Failure) and isinstance(outcome.error, MissingDefinitions):
+            span.status = "cancelled"  # it comes again
+            span.end()
             request.need(list(outcome.error.keys))
             return
         if isinstance(outcome, Success):
@@ -283,11 +310,13 @@ class Worker:
             except Exception as failure:  # noqa: BLE001 - any failure to encode is the caller's to see
                 outcome = Failure(failure)
             else:
+                span.end()
                 request.reply(shipment.body, shipment.frames, cargo=shipment.cargo)
                 return
         error = outcome.error
         record = tracebacks.capture(error, self.codec, **self.place())
         cargo, _, frames = pack(Payload(b"", (), record.definitions), self.codec, known)
+        span.end(error)
         request.fail(
             record.type_name,
             record.message,
@@ -309,6 +338,7 @@ class Worker:
         "_znb_ping": _ping,
         "_znb_interrupt": _interrupt,
         "_znb_stats": _stats,
+        "_znb_spans": _spans,
         "_znb_stacks": _stacks,
         "_znb_definitions": _definitions,
         "_znb_release": _release,

@@ -10,7 +10,7 @@ import socket
 import statistics
 import sys
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -74,18 +74,32 @@ def load_object(text: str) -> tuple[str, Any]:
     return path.rpartition(".")[2] or module_name, found
 
 
+def _load_objects(targets: Sequence[str]) -> dict[str, Any]:
+    """Return objects by name.
+
+    Raises:
+        WrongUsage: Two have the same name, or one is not there.
+    """
+    found: dict[str, Any] = {}
+    for text in targets:
+        name, obj = load_object(text)
+        if name in found:
+            raise WrongUsage(f"two of these are called {name}; serve them by two commands, each with its --name")
+        found[name] = obj
+    return found
+
+
 def _serve(args: argparse.Namespace) -> int | None:
     if "" not in sys.path:
         sys.path.insert(0, "")  # as `python -m` has it
     try:
-        things = dict(load_object(text) for text in args.targets)
-    except WrongUsage:
+        services = _make_services(_load_objects(args.targets), args)
+    except (WrongUsage, ZnbError):
         raise
-    except Exception as error:  # noqa: BLE001 - whatever the module raises is its user's to see
-        error.__traceback__ = _below_import(error)
+    except Exception as error:  # noqa: BLE001 - whatever the module or class raises is its user's to see
+        error.__traceback__ = _own_frames(error)
         print("".join(traceback.format_exception(error)), end="", file=sys.stderr)
         return 1
-    services = _make_services(things, args)
     with contextlib.ExitStack() as stack:
         wait = stack.enter_context(_ending_by_signal())
         for service in services:
@@ -179,8 +193,8 @@ def _announcement(service: Service) -> str:
     )
 
 
-def _below_import(error: BaseException) -> Any:
-    """Return an error's traceback from the module that raised it on."""
+def _own_frames(error: BaseException) -> Any:
+    """Return an error's traceback from the module that is served on."""
     entry = error.__traceback__
     while entry is not None and (
         entry.tb_frame.f_globals.get("__name__", "").startswith(("znb.", "importlib"))

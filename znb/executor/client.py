@@ -8,34 +8,33 @@ on the I/O thread.
 
 from __future__ import annotations
 
-import bisect
-import collections
 import functools
 import logging
 import os
 import queue
 import time
-from collections.abc import Callable, Collection, Sequence
-from typing import Any, Protocol
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import zmq
 
-from znb import tracebacks
 from znb.errors import CallTimeout, ProtocolError, WorkerLost, ZnbError
 from znb.executor import frames
 from znb.executor.delivery import Delivery
 from znb.executor.futures import Batch
-from znb.executor.waits import explain_busy
+from znb.executor.groups import NOTHING, Group, Part, Receiver, Show
+from znb.executor.outcomes import decode_results
+from znb.executor.waits import explain_wait
 from znb.link import Link
-from znb.outputs import Output, decode_output
+from znb.outputs import decode_output
 from znb.schedule import Scheduler, SchedulerStats
 from znb.schedule.records import Command, Fail, Finished, Interrupt, Kill, Pull, Revoke, Send
 from znb.serialize import Codec, Payload
-from znb.shipping import pack, payload_bytes, size_of, unpack
+from znb.shipping import pack, size_of
 from znb.transport import Reactor, Timer
 from znb.wire import WIRE_VERSION
 
-__all__ = ["NOTHING", "Group", "JobClient", "Part", "Receiver", "Show"]
+__all__ = ["JobClient"]
 
 logger = logging.getLogger("znb.jobs")
 
@@ -46,155 +45,6 @@ RESULT_CREDIT = 64 << 20
 RESULTS_HELD = 64 << 20
 #: Bytes of printed output that a worker may have under way to this client; beyond that its jobs wait.
 PRINT_CREDIT = 1 << 20
-
-
-#: Shows what a job printed: worker, the job's label, its number, its attempt, and the output, or ``None`` when it has
-#: ended. On the delivery thread.
-Show = Callable[[str, str, int, int, Output | None], None]
-
-
-class Receiver(Protocol):
-    """Who hears of a group's jobs, on the reactor's thread: a map, or the futures of submits."""
-
-    def sent(self, start: int, stop: int) -> None:
-        """These jobs are on their way to a worker."""
-
-    def deliver(
-        self, batch: Batch, count: int, skip: Collection[int], worker: str, acknowledge: Callable[[], None]
-    ) -> None:
-        """Outcomes have come; those in ``skip`` are not this receiver's. Call ``acknowledge`` when taken."""
-
-    def fail(self, index: int, error: BaseException) -> None:
-        """A job ended without an outcome."""
-
-    def pull(self, count: int) -> None:
-        """Up to ``count`` more items are wanted."""
-
-    def finished(self) -> None:
-        """Nothing more will come."""
-
-    def abort(self, error: ZnbError) -> None:
-        """Nothing more will come, because the cluster was closed."""
-
-    def close_feed(self, *, cancel: bool) -> None:
-        """No more jobs are to come; with ``cancel``, those that no worker has begun never run. On any thread."""
-
-    def drain(self) -> bool:
-        """Have results go on coming though nobody takes them; return whether that is not needed any more.
-
-        On any thread; waits for a moment.
-        """
-
-    def wait_finished(self) -> None:
-        """Wait until every job has ended. On any thread."""
-
-
-class Part:
-    """An encoded run of a group's items, kept until their outcomes are in.
-
-    Attributes:
-        first: The first job.
-        count: How many jobs.
-        left: How many of them have no outcome yet.
-        payload: The encoded list of items.
-    """
-
-    __slots__ = ("count", "first", "left", "payload")
-
-    def __init__(self, payload: Payload, count: int) -> None:
-        self.payload = payload
-        self.count = count
-        self.left = count
-        self.first = -1
-
-
-class Group:
-    """One map, or the submits of one function.
-
-    Args:
-        function: The encoded function.
-        call: How it is called with an item (``frames.CALL_…``).
-        label: What it is called in messages.
-        receiver: Who hears of its jobs.
-        retry_on: Qualified names of exception types after which a job is run again.
-        show: Shows what its jobs print.
-        options: For ``Scheduler.add_group``.
-
-    Attributes:
-        dropped: Jobs whose outcomes are in.
-        dropped_bytes: Bytes of encoded items that are not needed any more.
-        held_bytes: Bytes of results that are here and have not been taken.
-    """
-
-    __slots__ = (
-        "_firsts",
-        "_parts",
-        "call",
-        "dropped",
-        "dropped_bytes",
-        "function",
-        "held_bytes",
-        "label",
-        "number",
-        "options",
-        "receiver",
-        "retry_on",
-        "show",
-    )
-
-    def __init__(
-        self,
-        function: Payload,
-        call: int,
-        label: str,
-        receiver: Receiver,
-        *,
-        retry_on: frozenset[str] = frozenset(),
-        show: Show,
-        **options: Any,
-    ) -> None:
-        self.function = function
-        self.call = call
-        self.label = label
-        self.receiver = receiver
-        self.retry_on = retry_on
-        self.show = show
-        self.options = options
-        self.number = -1
-        self.dropped = 0
-        self.dropped_bytes = 0
-        self.held_bytes = 0
-        self._parts: dict[int, Part] = {}
-        self._firsts: collections.deque[int] = collections.deque()
-
-    def add(self, part: Part, first: int) -> None:
-        """Keep a part whose first job has this number; parts are added in order."""
-        part.first = first
-        self._parts[first] = part
-        self._firsts.append(first)
-
-    def find(self, index: int) -> Part:
-        """Return the part that a job is in."""
-        part = self._parts.get(index)
-        return part or self._parts[self._firsts[bisect.bisect_right(self._firsts, index) - 1]]
-
-    def drop(self, start: int, stop: int) -> None:
-        """Let go of what is not needed any more, since these jobs have ended."""
-        self.dropped += stop - start
-        while start < stop:
-            part = self.find(start)
-            count = min(stop, part.first + part.count) - start
-            part.left -= count
-            start += count
-            if part.left <= 0:
-                self.dropped_bytes += payload_bytes(part.payload)
-                part.payload = NOTHING
-        while self._firsts and self._parts[self._firsts[0]].left <= 0:
-            del self._parts[self._firsts.popleft()]
-
-
-#: The payload of a part that is not needed any more, or of an item that cannot be encoded: its job never runs.
-NOTHING = Payload(b"", (), ())
 
 
 class _Peer:
@@ -264,24 +114,31 @@ class JobClient:
         """Add jobs to a group, in the order of the calls; after ``last`` no more follow."""
         self._reactor.call_soon(self._feed, group, parts, last)
 
-    def taken(self, group: Group, count: int) -> None:
-        """Say that the consumer has taken ``count`` more outcomes."""
-        self._reactor.call_soon(self._taken, group, count)
+    def taken(self, group: Group, count: int, size_bytes: int = 0) -> None:
+        """Say that the consumer has taken ``count`` more outcomes, and let go of so many bytes."""
+        self._reactor.call_soon(self._taken, group, count, size_bytes)
 
     def cancel(self, group: Group, index: int | None = None) -> None:
         """Cancel one job, or a group with all its jobs."""
         self._reactor.call_soon(self._cancel, group, index)
 
     def explain(self, group: Group) -> str:
-        """Say why nothing of a group runs; empty if something does."""
+        """Say why nothing of a group runs; empty if something does.
+
+        Raises:
+            NoWorkers: Nothing of it ever will, because all workers wait.
+        """
         answers: queue.SimpleQueue[str] = queue.SimpleQueue()
         self._reactor.call_soon(lambda: answers.put(self._explain(group)))
         try:
             reason = answers.get(timeout=1.0)
         except queue.Empty:
             return "the I/O thread is busy"
-        links = [peer.link for peer in self._peers.values()]
-        return reason or explain_busy(links, group.label)
+        return reason or explain_wait([peer.link for peer in self._peers.values()], group.label)
+
+    def folder(self) -> str:
+        """Return the folder where this cluster's sockets are."""
+        return self._sink_url.rpartition("/")[0]
 
     def receivers(self) -> list[Receiver]:
         """Return who still hears of jobs."""
@@ -315,7 +172,7 @@ class JobClient:
         number = self._scheduler.add_worker(link.name, time.monotonic())
         peer = self._peers[number] = _Peer(link, number, socket)
         self._send(peer, frames.Hello(self.id, number, self._sink_url, RESULT_CREDIT, PRINT_CREDIT, WIRE_VERSION))
-        self._tick()
+        self.tick()
 
     def lose_worker(self, link: Link, error: ZnbError, *, charge: bool) -> None:
         """Take a worker out: it died (``charge`` the job that ran), or was ended on purpose."""
@@ -325,7 +182,7 @@ class JobClient:
             self._end_lines(peer)
             reason = "\n".join((error.fields.get("reason", str(error)), *getattr(error, "__notes__", ())))
             self._scheduler.lose_worker(peer.number, reason, time.monotonic(), charge=charge)
-        self._tick()
+        self.tick()
 
     def close(self, error: ZnbError) -> None:
         """Fail what is open, say goodbye to the workers, and stop the delivery thread. May be called twice."""
@@ -355,7 +212,7 @@ class JobClient:
         group.number = self._scheduler.add_group(**group.options)
         self._groups[group.number] = group
         self._feed(group, parts, last)
-        self._tick()
+        self.tick()
 
     def _feed(self, group: Group, parts: Sequence[Part], last: bool) -> None:  # noqa: FBT001 - through call_soon
         if group.number not in self._groups:
@@ -368,8 +225,12 @@ class JobClient:
             self._scheduler.exhausted(group.number)
         self._tick_soon()
 
-    def _taken(self, group: Group, count: int) -> None:
+    def _taken(self, group: Group, count: int, size_bytes: int) -> None:
         self._scheduler.taken(group.number, count)
+        before = group.held_bytes
+        group.held_bytes -= size_bytes
+        if before >= RESULTS_HELD // 2 > group.held_bytes:
+            self._scheduler.resume_group(group.number)
         self._tick_soon()
 
     def feed_nowait(self, group: Group, part: Part) -> int | None:
@@ -392,7 +253,7 @@ class JobClient:
             self._scheduler.cancel_group(group.number)
         elif self._scheduler.cancel(group.number, index):
             group.drop(index, index + 1)
-        self._tick()
+        self.tick()
 
     def _explain(self, group: Group) -> str:
         if not self._peers:
@@ -412,9 +273,22 @@ class JobClient:
     def _tick_soon(self) -> None:
         if not self._ticking:
             self._ticking = True
-            self._reactor.call_soon(self._tick)
+            self._reactor.call_soon(self._tick_if_due)
 
-    def _tick(self) -> None:
+    def _tick_if_due(self) -> None:
+        if self._ticking:
+            self.tick()
+
+    def tick_if_idle(self) -> None:
+        """Hand out at once what there is if no worker has anything: a single job need not wait for another turn.
+
+        If they are busy, more will come until the next turn, and go out together.
+        """
+        if self._ticking and not self._scheduler.outstanding:
+            self.tick()
+
+    def tick(self) -> None:
+        """Have the scheduler hand out what it has, and do what it says. On the reactor's thread."""
         self._ticking = False
         if self._closed is not None:
             return
@@ -425,7 +299,7 @@ class JobClient:
             self._timer.cancel()
             self._timer = None
         if deadline is not None:
-            self._timer = self._reactor.call_later(max(0.0, deadline - time.monotonic()), self._tick)
+            self._timer = self._reactor.call_later(max(0.0, deadline - time.monotonic()), self.tick)
 
     def _carry_out(self, command: Command) -> None:
         match command:
@@ -438,6 +312,8 @@ class JobClient:
             case Kill():
                 name, label = self._peers[command.worker].link.name, self._groups[command.group].label
                 reason = f"{label} (job {command.index}) was to stop, and ignored its interrupt for {command.grace:g} s"
+                receiver = self._groups[command.group].receiver
+                receiver.event(command.index, "kill", job=command.index, worker=name, reason=reason)
                 self.later(lambda: self.notify(f"{name} is killed, and replaced without its variables: {reason}"))
                 self.later(lambda: self._kill(name))
             case Pull(group, count):
@@ -467,16 +343,29 @@ class JobClient:
             part = group.find(index)
             end = min(command.stop, part.first + part.count)
             cargo, body, parts = pack(part.payload, self.codec, peer.known)
-            segments.append(frames.Segment(body, cargo, index - part.first, end - part.first))
+            start, end_in = index - part.first, end - part.first
+            segments.append(frames.Segment(body, cargo, start, end_in, part.context, part.span))
             buffers += parts
             index = end
+        if command.attempt > 1:
+            self._note_retry(command, peer, group)
         group.receiver.sent(command.start, command.stop)
         chunk = frames.Chunk(self.id, command.chunk, command.group, command.start, command.attempt, segments)
         self._send(peer, chunk, buffers)
 
+    def _note_retry(self, command: Send, peer: _Peer, group: Group) -> None:
+        index, worker = command.start, peer.link.name
+        charged = self._scheduler.attempts(command.group, index)
+        reason = charged[-1].reason.splitlines()[0] if charged else "it may have begun on a worker that is gone"
+        jobs = command.stop - index
+        group.receiver.event(
+            index, "retry", job=index, jobs=jobs, attempt=command.attempt, worker=worker, reason=reason
+        )
+
     def _fail(self, command: Fail) -> None:
         group = self._groups[command.group]
         if command.kind == "timeout":
+            group.receiver.event(command.index, "interrupt", job=command.index, reason="it took too long")
             error: ZnbError = CallTimeout(f"{group.label} (job {command.index})", group.options["job_timeout"])
         else:
             last = command.attempts[-1]
@@ -571,27 +460,19 @@ class JobClient:
         if skip is None or group is None:
             self._tick_soon()
             return
-        group.held_bytes += message.size_bytes
-        if group.held_bytes >= RESULTS_HELD:
-            self._scheduler.pause_group(group.number)
+        if group.options.get("pulled"):
+            group.held_bytes += message.size_bytes
+            if group.held_bytes >= RESULTS_HELD:
+                self._scheduler.pause_group(group.number)
         batch = Batch(
             message.first,
-            functools.partial(_decode_results, message, parts, self.codec, peer.link),
+            functools.partial(decode_results, message, parts, self.codec, peer.link),
             {failed.index for failed in message.failed} if message.failed else (),
+            plain=message.plain,
         )
-        for start, stop in _runs(message.first, message.count, skip):
-            group.drop(start, stop)
-        acknowledge = functools.partial(self._reactor.call_soon, self._let_go, group, message.size_bytes)
-        group.receiver.deliver(batch, message.count, skip, peer.link.name, acknowledge)
-        self._tick()  # after it: a group that is finished has had all its outcomes
-
-    def _let_go(self, group: Group, count_bytes: int) -> None:
-        """Note that results have been taken."""
-        before = group.held_bytes
-        group.held_bytes -= count_bytes
-        if before >= RESULTS_HELD // 2 > group.held_bytes:
-            self._scheduler.resume_group(group.number)
-            self._tick_soon()
+        group.drop_all(message.first, message.count, skip)
+        group.receiver.deliver(batch, message.count, skip, peer.link.name, message.size_bytes)
+        self.tick()  # after it: a group that is finished has had all its outcomes
 
     def _acknowledge(self, peer: _Peer, count_bytes: int) -> None:
         """Give a worker its credit back, when it is worth a message."""
@@ -607,28 +488,3 @@ class JobClient:
         if group is not None:
             group.show(peer.link.name, group.label, message.index, message.attempt, decode_output(message.output))
         self._reactor.call_soon(self._grant_print, peer, len(message.output))
-
-
-def _runs(first: int, count: int, without: Collection[int]) -> list[tuple[int, int]]:
-    """Return the runs of jobs that are left when those in ``without`` are taken out."""
-    runs, start = [], first
-    for hole in sorted(without):
-        if hole > start:
-            runs.append((start, hole))
-        start = hole + 1
-    if start < first + count:
-        runs.append((start, first + count))
-    return runs
-
-
-def _decode_results(
-    message: frames.Results, parts: list[Any], codec: Codec, link: Link
-) -> tuple[list[Any], dict[int, BaseException]]:
-    """Decode outcomes. On the thread that wants them: it runs code, and may ask the worker for definitions."""
-    buffers = unpack(message.cargo, parts, codec)
-    values = link.with_definitions(lambda: codec.decode(message.body, buffers))
-    errors: dict[int, BaseException] = {}
-    for failed in message.failed:
-        record = tracebacks.decode_record(failed.record)
-        errors[failed.index] = link.with_definitions(functools.partial(tracebacks.restore, record, codec))
-    return values, errors

@@ -27,6 +27,9 @@ class Keeper(Protocol):
     def select(self, items: Iterable[Any]) -> Iterator[Any]:
         """Yield the items that have no result yet."""
 
+    def take_found(self) -> int:
+        """Return how many items have been found to have a result, since the last call."""
+
     def keep(self, results: Iterable[tuple[int, Any]]) -> None:
         """Keep results of items that ``select`` yielded, given by their number in that order."""
 

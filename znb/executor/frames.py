@@ -102,12 +102,19 @@ class Define(_Message):
 
 
 class Segment(msgspec.Struct, array_like=True, frozen=True):
-    """An encoded list of items, of which a chunk uses ``start`` up to ``stop``."""
+    """An encoded list of items, of which a chunk uses ``start`` up to ``stop``.
+
+    Attributes:
+        context: The span that asked for them (see ``znb.spans.encode_context``).
+        span: Id of the span of a job that was submitted by itself; 0 for none.
+    """
 
     body: bytes
     cargo: Cargo
     start: int
     stop: int
+    context: str = ""
+    span: int = 0
 
 
 class Chunk(_Message):
@@ -119,7 +126,6 @@ class Chunk(_Message):
     first: int
     attempt: int
     segments: list[Segment]
-    context: str = ""
 
 
 class Revoke(_Message):
@@ -185,6 +191,7 @@ class Results(_Message):
     Attributes:
         run_time: Seconds that user code took.
         size_bytes: What it counts against the credit.
+        plain: Whether the values are small and cannot change, so that it does not matter how long they are held.
     """
 
     link: int
@@ -197,6 +204,7 @@ class Results(_Message):
     body: bytes
     cargo: Cargo
     failed: list[Failed] = []
+    plain: bool = False
 
 
 class Started(_Message):

@@ -17,7 +17,9 @@ from collections.abc import Callable, Collection, Generator
 from concurrent.futures import _base as states
 from typing import Any, Protocol
 
-from znb.errors import CallTimeout
+from znb.errors import CallTimeout, NoWorkers
+from znb.spans import Brief, bound, mark
+from znb.spans.recorder import Parent
 
 __all__ = ["Batch", "Future", "Owner"]
 
@@ -47,6 +49,13 @@ class Owner(Protocol):
     def notify(self, text: str) -> None:
         """Show a line to the user."""
 
+    def folder(self) -> str:
+        """Return the folder where the cluster's sockets are."""
+
+    @property
+    def find_trace(self) -> Callable[[int], Any]:
+        """Returns the trace of an id."""
+
 
 class Batch:
     """The outcomes of consecutive jobs, decoded when the first of them is wanted.
@@ -55,17 +64,21 @@ class Batch:
         first: The first job.
         decode: Returns their values, with a ``BaseException`` from ``errors`` where a job failed.
         failed: Those that failed, which is known before anything is decoded.
+        plain: Whether the values are small and cannot change.
     """
 
-    __slots__ = ("_decode", "_lock", "_values", "failed", "first")
+    __slots__ = ("_decode", "_lock", "_values", "failed", "first", "plain")
 
     def __init__(
         self,
         first: int,
         decode: Callable[[], tuple[list[Any], dict[int, BaseException]]],
         failed: Collection[int] = (),
+        *,
+        plain: bool = False,
     ) -> None:
         self.first = first
+        self.plain = plain
         self.failed = failed
         self._decode: Callable[[], tuple[list[Any], dict[int, BaseException]]] | None = decode
         self._values: tuple[list[Any], dict[int, BaseException]] = ([], {})
@@ -98,12 +111,16 @@ class Future(concurrent.futures.Future[Any]):
         worker: Name of the worker that ran it, once it is done.
         index: The job's number within its group; -1 until it has one.
         label: What the job is called in messages.
-        group: The jobs that it runs with (``client.Group``).
+        group: The jobs that it runs with (``groups.Group``).
         thread: Who submitted it.
+        caller: The span that it was submitted in.
+        span: Its own; ``None`` if nobody watches.
     """
 
-    def __init__(self, owner: Owner, group: Any, label: str) -> None:
+    def __init__(self, owner: Owner, group: Any, label: str, caller: Parent, span: Brief | None) -> None:
         super().__init__()
+        self.caller = caller
+        self.span = span
         self.worker = ""
         self.label = label
         self.group = group
@@ -159,6 +176,7 @@ class Future(concurrent.futures.Future[Any]):
 
         Raises:
             KeyboardInterrupt: The wait was interrupted; so is every job that this thread has submitted.
+            NoWorkers: This is a job itself, and all workers run jobs that wait for others, so that none can.
         """
         if self._state in DONE:
             return
@@ -170,9 +188,17 @@ class Future(concurrent.futures.Future[Any]):
                 if reason := self._owner.explain_wait(self):
                     self._owner.notify(f"{self.label} waits because {reason}")
                 self._wait_done(None if timeout is None else timeout - NOTICE_AFTER)
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, NoWorkers):
             self._owner.cancel_all_of(self.thread)
             raise
+
+    def awaited_folder(self) -> str:
+        """Return the folder of its cluster."""
+        return self._owner.folder()
+
+    def add_done_callback(self, fn: Callable[[Any], object]) -> None:
+        """As PEP 3148 has it; what it calls belongs to the present span."""
+        super().add_done_callback(bound(fn))
 
     def cancel(self) -> bool:
         """Cancel the job: a queued one never runs, a running one is interrupted.
@@ -190,15 +216,23 @@ class Future(concurrent.futures.Future[Any]):
             else:
                 fresh = False
         if fresh:
+            self._end_span("cancelled")
             self.set_running_or_notify_cancel()
             self._invoke_callbacks()
             self._owner.cancel_job(self)
         return True
 
+    @property
+    def trace(self) -> Any:
+        """The trace (``znb.Trace``) that it was submitted in, as far as it has come."""
+        return self._owner.find_trace(self.caller.trace_id)
+
     # -- the I/O thread ------------------------------------------------------------------------------------
 
     def sent(self) -> None:
         """Note that the job is on its way to a worker."""
+        if self.span is not None:
+            mark(self.span, "sent_ns")
         if self._state == states.PENDING:
             self.set_running_or_notify_cancel()
 
@@ -213,6 +247,8 @@ class Future(concurrent.futures.Future[Any]):
                 self.set_result(None)
         except concurrent.futures.InvalidStateError:
             self._batch = None  # it was cancelled a moment ago
+        else:
+            self._end_span("error" if self.index in batch.failed else "ok")
 
     def fail(self, error: BaseException) -> None:
         """Complete with a failure that is not the job's own."""
@@ -220,6 +256,11 @@ class Future(concurrent.futures.Future[Any]):
             self.set_exception(error)
         except concurrent.futures.InvalidStateError:
             return  # it was cancelled a moment ago
+        self._end_span("error")
+
+    def _end_span(self, status: str) -> None:
+        if self.span is not None:
+            self.span.end(status)
 
     # -- how -----------------------------------------------------------------------------------------------
 

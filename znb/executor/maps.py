@@ -11,7 +11,6 @@ that is dropped, closed or interrupted cancels what is left of it, at once.
 from __future__ import annotations
 
 import itertools
-import math
 import queue
 import threading
 import time
@@ -19,14 +18,16 @@ from collections.abc import Callable, Collection, Generator, Iterable, Iterator,
 from typing import Any, Literal
 
 from znb.errors import CallTimeout, Cancelled, SerializationError, ZnbError
-from znb.executor.client import Group, JobClient, Part
+from znb.executor.client import JobClient
 from znb.executor.companions import Keeper, Progress
 from znb.executor.frames import CALL_ONE, CALL_STAR
 from znb.executor.futures import NOTICE_AFTER, Batch
+from znb.executor.groups import Group, Part
 from znb.executor.source import PULL_TIME, Source, is_container
 from znb.shipping import payload_bytes
+from znb.spans import OpenSpan, begin_remote, encode_context
 
-__all__ = ["MapResult", "Progress", "check_map_options", "start_map"]
+__all__ = ["MapResult", "Progress", "start_map"]
 
 #: Items pulled before the first result is taken, at most: what keeps a few workers busy for a while.
 AHEAD_ITEMS = 512
@@ -56,10 +57,11 @@ class MapResult(Iterator[Any]):
     def __init__(self, flow: _Flow) -> None:
         self.group = flow.group
         self._flow = flow
-        self._results = flow.results()
-        next(self._results)  # begun, so that it is also ended when nobody ever iterates
+        self._slices = flow.slices()
+        next(self._slices)  # begun, so that it is also ended when nobody ever iterates
+        self._results = itertools.chain.from_iterable(self._slices)
 
-    def __iter__(self) -> Iterator[Any]:  # noqa: PYI034 - the generator itself, which costs nothing per result
+    def __iter__(self) -> Iterator[Any]:  # noqa: PYI034 - an iterator of C, which costs little per result
         return self._results
 
     def __reduce__(self) -> str:
@@ -76,7 +78,7 @@ class MapResult(Iterator[Any]):
 
     def cancel(self) -> None:
         """Cancel what is left: queued jobs never run, running ones are interrupted. May be called twice."""
-        self._results.close()
+        self._slices.close()
 
     close = cancel
 
@@ -94,7 +96,7 @@ def start_map(
     keeper: Keeper | None = None,
     **options: Any,
 ) -> MapResult:
-    """Start a map; ``options`` are those of ``client.Group``.
+    """Start a map; ``options`` are those of ``groups.Group``.
 
     Args:
         client: Runs the jobs.
@@ -113,16 +115,21 @@ def start_map(
     """
     call = CALL_ONE if len(iterables) == 1 else CALL_STAR
     label = getattr(function, "__qualname__", None) or type(function).__qualname__
-    items = iter(iterables[0]) if call == CALL_ONE else zip(*iterables, strict=False)
+    items: Iterable[Any] = iterables[0] if call == CALL_ONE else zip(*iterables, strict=False)
     if keeper is not None:
         items = keeper.select(items)
     ends = any(isinstance(iterable, Sized) for iterable in iterables)
     contained = all(map(is_container, iterables))
     source = Source(client.codec, items, contained=contained, keep_going=errors == "return")
     flow = _Flow(client, source, ends, ordered=ordered, errors=errors, timeout=timeout, progress=progress, show=show)
+    flow.span = begin_remote(label, "map")
     flow.keeper = keeper
-    flow.group = Group(client.codec.encode(function), call, label, flow, show=client.view(), pulled=True, **options)
-    client.open_group(flow.group, flow.pull_ahead(), last=flow.source.exhausted)
+    try:
+        flow.group = Group(client.codec.encode(function), call, label, flow, show=client.view(), pulled=True, **options)
+        client.open_group(flow.group, flow.pull_ahead(), last=flow.source.exhausted)
+    except BaseException as error:
+        flow.span.end(error)
+        raise
     return MapResult(flow)
 
 
@@ -130,58 +137,29 @@ class _Outcomes:
     """Outcomes of consecutive jobs, decoded; errors by position.
 
     Attributes:
-        acknowledge: To be called when they are taken, so that their worker may send more.
+        size_bytes: What is to be said to be taken with them, so that more may be sent.
+        plain: Whether it does not matter how long the values are held.
     """
 
-    __slots__ = ("acknowledge", "errors", "values")
+    __slots__ = ("errors", "plain", "size_bytes", "values")
 
-    def __init__(self, values: list[Any], errors: dict[int, BaseException], acknowledge: Callable[[], None]) -> None:
+    def __init__(
+        self, values: list[Any], errors: dict[int, BaseException], size_bytes: int = 0, *, plain: bool = False
+    ) -> None:
         self.values = values
         self.errors = errors
-        self.acknowledge = acknowledge
-
-
-def check_map_options(
-    *,
-    chunksize: object,
-    buffersize: object,
-    retries: object,
-    job_timeout: object,
-    errors: object,
-    retry_on: object,
-) -> None:
-    """Raise what is wrong with the options of a map, before anything is started.
-
-    Raises:
-        ValueError: An option is out of its range.
-        TypeError: An option is of another type.
-    """
-    for name, value, least in (("chunksize", chunksize, 1), ("buffersize", buffersize, 1), ("retries", retries, 0)):
-        if value is None and name != "retries":
-            continue
-        if not isinstance(value, int) or isinstance(value, bool):
-            raise TypeError(f"{name} must be an integer{'' if name == 'retries' else ' or None'}, got {value!r}")
-        if value < least:
-            raise ValueError(f"{name} must be at least {least}, got {value}")
-    if job_timeout is not None:
-        if not isinstance(job_timeout, int | float):
-            raise TypeError(f"job_timeout must be seconds or None, got {job_timeout!r}")
-        if not 0 < job_timeout < math.inf:
-            raise ValueError(f"job_timeout must be a positive number of seconds, got {job_timeout!r}")
-    if errors not in {"raise", "return"}:
-        raise ValueError(f"errors must be 'raise' or 'return', got {errors!r}")
-    for kind in retry_on if isinstance(retry_on, tuple) else (retry_on,):
-        if not (isinstance(kind, type) and issubclass(kind, BaseException)):
-            raise TypeError(f"retry_on must be an exception type or a tuple of them, got {kind!r}")
+        self.size_bytes = size_bytes
+        self.plain = plain
 
 
 class _Flow:
-    """What both threads share of one map (``client.Receiver``), and the generator of its results.
+    """What both threads share of one map (``groups.Receiver``), and the generator of its results.
 
     The generator refers to this, and nothing here refers to the generator: so it ends when its user drops it.
     """
 
     group: Group
+    span: OpenSpan
     keeper: Keeper | None = None
 
     def __init__(
@@ -217,6 +195,8 @@ class _Flow:
         self._turn = threading.RLock()
         self._ready: dict[int, _Outcomes] = {}
         self._yielding: _Outcomes | None = None
+        self._offered: list[Any] = []  # emptied, it ends the slice that is being yielded
+        self._over = False
 
     def show_progress(self) -> None:
         """Show how far it has come, from now on."""
@@ -229,11 +209,13 @@ class _Flow:
     def sent(self, start: int, stop: int) -> None:
         """Do nothing: only futures show that they run."""
 
-    def deliver(
-        self, batch: Batch, count: int, skip: Collection[int], _worker: str, acknowledge: Callable[[], None]
-    ) -> None:
+    def deliver(self, batch: Batch, count: int, skip: Collection[int], _worker: str, size_bytes: int) -> None:
         """Hand outcomes to the consumer."""
-        self._arrivals.put((self._on_batch, batch, count, skip, acknowledge))
+        self._arrivals.put((self._on_batch, batch, count, skip, size_bytes))
+
+    def event(self, index: int, name: str, **attributes: Any) -> None:  # noqa: ARG002 - the attributes have it
+        """Note it on the map's span."""
+        self.span.event(name, **attributes)
 
     def fail(self, index: int, error: BaseException) -> None:
         """Hand a failure to the consumer."""
@@ -282,49 +264,71 @@ class _Flow:
 
     # -- the consumer's thread -----------------------------------------------------------------------------
 
-    def results(self) -> Generator[Any, None, None]:
-        """Yield ``None`` once, then the results."""
+    def slices(self) -> Generator[Iterable[Any], None, None]:
+        """Yield nothing once, then some of the results at a time."""
         try:
-            yield None
+            yield ()
             while (found := self._wait_ready()) is not None:
-                yield from self._yield_outcomes(found)
+                yield from self._slices(found)
+                if self._over:
+                    return
             if self._aborted is not None:
                 raise self._aborted
             if self.source.error is not None:
                 raise self.source.error
+        except Exception as error:
+            self.span.error(error)
+            raise
         finally:
             self._end()
 
-    def _yield_outcomes(self, outcomes: _Outcomes) -> Generator[Any, None, None]:
-        """Yield outcomes, holding on to none that has been yielded."""
+    def _slices(self, outcomes: _Outcomes) -> Generator[Iterable[Any], None, None]:
+        """Yield slices of outcomes, holding on to none that has been yielded, unless that does not matter."""
         values, errors = outcomes.values, outcomes.errors
         total = len(values)
-        values.reverse()
+        if not outcomes.plain:
+            values.reverse()
         for start in range(0, total, SLICE):
             count = min(SLICE, total - start)
             failed = sum(start <= position < start + count for position in errors)
             if failed:
-                yield from self._yield_with_errors(values, range(start, start + count), errors)
+                yield self._yield_with_errors(values, range(start, start + count), errors)
+                if self._over:
+                    return
+            elif outcomes.plain:
+                self._offered = values if count == total else values[start : start + count]
+                yield self._offered
             else:
-                yield from map(list.pop, itertools.repeat(values, count))
-            self._client.taken(self.group, count)
+                self._offered = [values] * count
+                yield map(list.pop, self._offered)
+            is_last = start + count == total
+            self._client.taken(self.group, count, outcomes.size_bytes if is_last else 0)
+            if is_last:
+                outcomes.size_bytes = 0
             self.taken += count
-            if self._progress is not None:
-                self._progress.update(count, failed, self._retried)
+            self._update_progress(count, failed)
             self._take_arrivals()
         with self._turn:
-            outcomes.acknowledge()
             self._yielding = None
+
+    def _update_progress(self, count: int, failed: int) -> None:
+        if self._progress is not None:
+            found = self.keeper.take_found() if self.keeper is not None else 0
+            self._progress.update(count + found, failed, self._retried)
 
     def _yield_with_errors(
         self, values: list[Any], positions: range, errors: dict[int, BaseException]
     ) -> Generator[Any, None, None]:
         for position in positions:
+            if self._over:
+                return
             if position not in errors:
                 yield values.pop()
                 continue
             values.pop()
             if self._errors == "raise":
+                self.span.error(errors[position])
+                self._end()
                 raise errors.pop(position)
             yield errors.pop(position)
 
@@ -366,6 +370,10 @@ class _Flow:
             handler(*rest)
             return True
 
+    def awaited_folder(self) -> str:
+        """Return the folder of its cluster."""
+        return self._client.folder()
+
     def _wait_result(self) -> None:
         """Wait for something to arrive, and say what is being waited for if nothing does.
 
@@ -382,7 +390,7 @@ class _Flow:
                 self._client.notify(f"{self.group.label} waits because {reason}")
             self._wait_arrival(None if left is None else left - NOTICE_AFTER)
 
-    def _on_batch(self, batch: Batch, count: int, skip: Collection[int], acknowledge: Callable[[], None]) -> None:
+    def _on_batch(self, batch: Batch, count: int, skip: Collection[int], size_bytes: int) -> None:
         values, errors = batch.load()
         if self.keeper is not None:
             kept = [index for index in range(batch.first, batch.first + count) if index not in skip]
@@ -390,25 +398,24 @@ class _Flow:
             for index in kept:
                 if index in errors:
                     self.keeper.drop(index)
-        if self._draining:
-            acknowledge()
-            acknowledge = _nothing
+        if self._draining or skip:
+            self._client.taken(self.group, 0, size_bytes)
+            size_bytes = 0
         if not skip:
             errors = {index - batch.first: error for index, error in errors.items()}
-            self._ready[batch.first] = _Outcomes(values, errors, acknowledge)
+            self._ready[batch.first] = _Outcomes(values, errors, size_bytes, plain=batch.plain)
             return
         self._retried += len(skip)
         for position in range(count):  # some run again, so the others come one by one
             index = batch.first + position
             if index not in skip:
                 found = {0: errors[index]} if index in errors else {}
-                self._ready[index] = _Outcomes([values[position]], found, _nothing)
-        acknowledge()
+                self._ready[index] = _Outcomes([values[position]], found)
 
     def _on_failure(self, index: int, error: BaseException) -> None:
         if self.keeper is not None:
             self.keeper.drop(index)
-        self._ready[index] = _Outcomes([None], {0: error}, _nothing)
+        self._ready[index] = _Outcomes([None], {0: error})
 
     def _on_finished(self, error: BaseException | None) -> None:
         self._finished = True
@@ -425,8 +432,8 @@ class _Flow:
         """Let workers send whatever they have: from now on results are held here."""
         self._draining = True
         for outcomes in [*self._ready.values(), *([self._yielding] if self._yielding else ())]:
-            outcomes.acknowledge()
-            outcomes.acknowledge = _nothing
+            self._client.taken(self.group, 0, outcomes.size_bytes)
+            outcomes.size_bytes = 0
 
     def _on_pull(self, count: int) -> None:
         self._wanted += count
@@ -466,6 +473,8 @@ class _Flow:
     def _pull_part(self, count: int, parts: list[Part]) -> int:
         """Pull and encode up to ``count`` items; return how many."""
         pulled = self.source.pull(count)
+        for part in pulled:
+            part.context = encode_context(self.span)
         parts += pulled
         self._held += sum(payload_bytes(part.payload) for part in pulled)
         while self.source.refused:
@@ -473,12 +482,17 @@ class _Flow:
         return sum(part.count for part in pulled)
 
     def _end(self) -> None:
-        """Cancel what is left."""
+        """Cancel what is left, and yield no more. May be called twice."""
+        if self._over:
+            return
+        self._over = True
+        self._offered.clear()
         if not self._finished:
             self._client.cancel(self.group)
         if self._progress is not None:
+            self._update_progress(0, 0)
             self._progress.close()
-
-
-def _nothing() -> None:
-    """Acknowledge nothing: the batch was acknowledged as a whole."""
+        if self.span.status == "ok" and not self._finished:
+            self.span.status = "cancelled"
+        self.span.set(taken=self.taken)
+        self.span.end()

@@ -41,6 +41,9 @@ OWN_FAULT = 70
 
 #: Seconds of work after which outcomes that are ready are sent, though the chunk goes on.
 FLUSH_AFTER = 0.02
+#: Bytes of results up to which a client may hold on to some that it has yielded.
+PLAIN_BYTES = 1 << 20
+_PLAIN = frozenset((int, float, complex, bool, str, bytes, type(None)))
 #: Seconds after which a client that cannot be reached is taken for dead.
 VANISHED_AFTER = 2.0
 
@@ -357,8 +360,10 @@ class JobServer:
         self._failed += len(failed)
         if work.chunk.attempt > 1:
             self._retried += len(values)
+        plain = not failed and size < PLAIN_BYTES and _PLAIN.issuperset(map(type, values))
+        chunk = work.chunk
         message = frames.Results(
-            peer.link, work.chunk.chunk, work.chunk.group, first, len(values), run_time, size, body, cargo, failed
+            peer.link, chunk.chunk, chunk.group, first, len(values), run_time, size, body, cargo, failed, plain
         )
         self._send(peer, message, parts)
 

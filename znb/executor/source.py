@@ -19,19 +19,22 @@ import mmap
 import sys
 import time
 import uuid
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from znb.errors import SerializationError
-from znb.executor.client import NOTHING, Part
+from znb.executor.groups import NOTHING, Part
 from znb.serialize import Codec, Payload
+from znb.shared import TicketPage
 
 __all__ = ["Source", "copied", "is_container", "is_settled"]
 
 #: Items encoded together at most. A chunk takes its items from such parts, so at its edges up to this much of a part
 #: goes to two workers.
 PART_ITEMS = 2048
+#: The same for a range, which is two numbers however long it is.
+RANGE_ITEMS = 1 << 16
 #: Bytes of encoded items at which parts stop growing, so that a chunk does not drag along what it does not need.
 PART_BYTES = 64 << 10
 #: Seconds for which items are pulled at a time, so that results do not wait for a slow source.
@@ -50,6 +53,8 @@ _ATOMS = frozenset((
     int, float, complex, bool, str, bytes, type(None), type(...), range, Path, type(Path()), dt.date,
     dt.datetime, dt.time, dt.timedelta, decimal.Decimal, fractions.Fraction, uuid.UUID,
 ))  # fmt: skip
+#: Containers that are sliced rather than iterated over: a part of a range is two numbers.
+_SLICED = frozenset((range, list, tuple))
 _SEQUENCES = frozenset((list, set, frozenset))
 
 
@@ -69,13 +74,14 @@ class Source:
         count: Items that have been pulled.
     """
 
-    def __init__(self, codec: Codec, items: Iterator[Any], *, contained: bool, keep_going: bool) -> None:
+    def __init__(self, codec: Codec, items: Iterable[Any], *, contained: bool, keep_going: bool) -> None:
         self.exhausted = False
         self.error: Exception | None = None
         self.refused: dict[int, SerializationError] = {}
         self.count = 0
         self._codec = codec
-        self._items = items
+        self._sequence: Sequence[Any] | None = items if type(items) in _SLICED else None  # type: ignore[assignment]
+        self._items = iter(items)
         self._contained = contained
         self._keep_going = keep_going
         self._part_items = 1
@@ -94,15 +100,20 @@ class Source:
         if took > PULL_TIME or size > PART_BYTES or any(part.payload.buffers for part in parts):
             self._part_items = max(1, len(items) // 2)
         elif took < PULL_TIME / 4 and size < PART_BYTES // 2:
-            self._part_items = min(PART_ITEMS, self._part_items * 2)
+            most = PART_ITEMS if type(self._sequence) is not range else RANGE_ITEMS
+            self._part_items = min(most, self._part_items * 2)
         return parts
 
     def close(self, error: Exception) -> None:
         """Pull no more, because of ``error``."""
         self.error, self.exhausted = error, True
 
-    def _pull_items(self, wanted: int, deadline: float) -> list[Any]:
+    def _pull_items(self, wanted: int, deadline: float) -> Sequence[Any]:
         """Pull up to so many items, fewer if that takes too long; sets ``exhausted`` at the end of the source."""
+        if self._sequence is not None:
+            part = self._sequence[self.count : self.count + wanted]
+            self.exhausted = len(part) < wanted
+            return part
         items: list[Any] = []
         try:
             if not self._contained:
@@ -140,7 +151,7 @@ class Source:
             self._settled = self._settled + 1 if is_settled(list(before)) else -1
         self._last = last
 
-    def _encode(self, items: list[Any]) -> list[Part]:
+    def _encode(self, items: Sequence[Any]) -> list[Part]:
         """Encode items together, or if one of them cannot be, all up to it; sets ``refused``, or ``error``."""
         first = self.count
         self.count += len(items)
@@ -159,7 +170,7 @@ class Source:
                     break
         return parts
 
-    def _payload(self, items: list[Any]) -> Payload:
+    def _payload(self, items: Sequence[Any]) -> Payload:
         payload = self._codec.encode(items)
         return payload if self._contained or self._settled >= TRUST_AFTER else copied(payload)
 
@@ -225,14 +236,16 @@ _ALONE = _count_references()
 
 
 def copied(payload: Payload) -> Payload:
-    """Return a payload that does not refer to memory of its object."""
+    """Return a payload that does not refer to memory of its object; but to what ``cluster.put`` holds, that stays."""
     if not payload.buffers:
         return payload
-    buffers = tuple(buffer if isinstance(buffer, bytes) else _copy(buffer) for buffer in payload.buffers)
+    buffers = tuple(_copy(buffer) for buffer in payload.buffers)
     return Payload(payload.body, buffers, payload.definitions, payload.held)
 
 
-def _copy(buffer: memoryview) -> memoryview | bytes:
+def _copy(buffer: memoryview | bytes) -> memoryview | bytes:
+    if isinstance(buffer, bytes) or isinstance(buffer.obj, TicketPage):
+        return buffer
     if buffer.nbytes < PAGED:
         return bytes(buffer)
     if not hasattr(mmap, "MADV_HUGEPAGE"):

@@ -13,11 +13,14 @@ from collections.abc import Callable, Collection, Iterable
 from typing import Any
 
 from znb.errors import SerializationError, ZnbError
-from znb.executor.client import Group, JobClient, Part, Show
+from znb.executor.client import JobClient
 from znb.executor.frames import CALL_BOTH
 from znb.executor.futures import Batch, Future
+from znb.executor.groups import Group, Part, Show
 from znb.executor.source import copied
 from znb.serialize import Payload
+from znb.spans import RECORDER, Brief, OpenSpan, encode_context, mark
+from znb.spans.recorder import Parent
 from znb.transport import Reactor
 
 __all__ = ["Submits"]
@@ -27,7 +30,7 @@ OPEN_GROUPS = 64
 
 
 class Stream:
-    """The submits of one function: hears of its jobs (``client.Receiver``).
+    """The submits of one function: hears of its jobs (``groups.Receiver``).
 
     Attributes:
         group: The jobs as the client knows them.
@@ -46,16 +49,21 @@ class Stream:
             if future is not None:
                 future.sent()
 
-    def deliver(
-        self, batch: Batch, count: int, skip: Collection[int], worker: str, acknowledge: Callable[[], None]
-    ) -> None:
+    def deliver(self, batch: Batch, count: int, skip: Collection[int], worker: str, _size_bytes: int) -> None:
         """Complete futures."""
         for index in range(batch.first, batch.first + count):
             if index not in skip:
                 future = self.futures.pop(index, None)
                 if future is not None:
                     future.deliver(batch, worker)
-        acknowledge()
+
+    def event(self, index: int, name: str, **attributes: Any) -> None:
+        """Note it on the job's span, or else on the span that asked for it."""
+        future = self.futures.get(index)
+        if future is not None:
+            span = future.span or future.caller
+            if isinstance(span, Brief | OpenSpan):
+                span.event(name, **attributes)
 
     def fail(self, index: int, error: BaseException) -> None:
         """Complete a future with a failure."""
@@ -99,9 +107,11 @@ class Submits:
     Args:
         client: Runs the jobs.
         reactor: The I/O thread.
+        find_trace: Returns the trace of an id.
     """
 
-    def __init__(self, client: JobClient, reactor: Reactor) -> None:
+    def __init__(self, client: JobClient, reactor: Reactor, find_trace: Callable[[int], Any]) -> None:
+        self.find_trace = find_trace
         self._client = client
         self._reactor = reactor
         self._lock = threading.Lock()
@@ -126,14 +136,25 @@ class Submits:
             RuntimeError: The executor has been shut down.
         """
         self._reactor.check_pid()
-        codec = self._client.codec
-        encoded = codec.encode(function)
-        part = self._encode_arguments(args, kwargs)
+        caller = RECORDER.caller()
         label = getattr(function, "__qualname__", None) or type(function).__qualname__
+        span = Brief(caller, label, "submit") if caller.live else None
+        try:
+            encoded = self._client.codec.encode(function)
+            part = self._encode_arguments(args, kwargs, caller)
+            self.check_open()
+        except BaseException:
+            if span is not None:
+                span.end("error")
+            raise
+        if span is not None:
+            part.span = span.span_id
+            mark(span, "encoded_ns")
+        RECORDER.touch()
         with self._lock:
             self.check_open()
             stream, over = self._stream(encoded, label, targets)
-            future = Future(self, stream.group, label)
+            future = Future(self, stream.group, label, caller, span)
             self._incoming.append((stream, future, part))
             if not self._flushing:
                 self._flushing = True
@@ -142,10 +163,11 @@ class Submits:
             self._close((over,))
         return future
 
-    def _encode_arguments(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Part:
+    def _encode_arguments(self, args: tuple[Any, ...], kwargs: dict[str, Any], caller: Parent) -> Part:
         codec = self._client.codec
         try:
-            return Part(copied(codec.encode([(args, kwargs)])), 1)  # the caller may change an array at once
+            # A copy, as the caller may change an array at once.
+            return Part(copied(codec.encode([(args, kwargs)])), 1, encode_context(caller))
         except SerializationError as error:
             failure = error
         codec.encode((args, kwargs), labels=("args", "kwargs"))  # raises again, and says where it sits
@@ -211,6 +233,10 @@ class Submits:
         """Show a line to the user."""
         self._client.notify(text)
 
+    def folder(self) -> str:
+        """Return the folder where the cluster's sockets are."""
+        return self._client.folder()
+
     # -- how -----------------------------------------------------------------------------------------------
 
     def _stream(self, function: Payload, label: str, targets: tuple[str, ...] | None) -> tuple[Stream, Stream | None]:
@@ -247,6 +273,7 @@ class Submits:
             stream.futures[index] = future
             if future.cancelled():
                 self._cancel(future)
+        self._client.tick_if_idle()
 
     def _cancel(self, future: Future) -> None:
         stream = future.group.receiver

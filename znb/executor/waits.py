@@ -7,44 +7,95 @@ Any thread; blocks for ``ANSWER_TIMEOUT`` at most.
 
 from __future__ import annotations
 
+import os
 import queue
+import sys
 import time
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
+from znb.errors import NoWorkers
 from znb.link import Link
 from znb.rpc import Lost
 
-__all__ = ["explain_busy"]
+__all__ = ["awaited_folder", "explain_wait"]
 
 #: Seconds within which a worker's I/O thread answers, unless its interpreter is held or stopped.
 ANSWER_TIMEOUT = 0.5
+#: Seconds between two looks whether all workers wait, before that is taken to be so for good.
+CONFIRM_AFTER = 0.3
+#: Where a thread is that waits for jobs: module and function.
+WAITS = frozenset((("znb.executor.futures", "wait_done"), ("znb.executor.maps", "_wait_result")))
 
 
-def explain_busy(links: Sequence[Link], label: str) -> str:
-    """Say what workers do, if none of them runs jobs of this label; empty if one does, or is about to.
+class Busy(NamedTuple):
+    """Why jobs do not begin.
+
+    Attributes:
+        reason: What the workers do; empty if one runs jobs like these, or is about to.
+        stuck: Whether all of them run jobs that wait for other jobs of their own cluster.
+    """
+
+    reason: str = ""
+    stuck: bool = False
+
+
+def explain_wait(links: Sequence[Link], label: str) -> str:
+    """Say what the workers run in place of jobs of this label; empty if one runs those, or is about to.
 
     Args:
         links: The workers that have the jobs.
         label: What the jobs are called.
+
+    Raises:
+        NoWorkers: All of them wait for jobs, as this one does, so that none can ever run.
     """
+    busy = _explain_busy(links, label)
+    if busy.stuck and os.getpid() in {link.pid for link in links}:
+        time.sleep(CONFIRM_AFTER)
+        if _explain_busy(links, label).stuck:
+            raise NoWorkers(
+                f"{label} can never run: every worker runs a job that waits for other jobs of this cluster "
+                f"({busy.reason}). Have more workers than jobs that wait (cluster.scale), or submit the inner jobs "
+                f"from outside"
+            )
+    return busy.reason
+
+
+def _explain_busy(links: Sequence[Link], label: str) -> Busy:
+    """Say what workers do, if none of them runs jobs of this label."""
     answers: queue.SimpleQueue[tuple[str, Any]] = queue.SimpleQueue()
     silent = {link.name for link in links}
     for link in links:
         _ask(link, answers)
     deadline = time.monotonic() + ANSWER_TIMEOUT
     reasons = {}
+    waiting = 0
     while silent:
         try:
             name, running = answers.get(timeout=max(0.0, deadline - time.monotonic()))
         except queue.Empty:
             break
-        if running is None or isinstance(running, Lost) or running["label"] == label:
-            return ""
+        if running is None or isinstance(running, Lost) or (running["label"] == label and not running["waits"]):
+            return Busy()
         silent.discard(name)
+        waiting += running["waits"]
         reasons[name] = f"{name} is busy with {running['label']} for {running['seconds']:.0f} s"
     reasons |= {name: f"{name} does not answer: its interpreter is held by native code" for name in silent}
-    return "; ".join(reasons[link.name] for link in links)
+    return Busy("; ".join(reasons[link.name] for link in links), stuck=0 < len(links) == waiting)
+
+
+def awaited_folder(thread: int) -> str:
+    """Return the folder of the cluster whose jobs a thread waits for; empty if it does not. On any thread.
+
+    Source: ``WAITS`` names the functions that wait, and what their ``self`` is asked.
+    """
+    frame = sys._current_frames().get(thread)
+    while frame is not None:
+        if (frame.f_globals.get("__name__"), frame.f_code.co_name) in WAITS:
+            return str(frame.f_locals["self"].awaited_folder())
+        frame = frame.f_back
+    return ""
 
 
 def _ask(link: Link, answers: queue.SimpleQueue[tuple[str, Any]]) -> None:

@@ -14,17 +14,21 @@ import inspect
 import queue
 import threading
 import time
+import types
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import zmq
 
 from znb.executor import frames
+from znb.executor.callers import Callers
 from znb.executor.frames import CALL_BOTH, CALL_STAR
 from znb.flow import CreditGate
 from znb.runner import Task
 from znb.serialize import Codec
 from znb.shipping import unpack
+from znb.spans import RECORDER, OpenSpan, current
+from znb.spans.recorder import Parent, set_current
 from znb.transport import Timer
 
 __all__ = ["Function", "Outcomes", "Peer", "Work", "bases_of", "exit_status"]
@@ -34,6 +38,10 @@ __all__ = ["Function", "Outcomes", "Peer", "Work", "bases_of", "exit_status"]
 CLAIM_TIME = 0.001
 #: Jobs claimed at a time, at most.
 CLAIM_MAX = 4096
+
+
+#: Types of functions that are called from C without an interpreter's frame.
+_NATIVE = (types.BuiltinFunctionType, type)
 
 
 class Function:
@@ -138,8 +146,9 @@ class Work:
     """
 
     __slots__ = (
-        "_claim", "_pending", "_since", "_taken", "_unsent", "batch", "chunk", "errors", "frames", "function", "holes",
-        "inside", "items", "lock", "next", "peer", "sending", "stop", "stopping", "task", "values",
+        "_callers", "_claim", "_pending", "_since", "_span_now", "_taken", "_unsent", "arrived_ns", "batch", "chunk",
+        "errors", "frames", "function", "holes", "inside", "items", "lock", "next", "peer", "sending", "stop",
+        "stopping", "task", "values",
     )  # fmt: skip
 
     def __init__(self, peer: Peer, function: Function, chunk: frames.Chunk, parts: list[Any]) -> None:
@@ -160,6 +169,9 @@ class Work:
         self.stopping = -1
         self.task: Task | None = None
         self._claim = 1
+        self.arrived_ns = time.perf_counter_ns()
+        self._callers = Callers(chunk.segments)
+        self._span_now: OpenSpan | None = None
         self._pending: list[Any] = []
         self._taken = 0
         self._unsent = chunk.first
@@ -238,7 +250,44 @@ class Work:
             return bool(self.items)
 
     def run_batch(self, function: Callable[[Any], Any]) -> None:
-        """Run the jobs that were claimed."""
+        """Run the jobs that were claimed, inside of a span each, or of one if they are short and nobody watches."""
+        first = self.batch - self.chunk.first
+        together = self._callers.of_all(first, first + len(self.items))
+        if len(self.items) > 1 and together is not None:
+            with self._span(self.batch, together, jobs=len(self.items)) as span:
+                self._run_batch(function)
+                # A copy, as the flusher takes some out meanwhile; those are not counted.
+                failed = [error for index, error in dict(self.errors).items() if index >= self.batch]
+                if failed:
+                    span.set(failed=len(failed))
+                    span.error(failed[0])
+            return
+
+        def run_in_span(item: Any) -> Any:
+            self._end_span()
+            index = self.batch + len(self.values)
+            self._span_now = span = self._span(index, self._callers.of(index - self.chunk.first))
+            with span:
+                return function(item)
+
+        outer = current()
+        self._run_batch(run_in_span)
+        self._end_span()
+        set_current(outer)
+
+    def _end_span(self) -> None:
+        """End the span of a job that was interrupted just outside of its ``with`` block, if there is one."""
+        span, self._span_now = self._span_now, None
+        if span is not None and span.span_id:
+            span.leave()
+            span.end()
+
+    def _span(self, index: int, caller: Parent | None, **attributes: Any) -> OpenSpan:
+        queued = time.perf_counter_ns() - self.arrived_ns
+        more = {"index": index, "attempt": self.chunk.attempt, "queued_ns": queued, **attributes}
+        return OpenSpan(RECORDER, self.function.define.label, "job", more, caller)
+
+    def _run_batch(self, function: Callable[[Any], Any]) -> None:
         values, items = self.values, self.items
         began = time.perf_counter()
         while len(values) < len(items):
@@ -309,6 +358,9 @@ def _run_jobs(
     batch: int,
 ) -> None:
     """Call a function with each item behind those that have values; ``values`` grows by one as each job ends."""
+    if isinstance(function, _NATIVE):
+        _run_native(function, items, values, errors, batch)
+        return
     append = values.append
     rest = iter(items)  # of the list itself, whose end may be taken away while we are at it
     rest.__setstate__(len(values))  # type: ignore[attr-defined]
@@ -319,6 +371,27 @@ def _run_jobs(
             errors[batch + len(values)] = error
             value = None
         append(value)
+
+
+def _run_native(
+    function: Callable[[Any], Any],
+    items: list[Any],
+    values: list[Any],
+    errors: dict[int, BaseException],
+    batch: int,
+) -> None:
+    """Do the same for a function of C, without a step of the interpreter for each job: half the time for ``abs``."""
+    while len(values) < len(items):
+        rest = iter(items)
+        rest.__setstate__(len(values))  # type: ignore[attr-defined]
+        try:
+            values.extend(map(function, rest))
+            if len(values) >= len(items):  # its end may have been taken away meanwhile
+                return
+            raise StopIteration  # it was the function's, and has ended the loop
+        except BaseException as error:  # noqa: BLE001 - whatever it raises is the job's outcome
+            errors[batch + len(values)] = error
+            values.append(None)
 
 
 def bases_of(error: BaseException) -> list[str]:

@@ -18,7 +18,24 @@ a
 ``TraceFileError`` that says what was expected and what is there.
 """
 
-from znb.export.files import FORMATS, TraceFileError, load, render, save
-from znb.export.picture import flame_svg
+import importlib
+from typing import Any
 
-__all__ = ["FORMATS", "TraceFileError", "flame_svg", "load", "render", "save"]
+__all__ = ["FORMATS", "TraceFileError", "flame_svg", "load", "render", "save", "send_otlp"]
+
+#: Where the names are; loaded when they are first used, as most processes never save a trace.
+_LAZY = {
+    "FORMATS": "files",
+    "TraceFileError": "files",
+    "flame_svg": "picture",
+    "load": "files",
+    "render": "files",
+    "save": "files",
+    "send_otlp": "collector",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_LAZY[name]}"), name)

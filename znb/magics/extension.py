@@ -15,9 +15,9 @@ from IPython.core.error import UsageError
 
 from znb.cli.commands import CommandTable, HelpWanted, WrongUsage
 from znb.errors import ZnbError
-from znb.magics import cells, clusters, services, streams
+from znb.magics import cells, clusters, services, streams, tracing
 from znb.magics.completion import make_matcher
-from znb.magics.failures import ErrorHandler, show_message_only
+from znb.magics.failures import ErrorHandler, explain_debug, show_message_only
 from znb.magics.session import Session
 from znb.widgets import display
 
@@ -27,9 +27,15 @@ if TYPE_CHECKING:
 __all__ = ["Extension"]
 
 #: What may follow ``%znb``, in the order of the help text.
-LINE_COMMANDS = (*clusters.COMMANDS, *cells.LINE_COMMANDS, *services.LINE_COMMANDS, *streams.COMMANDS)
+LINE_COMMANDS = (
+    *clusters.COMMANDS,
+    *cells.LINE_COMMANDS,
+    *services.LINE_COMMANDS,
+    *streams.COMMANDS,
+    *tracing.LINE_COMMANDS,
+)
 #: What may follow ``%%znb``.
-CELL_COMMANDS = (*cells.CELL_COMMANDS, *services.CELL_COMMANDS)
+CELL_COMMANDS = (*cells.CELL_COMMANDS, *services.CELL_COMMANDS, *tracing.CELL_COMMANDS)
 
 #: The name of the magics.
 MAGIC = "znb"
@@ -52,6 +58,7 @@ class Extension:
         self._matcher = make_matcher(self.session, self.line, self.cell)
         self._transform = spell_out_help if hasattr(shell, "kernel") else spell_out_typed_help
         self._errors = ErrorHandler(shell)
+        self._cells = tracing.TracedCells(shell, self.session)
 
     @staticmethod
     def loaded_in(shell: InteractiveShell) -> Extension | None:
@@ -76,6 +83,8 @@ class Extension:
         self._shell.input_transformers_cleanup.append(self._transform)
         self._errors.install()
         display.install(self._shell)
+        self._cells.install()
+        self._shell.events.register("pre_run_cell", explain_debug)
 
     def unload(self) -> None:
         """Take everything out of the shell, and let go of the session's clusters."""
@@ -86,6 +95,8 @@ class Extension:
         self._shell.input_transformers_cleanup.remove(self._transform)
         self._errors.remove()
         display.remove(self._shell)
+        self._cells.remove()
+        self._shell.events.unregister("pre_run_cell", explain_debug)
         for name in self.session.close():
             print(f"Let go of the cluster {name!r}. It ends now unless it is kept or used elsewhere.")
 

@@ -4,7 +4,8 @@ A ``ZnbError`` shows its message alone: the frames between a magic and its failu
 user. Remote errors bring their own rendering, which IPython respects except for groups and syntax errors; for those
 ``ErrorHandler`` sees to it, by IPython's ``set_custom_exc``.
 
-What znb raises about its use (a worker that is not there, an argument of a wrong type) shows the user's frames alone.
+What znb raises about its use (a worker that is not there, an argument of a wrong type) shows the user's frames alone,
+and so does an interrupt of a wait.
 
 Invariants: errors that are not znb's are shown as without this module, by whatever handler was there before.
 
@@ -14,6 +15,11 @@ Source: ``InteractiveShell.run_cell_async``, ``run_code`` and ``showtraceback`` 
 from __future__ import annotations
 
 import functools
+import os
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -23,12 +29,14 @@ from znb.tracebacks.capture import HIDDEN_MODULES
 from znb.tracebacks.frames import is_hidden
 
 if TYPE_CHECKING:
-    from IPython.core.interactiveshell import InteractiveShell
+    from IPython.core.interactiveshell import ExecutionInfo, InteractiveShell
 
-__all__ = ["ErrorHandler", "rendered", "show_message_only"]
+__all__ = ["ErrorHandler", "explain_debug", "rendered", "show_message_only"]
 
 #: What znb raises, beside its own, about arguments, targets, methods and closed executors.
 _OF_USE = (TypeError, ValueError, LookupError, AttributeError, RuntimeError)
+#: Where the modules are that znb waits in: ``queue``, ``threading``.
+_LIBRARY = f"{Path(threading.__file__).parent}{os.sep}"
 
 
 def show_message_only(error: BaseException) -> None:
@@ -49,6 +57,16 @@ def _message(error: BaseException) -> list[str]:
     return [f"\x1b[31m{name}\x1b[0m{': ' * bool(text)}{text}", *getattr(error, "__notes__", ())]
 
 
+def explain_debug(info: ExecutionInfo) -> None:
+    """Say what ``%debug`` can show of an error that came from elsewhere, before it does."""
+    origin = getattr(getattr(sys, "last_value", None), "znb_origin", None)
+    if origin is not None and (info.raw_cell or "").strip() == "%debug":
+        print(
+            f"This error was {origin.note}. Its frames are shown with their source; their variables stayed there, so "
+            "only the frames of this notebook have theirs. `up` and `down` go through all of them."
+        )
+
+
 class ErrorHandler:
     """Shows remote groups and syntax errors in a shell as they want to be shown, and what znb raises without frames."""
 
@@ -62,7 +80,7 @@ class ErrorHandler:
         """Take over from the handler that is there, which goes on to handle all that is not ours."""
         self._handled, self._handle = self._shell.custom_exceptions, self._shell.CustomTB
         self._shell.set_custom_exc(  # type: ignore[no-untyped-call]
-            (*self._handled, BaseExceptionGroup, SyntaxError, ZnbError, *_OF_USE), self._show
+            (*self._handled, BaseExceptionGroup, SyntaxError, ZnbError, KeyboardInterrupt, *_OF_USE), self._show
         )
         self._installed = self._shell.CustomTB
 
@@ -79,8 +97,11 @@ class ErrorHandler:
         frames: TracebackType,
         tb_offset: int | None = None,
     ) -> Any:
-        if (isinstance(error, ZnbError) or _raised_by_znb(error)) and not hasattr(error, "_render_traceback_"):
-            error._render_traceback_ = functools.partial(render, error)  # type: ignore[attr-defined]
+        if not hasattr(error, "_render_traceback_"):
+            if isinstance(error, KeyboardInterrupt):
+                error.__traceback__ = _without_wait(error.__traceback__)
+            if isinstance(error, ZnbError | KeyboardInterrupt) or _raised_by_znb(error):
+                error._render_traceback_ = functools.partial(render, error)  # type: ignore[attr-defined]
         if hasattr(error, "_render_traceback_"):
             return show_in_shell(shell, kind, error, frames, tb_offset)
         if isinstance(error, self._handled):
@@ -97,7 +118,29 @@ class ErrorHandler:
 
 def _raised_by_znb(error: BaseException) -> bool:
     """Whether znb's own code raised it, and not what that code called."""
-    entry = error.__traceback__
-    while entry is not None and entry.tb_next is not None:
-        entry = entry.tb_next
-    return entry is not None and is_hidden(entry.tb_frame.f_globals, HIDDEN_MODULES)
+    entries = list(_entries(error.__traceback__))
+    return bool(entries) and is_hidden(entries[-1].tb_frame.f_globals, HIDDEN_MODULES)
+
+
+def _without_wait(frames: TracebackType | None) -> TracebackType | None:
+    """Return a traceback up to where znb began to wait, if it is there that the key was pressed.
+
+    It goes on as it is if znb had called code of the user's, which then is what was interrupted.
+    """
+    entries = list(_entries(frames))
+    inside = [is_hidden(entry.tb_frame.f_globals, HIDDEN_MODULES) for entry in entries]
+    begin = next((at for at in range(1, len(entries)) if inside[at] and not inside[at - 1]), None)
+    if begin is None or not all(
+        inside[at] or entries[at].tb_frame.f_code.co_filename.startswith(_LIBRARY) for at in range(begin, len(entries))
+    ):
+        return frames
+    result = None
+    for entry in reversed(entries[:begin]):
+        result = TracebackType(result, entry.tb_frame, entry.tb_lasti, entry.tb_lineno)
+    return result
+
+
+def _entries(frames: TracebackType | None) -> Iterator[TracebackType]:
+    while frames is not None:
+        yield frames
+        frames = frames.tb_next

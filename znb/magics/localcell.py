@@ -36,7 +36,6 @@ class LocalCell:
 
     Raises:
         SyntaxError: It is no Python.
-        WrongUsage: It awaits outside of functions.
     """
 
     def __init__(self, shell: InteractiveShell, source: str) -> None:
@@ -61,6 +60,10 @@ class LocalCell:
 
         Returns:
             The value of its last expression; ``None`` if it ends with something else, or with a semicolon.
+
+        Raises:
+            WrongUsage: It awaits outside of functions; nothing has run.
+            Exception: What it raises.
         """
         *statements, last = self._tree.body or [ast.Pass(lineno=1, col_offset=0)]
         if not isinstance(last, ast.Expr):

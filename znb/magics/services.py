@@ -183,7 +183,7 @@ LINE_COMMANDS = (
         "address and the method as two words.",
         "%znb call statistics.mean '[1, 2, 6]'\n"
         "%znb call notebook.add 1 --kw b=2\n"
-        "mean = %znb call statistics.mean {data}    the value of your variable",
+        "mean = %znb call statistics.mean '{data}'    with the value of your variable",
     ),
 )
 

@@ -26,9 +26,11 @@ from znb.rpc.server import Server
 
 __all__ = [
     "Call",
+    "Caller",
     "Connection",
     "GateClosed",
     "Hook",
+    "Limits",
     "Lost",
     "Proxy",
     "Reply",
@@ -54,7 +56,9 @@ __all__ = [
 
 #: Where the names of services are.
 _LAZY = {
+    "Caller": "caller",
     "Hook": "hooks",
+    "Limits": "caller",
     "Proxy": "proxy",
     "Service": "service",
     "connect": "proxy",

@@ -17,6 +17,7 @@ import os
 import threading
 import time
 from collections.abc import Callable
+from time import perf_counter_ns
 from typing import Any, NamedTuple
 
 import msgspec
@@ -25,9 +26,13 @@ import zmq
 from znb import wire
 from znb.errors import CallTimeout, ServiceUnavailable
 from znb.rpc import failures, registry, security, values
+from znb.rpc.callers import CALLED
 from znb.rpc.client import Connection
-from znb.rpc.hooks import CallInfo, Hook, Hooks, current_call, process_hooks, run_after, run_before, run_lost
+from znb.rpc.hooks import Hook, Hooks, current_call, process_hooks
 from znb.rpc.line import Line
+from znb.rpc.outgoing import MAX_BYTES, Outgoing
+from znb.spans import OFF_STATE, RECORDER, continue_call, pack_context, record_call
+from znb.spans.recorder import Parent
 from znb.transport import Reactor
 
 __all__ = ["Caller", "Endpoint", "Limits", "Outgoing"]
@@ -40,8 +45,6 @@ REPLACE_PATIENCE = 0.8
 REPLACE_INTERVAL = 0.02
 #: Lines kept for later calls; more are made where more calls run at a time.
 LINES_KEPT = 32
-#: Bytes of msgpack in one request.
-MAX_BYTES = 64_000_000
 
 #: What stands for the result of a call that was not made.
 NOT_MADE: Any = object()
@@ -68,6 +71,7 @@ class Endpoint:
         "_caller",
         "_connection",
         "_inherited",
+        "address",
         "busy",
         "failed_at",
         "lines",
@@ -80,6 +84,7 @@ class Endpoint:
     def __init__(self, caller: Caller, address: str) -> None:
         url, key = security.split_address(address)
         self.url = url
+        self.address = address
         self.prepare = security.client_options(key)
         self.zerorpc: bool | None = None
         self.busy: set[object] = set()
@@ -145,75 +150,6 @@ class Endpoint:
             self.lines.pop().close()
 
 
-class Outgoing:
-    """A request ready to be sent: what does not depend on the endpoint.
-
-    Attributes:
-        what: The call, for messages.
-        deadline: Monotonic time; ``None`` for none.
-        allowed: Seconds that the deadline was made of, for messages.
-    """
-
-    __slots__ = ("_args", "_headers", "_kwargs", "allowed", "deadline", "hooks", "info", "method", "what")
-
-    def __init__(
-        self, caller: Caller, method: str, args: tuple[Any, ...], kwargs: dict[str, Any], timeout: float | None
-    ) -> None:
-        self.method = method
-        self._args = args
-        self._kwargs = kwargs
-        self.what = f"{caller.name}.{method}"
-        self._headers: dict[str, Any] = {}
-        self.deadline: float | None = None
-        self.allowed = timeout or 0.0
-        if timeout is not None:
-            self.deadline = time.monotonic() + timeout
-        serving = current_call()
-        bound = serving.deadline if serving is not None else None
-        if bound is not None and (self.deadline is None or bound < self.deadline):
-            self.deadline = bound
-            self.allowed = max(0.0, bound - time.monotonic())
-        self.hooks = caller.hooks.all
-        self.info = CallInfo(caller.name, method, self._headers, self.deadline) if self.hooks else None
-        if self.info is not None:
-            run_before(self.hooks, "calling", self.info)
-
-    def frames(self, endpoint: Endpoint, identifier: int | None, headers: dict[str, Any]) -> tuple[Any, list[Any]]:
-        """Return the headers and packed arguments for one endpoint, and the buffers.
-
-        Raises:
-            SerializationError: An argument cannot travel.
-        """
-        if self.deadline is not None:
-            headers["deadline"] = self.deadline - time.monotonic()
-        headers.update(self._headers)
-        if identifier is not None:
-            headers["message_id"] = identifier
-        buffers: list[Any] = []
-        out_of_band = None if endpoint.zerorpc else buffers
-        content: list[Any] = [*self._args, self._kwargs] if self._kwargs else list(self._args)
-        if self._kwargs:
-            headers["kw"] = 1
-        try:
-            packed = _encode(values.encode(content, out_of_band, where="args"))
-        except (OverflowError, UnicodeEncodeError):
-            buffers.clear()
-            packed = _encode(values.encode(content, out_of_band, where="args", careful=True))
-        if len(packed) > MAX_BYTES:
-            raise ValueError(
-                f"the arguments of {self.what} are {len(packed) / 1e6:.1f} MB of msgpack, and {MAX_BYTES / 1e6:g} MB "
-                f"are allowed; arrays and bytes travel beside it without a limit"
-            )
-        return msgspec.Raw(packed), buffers
-
-    def finish(self, error: BaseException | None = None) -> None:
-        """Tell the hooks how it ended."""
-        if self.info is not None:
-            if isinstance(error, ServiceUnavailable | CallTimeout):
-                run_lost(self.hooks, self.info, error)
-            run_after(self.hooks, "calling", self.info, error)
-
-
 class Caller:
     """Calls one service, wherever it is.
 
@@ -225,6 +161,7 @@ class Caller:
     """
 
     def __init__(self, name: str, addresses: list[str], limits: Limits, hooks: tuple[Hook, ...]) -> None:
+        self._traced = False
         self.by_name = bool(name)
         self.name = name or addresses[0].partition("#")[0]
         self.limits = limits
@@ -295,39 +232,59 @@ class Caller:
         ):
             return NOT_MADE
         endpoint = endpoints[0]
+        parent = RECORDER.caller()
+        if parent.live:
+            return NOT_MADE  # each piece of it is to be seen
         line = endpoint.take_idle_line() if endpoint.zerorpc is False else None
         if line is None:
             return NOT_MADE
         channel = next(line.ids)
+        number, began = RECORDER.new_span_id(), perf_counter_ns()
+        headers: dict[str, Any] = {"message_id": channel, "v": 3, "znb": wire.WIRE_VERSION, "items": 1}
+        if parent.trace_id:
+            headers["trace"] = pack_context(parent.trace_id, number)
+        else:
+            headers["tracestate"] = OFF_STATE
+        what = f"{self.name}.{method}"
         try:
-            blob = _encode(({"message_id": channel, "v": 3, "znb": wire.WIRE_VERSION, "items": 1}, method, args))
+            blob = _encode((headers, method, args))
         except (OverflowError, UnicodeEncodeError):
             blob = b""
         if not blob or len(blob) > MAX_BYTES:
             endpoint.lines.append(line)
             return NOT_MADE
+        if not self._traced:
+            self.note_traced()
         try:
             line.send([blob])
             event, size = line.receive_now(channel, method)
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as error:
             line.cancel(channel, "interrupted")
             endpoint.lines.append(line)
+            record_call(parent, what, number, began, error)
             raise
-        except BaseException:
+        except BaseException as error:
             line.close()
+            record_call(parent, what, number, began, error)
             raise
         if event.name == wire.OK:
             endpoint.lines.append(line)
-            return values.decode(event.args, event.buffers)[0]
+            result = values.decode(event.args, event.buffers)[0]
+            record_call(parent, what, number, began)
+            return result
         if event.name == wire.ERR:
             endpoint.lines.append(line)
-            raise failures.restore(values.decode(event.args), event.headers, endpoint=f"{self.name}.{method}")
+            failure = failures.restore(values.decode(event.args), event.headers, endpoint=what)
+            record_call(parent, what, number, began, failure)
+            raise failure
         endpoint.busy.add(line)
-        return Started(line, endpoint, Outgoing(self, method, args, {}, None), channel, event, size)
+        span = continue_call(parent, what, number, began)
+        return Started(line, endpoint, Outgoing(self, method, args, {}, None, span), channel, event, size)
 
-    def pack_quickly(self, args: tuple[Any, ...]) -> tuple[Endpoint, bytes] | None:
-        """Return the endpoint and packed arguments of a future that needs nothing special; ``None`` if it does."""
+    def pack_quickly(self, args: tuple[Any, ...]) -> tuple[Endpoint, bytes, Parent] | None:
+        """Return endpoint, packed arguments and span of a future that needs nothing special; ``None`` if it does."""
         serving = current_call()
+        parent = RECORDER.caller()
         if (
             len(self.endpoints) != 1
             or self.hooks.all
@@ -335,13 +292,14 @@ class Caller:
             or (serving is not None and serving.deadline is not None)
             or self.endpoints[0].zerorpc is not False
             or not values.SCALARS.issuperset(map(type, args))
+            or parent.live
         ):
             return None
         try:
             packed = _encode(args)
         except (OverflowError, UnicodeEncodeError):
             return None
-        return (self.endpoints[0], packed) if len(packed) <= MAX_BYTES else None
+        return (self.endpoints[0], packed, parent) if len(packed) <= MAX_BYTES else None
 
     def _exchange(self, endpoint: Endpoint, outgoing: Outgoing, limits: Limits, *, streams: bool) -> Any:
         line = endpoint.take_line()
@@ -362,6 +320,7 @@ class Caller:
             except CallTimeout:
                 keep = True
                 raise
+            outgoing.mark("replied_ns")
             if event.name == wire.OK and not streams:
                 keep = True
                 return values.decode(event.args, event.buffers)[0]
@@ -387,6 +346,7 @@ class Caller:
         packed, buffers = outgoing.frames(endpoint, None, headers)
         blob = _encode((headers, outgoing.method, packed))
         line.send([blob, *buffers])
+        outgoing.mark("sent_ns")
         return channel
 
     # -- endpoints -----------------------------------------------------------------------------------------
@@ -452,8 +412,15 @@ class Caller:
         for gone in known.values():
             gone.close()
         self.endpoints = endpoints
+        self._traced = False
 
     # -- the rest ------------------------------------------------------------------------------------------
+
+    def note_traced(self) -> None:
+        """Note that a call is made whose trace goes on at the service."""
+        if not self._traced:
+            self._traced = True
+            CALLED.note(endpoint.address for endpoint in self.endpoints if not endpoint.zerorpc)
 
     def reactor(self) -> Reactor:
         """Return the I/O thread, started when it is first needed."""

@@ -22,6 +22,7 @@ from znb import wire
 from znb.errors import AuthError, Cancelled, ProtocolError, ServiceUnavailable, ZnbError
 from znb.flow import CreditWindow, window_for
 from znb.rpc.security import KEY_DIGITS
+from znb.spans import OFF_STATE, Context, pack_context
 from znb.transport import Reactor, Timer, is_local, receive_at_dealer, send_message
 
 __all__ = ["MONITORED", "Call", "Connection", "ConnectionStats", "Lost", "Reply", "connect_timeout"]
@@ -79,7 +80,7 @@ class Call:
         ended: Whether its last event has been handed over.
     """
 
-    __slots__ = ("_connection", "_handler", "_window", "ended", "frames", "id", "method", "started")
+    __slots__ = ("_connection", "_handler", "_window", "context", "ended", "frames", "id", "method", "started")
 
     def __init__(
         self,
@@ -96,6 +97,7 @@ class Call:
         self.started = time.monotonic()
         self.ended = False
         self.frames: list[Any] = []
+        self.context: Context | None = None
 
     def consumed(self, count: int = 1) -> None:
         """Say that items of the stream were taken, so that the server may send more."""
@@ -200,13 +202,16 @@ class Connection:
         self.reactor.call_soon(self._start, call)
         return call
 
-    def call_packed(self, method: str, packed: bytes, handler: Callable[[Call, Reply | Lost], object]) -> Call:
+    def call_packed(
+        self, method: str, packed: bytes, handler: Callable[[Call, Reply | Lost], object], context: Context
+    ) -> Call:
         """As ``call``, for arguments that are msgpack already and a peer that is known to be znb.
 
-        Those that gather until the I/O thread gets to them leave in one message.
+        Those that gather until the I/O thread gets to them leave in one message, if they are of one trace.
         """
         self.reactor.check_pid()
         call = Call(self, next(self._ids), method, handler)
+        call.context = context
         call.frames = [packed]
         self._outbox.append(call)
         if not self._flushing:
@@ -318,30 +323,43 @@ class Connection:
     def _flush(self) -> None:
         """Send the packed calls that have gathered."""
         self._flushing = False
-        batch: list[tuple[int, str, msgspec.Raw]] = []
+        batch: list[Call] = []
         size = 0
         while self._outbox:
             call = self._outbox.popleft()
-            packed, call.frames = call.frames[0], []
             if not self._admit(call):
+                call.frames = []
                 continue
-            batch.append((call.id, call.method, msgspec.Raw(packed)))
-            size += len(packed)
+            if batch and _trace_of(batch[0]) != _trace_of(call):
+                self._send_batch(batch)
+                batch, size = [], 0
+            batch.append(call)
+            size += len(call.frames[0])
             if len(batch) == BATCH_CALLS or size > BATCH_BYTES:
                 self._send_batch(batch)
                 batch, size = [], 0
         if batch:
             self._send_batch(batch)
 
-    def _send_batch(self, batch: list[tuple[int, str, msgspec.Raw]]) -> None:
+    def _send_batch(self, batch: list[Call]) -> None:
         if self._socket is None:
             return
+        packed = [msgspec.Raw(call.frames[0]) for call in batch]
+        first = batch[0]
+        headers: dict[str, Any] = {"znb": wire.WIRE_VERSION}
+        if first.context is not None:
+            trace_id, span_id = first.context.trace_id, first.context.span_id
+            headers |= {"trace": pack_context(trace_id, span_id)} if trace_id else {"tracestate": OFF_STATE}
         if len(batch) == 1:
-            identifier, method, packed = batch[0]
-            blob = wire.encode_event({"message_id": identifier, "znb": wire.WIRE_VERSION}, method, packed)
+            headers["message_id"] = first.id
+            blob = wire.encode_event(headers, first.method, packed[0])
         else:
-            headers = {"message_id": next(self._ids), "znb": wire.WIRE_VERSION}
-            blob = wire.encode_event(headers, wire.CALLS, batch)
+            headers["message_id"] = next(self._ids)
+            headers["spans"] = [call.context.span_id for call in batch if call.context is not None]
+            calls = [(call.id, call.method, body) for call, body in zip(batch, packed, strict=True)]
+            blob = wire.encode_event(headers, wire.CALLS, calls)
+        for call in batch:
+            call.frames = []
         send_message(self._socket, [b"", blob])
 
     def _on_message(self, frames: list[Any]) -> None:
@@ -389,6 +407,10 @@ class Connection:
                 wire.check_reply(event)
             del self._calls[call.id]
         call.deliver(reply)
+
+
+def _trace_of(call: Call) -> int:
+    return 0 if call.context is None else call.context.trace_id
 
 
 def _deaf(_call: Call, _event: Reply | Lost) -> None:

@@ -31,7 +31,7 @@ __all__ = ["Crew", "Pool"]
 logger = logging.getLogger("znb.rpc")
 
 #: Seconds between looks whether the call that the owner runs has ended.
-TICK = 0.001
+TICK = 0.003
 #: Looks without a new call after which the thread that stands by sleeps until there is one.
 TICKS_TO_SLEEP = 30
 #: Routing id of the socket that wakes the owner. It connects first, and a ROUTER admits nobody else by that name.

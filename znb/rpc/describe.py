@@ -115,13 +115,17 @@ def _public_names(obj: Any) -> Iterator[str]:
 
 
 def _instance(cls: type) -> Any:
+    """Return an instance; what its constructor raises is its user's to see."""
     try:
-        return cls()
+        inspect.signature(cls).bind()
+    except ValueError:  # written in C, so nobody knows what it wants
+        pass
     except TypeError as error:
         raise ZnbError(
             f"{cls.__qualname__} cannot be made without arguments ({error}); expose an instance: "
             f"znb.expose({cls.__name__}(…))"
-        ) from error
+        ) from None
+    return cls()
 
 
 def _method(name: str, function: Callable[..., Any]) -> Method:

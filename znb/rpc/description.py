@@ -22,6 +22,10 @@ if TYPE_CHECKING:
 
 __all__ = ["Description", "function_with_source", "inspect_service", "ping", "service_stats"]
 
+#: Methods of a zerorpc server whose docs are asked for one by one, where it cannot tell all at once.
+DOCS_MAX = 100
+#: Seconds for a description, if calls are given less: one that begins with it is no call.
+DESCRIBE_LEAST = 1.0
 #: Seconds for a description of the service, which it gives even while all its threads are busy.
 DESCRIBE_TIMEOUT = 5.0
 
@@ -110,7 +114,8 @@ class Description:
         return "\n".join(parts)
 
     def _fetch(self, endpoint: Endpoint) -> None:
-        limits = Limits(DESCRIBE_TIMEOUT)
+        wanted = self._caller.limits.timeout
+        limits = Limits(DESCRIBE_TIMEOUT if wanted is None else min(DESCRIBE_TIMEOUT, max(DESCRIBE_LEAST, wanted)))
         answer = self._ask(endpoint, "_znb_inspect", limits)
         if isinstance(answer, Raised) or answer is None:
             endpoint.zerorpc = True
@@ -134,12 +139,15 @@ class Description:
         else:
             names = self._ask(endpoint, "_zerorpc_list", limits)
             if isinstance(names, list):
-                self.methods = {str(key): _from_zerorpc({}) for key in names if not str(key).startswith("_")}
+                public = [str(key) for key in names if not str(key).startswith("_")]
+                docs = {key: self._ask(endpoint, "_zerorpc_help", limits, key) for key in public[:DOCS_MAX]}
+                told = {key: doc if isinstance(doc, str) else "" for key, doc in docs.items()}
+                self.methods = {key: _from_zerorpc({"doc": inspect.cleandoc(told.get(key, ""))}) for key in public}
                 self.known = True
         self._signatures.clear()
 
-    def _ask(self, endpoint: Endpoint, method: str, limits: Limits) -> Any:
-        outgoing = Outgoing(self._caller, method, (), {}, limits.timeout)
+    def _ask(self, endpoint: Endpoint, method: str, limits: Limits, *args: Any) -> Any:
+        outgoing = Outgoing(self._caller, method, args, {}, limits.timeout)
         result = self._caller._exchange(endpoint, outgoing, limits, streams=False)
         if isinstance(result, Started):
             result.line.close()

@@ -21,6 +21,7 @@ from znb.errors import ProtocolError
 from znb.rpc import values
 from znb.rpc.hooks import CallInfo, _current
 from znb.rpc.work import Entry, Work, pack_value, split_arguments
+from znb.spans import OFF_STATE, RECORDER, OpenSpan, Served, read_headers, unpack_context
 
 if TYPE_CHECKING:
     from znb.rpc.service import Service
@@ -40,7 +41,11 @@ class Batch:
         results: Of those that are done, not sent yet.
     """
 
-    def __init__(self, service: Service, peer: bytes, calls: list[tuple[int, str, msgspec.Raw]]) -> None:
+    def __init__(
+        self, service: Service, peer: bytes, calls: list[tuple[int, str, msgspec.Raw]], headers: dict[str, Any]
+    ) -> None:
+        self._headers = headers
+        self._spans = _spans_of(headers, len(calls))
         self._service = service
         self._peer = peer
         self._calls = collections.deque(calls)
@@ -52,7 +57,11 @@ class Batch:
         started = time.monotonic()
         while self._calls:
             identifier, method, args = self._calls.popleft()
-            headers = {"message_id": identifier, "znb": wire.WIRE_VERSION, "v": 3}
+            headers: dict[str, Any] = {"message_id": identifier, "znb": wire.WIRE_VERSION, "v": 3}
+            if self._spans:
+                headers["trace"] = self._headers["trace"][:16] + self._spans.popleft().to_bytes(8, "big")
+            elif "tracestate" in self._headers:
+                headers["tracestate"] = self._headers["tracestate"]
             if not service.run_quickly(self._peer, wire.Event(headers, method, args, []), self):
                 return  # another thread owns the socket, and goes on with the rest
             if self.results and time.monotonic() - started > PATIENCE:
@@ -68,12 +77,22 @@ class Batch:
 
     def hand_over(self) -> None:
         """Have the next owner of the socket go on. While nobody owns it."""
-        rest = Batch(self._service, self._peer, [])
+        rest = Batch(self._service, self._peer, [], self._headers)
         rest._calls, self._calls = self._calls, rest._calls
+        rest._spans, self._spans = self._spans, rest._spans
         rest.results, self.results = self.results, []
         crew = self._service.crew
         crew.call_soon(rest.flush)
         crew.call_soon(rest.run)
+
+
+def _spans_of(headers: dict[str, Any], count: int) -> collections.deque[int]:
+    """Return the span of each call of a batch; empty if the headers do not say."""
+    spans = headers.get("spans")
+    if type(spans) is not list or len(spans) != count or type(headers.get("trace")) is not bytes:
+        return collections.deque()
+    fit = all(type(span) is int and 0 < span < 1 << 64 for span in spans)
+    return collections.deque(spans if fit else ())
 
 
 class Express:
@@ -92,6 +111,7 @@ class Express:
         "_peer",
         "_seconds",
         "_service",
+        "_span",
         "_thread",
         "_work",
         "buffers",
@@ -107,6 +127,7 @@ class Express:
         self._event = event
         self._entry = entry
         self._thread = threading.get_ident()
+        self._span: OpenSpan | None = None
         self._work: Work | None = None
         self._packed = b""
         self._seconds = 0.0
@@ -118,6 +139,16 @@ class Express:
         """Make the call. On the thread that received it."""
         event = self._event
         token = _current.set(self.info)
+        name = f"{self._service.name}.{event.name}"
+        ids = unpack_context(event.headers.get("trace"))
+        if event.headers.get("tracestate") == OFF_STATE:
+            ids = (0, 0)
+        span: Served | OpenSpan
+        if ids is not None:
+            span = Served(*ids, name)
+        else:
+            span = OpenSpan(RECORDER, name, "serve", None, read_headers(event.headers)).start()
+            span.enter()
         try:
             args = values.decode(event.args, event.buffers)
             if type(args) is not list or "kw" in event.headers:
@@ -135,11 +166,15 @@ class Express:
                     self._packed = b"\x91" + pack_value(result, self.buffers, where="result")
             elif hasattr(kind, "__next__") or hasattr(kind, "__anext__") or hasattr(kind, "__await__"):
                 self._iterator = result
+                self._span = span.keep()
             else:
                 self._packed = b"\x91" + pack_value(result, self.buffers, where="result")
         except BaseException as error:  # noqa: BLE001 - whatever it is, it is the outcome
             self.error = error
         finally:
+            span.leave()
+            if self._iterator is None:
+                span.end(self.error)
             _current.reset(token)
 
     def info(self) -> CallInfo:
@@ -173,6 +208,8 @@ class Express:
             self._entry.took(self._seconds)
             return True
         self._entry.took(self._seconds)
+        if work is not None and self._span is not None:
+            work.span = self._span
         if work is None:
             if not still_owner:  # it could not be made a call like any other
                 return True
@@ -193,7 +230,7 @@ class Express:
 
     def _make_work(self) -> Work:
         request = self._service.server.admit(self._peer, self._event)
-        work = Work(self._service, request, self._entry)
+        work = Work(self._service, request, self._entry, self._span or OpenSpan(RECORDER, "", "serve"))  # it has ended
         request.on_cancel = work.cancel
         return work
 

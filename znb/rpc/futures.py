@@ -11,6 +11,8 @@ import concurrent.futures
 from collections.abc import Callable, Generator
 from typing import Any
 
+from znb.spans import bound
+
 __all__ = ["CallFuture"]
 
 
@@ -20,6 +22,8 @@ class CallFuture(concurrent.futures.Future[Any]):
     def __init__(self) -> None:
         super().__init__()
         self.abandon: Callable[[], object] | None = None
+        #: The proxy, which would hang up if it were gone.
+        self.owner: object = None
 
     def __await__(self) -> Generator[Any, None, Any]:
         return asyncio.wrap_future(self).__await__()
@@ -31,9 +35,13 @@ class CallFuture(concurrent.futures.Future[Any]):
             self._let_go()
         return cancelled
 
+    def add_done_callback(self, fn: Callable[[Any], object]) -> None:
+        """As PEP 3148 has it; what it calls belongs to the present span."""
+        super().add_done_callback(bound(fn))
+
     def settle(self, result: Any, error: BaseException | None = None) -> None:
         """Resolve it, unless it was cancelled."""
-        self.abandon = None
+        self.abandon = self.owner = None
         if self.set_running_or_notify_cancel():
             if error is None:
                 self.set_result(result)
@@ -41,6 +49,6 @@ class CallFuture(concurrent.futures.Future[Any]):
                 self.set_exception(error)
 
     def _let_go(self) -> None:
-        abandon, self.abandon = self.abandon, None
+        abandon, self.abandon, self.owner = self.abandon, None, None
         if abandon is not None:
             abandon()

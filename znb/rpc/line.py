@@ -189,10 +189,10 @@ class Line:
         self._listen()
         if self._broken is not None:
             self._broken.add_note(f"while {what} was waited for")
-            raise self._broken
+            raise self._broken from None  # zmq.Again says nothing
         if not self._connected and time.monotonic() - self._dialled > self._patience:
             self._broken = ServiceUnavailable(self.url, f"nobody answered within {self._patience:g} s")
-            raise self._broken
+            raise self._broken from None  # zmq.Again says nothing
 
     def _listen(self) -> None:
         while True:

@@ -21,6 +21,7 @@ import inspect
 import time
 import weakref
 from collections.abc import Iterable
+from time import perf_counter_ns
 from typing import Any, Self
 
 from znb import wire
@@ -32,6 +33,8 @@ from znb.rpc.description import Description, function_with_source
 from znb.rpc.futures import CallFuture
 from znb.rpc.hooks import Hook
 from znb.rpc.streams import Stream
+from znb.spans import RECORDER, Context, record_call
+from znb.spans.recorder import Parent
 
 __all__ = ["Proxy", "RemoteMethod", "connect"]
 
@@ -198,10 +201,11 @@ class RemoteMethod:
         if kwargs or not low <= len(args) <= high:
             self._check(args, kwargs)
         if self._streams:
-            return Stream(self._caller, self.__qualname__, args, kwargs, self._limits)
+            return Stream(self._caller, self.__qualname__, args, kwargs, self._limits, owner=self._proxy)
         result = self._caller.call(self.__qualname__, args, kwargs, self._limits)
         if type(result) is Started:
-            return Stream(self._caller, self.__qualname__, args, kwargs, self._limits).adopt(result)
+            stream = Stream(self._caller, self.__qualname__, args, kwargs, self._limits, owner=self._proxy)
+            return stream.adopt(result)
         return result
 
     def future(self, *args: Any, **kwargs: Any) -> CallFuture:
@@ -219,9 +223,15 @@ class RemoteMethod:
         if self._streams:
             raise TypeError(f"{self.__qualname__} streams: iterate over {self.__qualname__}(…), with for or async for")
         if not kwargs and self._limits.timeout is None and (quick := self._caller.pack_quickly(args)) is not None:
-            return _send_quick_future(*quick, self.__qualname__, f"{self._caller.name}.{self.__qualname__}")
-        outgoing = Outgoing(self._caller, self.__qualname__, args, kwargs, self._limits.timeout)
-        return _send_future(self._caller, outgoing)
+            self._caller.note_traced()
+            future = _send_quick_future(*quick, self.__qualname__, f"{self._caller.name}.{self.__qualname__}")
+        else:
+            outgoing = Outgoing(self._caller, self.__qualname__, args, kwargs, self._limits.timeout)
+            future = _send_future(self._caller, outgoing)
+        future.owner = self._proxy
+        if future.done():
+            future.owner = None
+        return future
 
     def using(self, *, timeout: float | None = None, item_timeout: float | None = None) -> RemoteMethod:
         """Return the same method with other limits."""
@@ -271,12 +281,22 @@ def _read_ending(call: Call, event: Reply | Lost, what: str) -> tuple[Any, BaseE
     return None, TypeError(f"{what} streams: iterate over it, with for or async for")
 
 
-def _send_quick_future(endpoint: Endpoint, packed: bytes, method: str, what: str) -> CallFuture:
+def _send_quick_future(endpoint: Endpoint, packed: bytes, parent: Parent, method: str, what: str) -> CallFuture:
     future = CallFuture()
-    call = endpoint.connection().call_packed(
-        method, packed, lambda call, event: future.settle(*_read_ending(call, event, what))
-    )
-    future.abandon = call.abandon
+    number, began = RECORDER.new_span_id(), perf_counter_ns()
+
+    def on_event(call: Call, event: Reply | Lost) -> None:
+        result, error = _read_ending(call, event, what)
+        record_call(parent, what, number, began, error)
+        future.settle(result, error)
+
+    call = endpoint.connection().call_packed(method, packed, on_event, Context(parent.trace_id, number))
+
+    def abandon() -> None:
+        record_call(parent, what, number, began, KeyboardInterrupt())
+        call.abandon()
+
+    future.abandon = abandon
     return future
 
 
@@ -284,6 +304,7 @@ def _send_future(caller: Caller, outgoing: Outgoing) -> CallFuture:
     future = CallFuture()
 
     def on_event(call: Call, event: Reply | Lost) -> None:
+        outgoing.mark("replied_ns")
         result, error = _read_ending(call, event, outgoing.what)
         outgoing.finish(error)
         future.settle(result, error)
@@ -292,12 +313,22 @@ def _send_future(caller: Caller, outgoing: Outgoing) -> CallFuture:
         headers: dict[str, Any] = {}
         packed, buffers = outgoing.frames(endpoint, None, headers)
         call = endpoint.connection().call(outgoing.method, packed, on_event, buffers=buffers, headers=headers)
+        outgoing.mark("sent_ns")
         endpoint.busy.add(call)
         future.add_done_callback(lambda _future: endpoint.busy.discard(call))
         return call
 
-    call = caller.try_endpoints(start)
-    future.abandon = call.abandon
+    try:
+        call = caller.try_endpoints(start)
+    except BaseException as error:
+        outgoing.finish(error)
+        raise
+
+    def abandon() -> None:
+        outgoing.cancelled()
+        call.abandon()
+
+    future.abandon = abandon
     if outgoing.deadline is not None:
         caller.reactor().call_soon(_watch, caller, outgoing, future, call)
     return future

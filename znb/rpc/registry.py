@@ -15,6 +15,7 @@ what a file says; a leftover of a dead process is removed by whoever finds it. N
 from __future__ import annotations
 
 import contextlib
+import difflib
 import os
 import re
 import secrets
@@ -26,14 +27,13 @@ from pathlib import Path
 import msgspec
 
 from znb.errors import ServiceUnavailable, ZnbError
-from znb.rundir import runtime_dir
+from znb.rundir import SERVICE_SUFFIX, runtime_dir
 
 __all__ = [
     "ServiceFile",
     "check_service_name",
     "default_url",
     "find_service",
-    "forget_process",
     "list_services",
     "publish",
     "withdraw",
@@ -41,8 +41,6 @@ __all__ = [
 
 #: Layout of the file; others are not read.
 FILE_FORMAT = 1
-#: Suffix of the files.
-SUFFIX = ".service"
 #: Bytes of a file; a real one has some hundred.
 MAX_BYTES = 100_000
 #: Bytes that a socket's path may have. unix(7) allows 107 on Linux, and 103 on macOS.
@@ -109,7 +107,7 @@ def default_url(name: str) -> str:
 
 def publish(name: str, url: str, *, group: str, doc: str, methods: list[str]) -> Path:
     """Write the file of a service of this process, and return its path; replaces one of the same name and process."""
-    path = runtime_dir() / f"{name}.{os.getpid()}{SUFFIX}"
+    path = runtime_dir() / f"{name}.{os.getpid()}{SERVICE_SUFFIX}"
     content = ServiceFile(
         format=FILE_FORMAT,
         name=name,
@@ -138,17 +136,10 @@ def withdraw(path: Path) -> None:
     path.unlink(missing_ok=True)
 
 
-def forget_process(pid: int) -> None:
-    """Remove what the services of a process that has ended have left, as one that was killed does."""
-    for pattern in (f"*.{pid}{SUFFIX}", f"*.{pid}.*.calls"):
-        for path in runtime_dir().glob(pattern):
-            path.unlink(missing_ok=True)
-
-
 def list_services() -> list[ServiceFile]:
     """Return the services of this user that are alive, oldest first; removes the files of dead ones."""
     found = []
-    for path in runtime_dir().glob(f"*{SUFFIX}"):
+    for path in runtime_dir().glob(f"*{SERVICE_SUFFIX}"):
         entry = _read(path)
         if entry is None or entry.host != os.uname().nodename:
             continue
@@ -168,8 +159,10 @@ def find_service(name: str) -> list[ServiceFile]:
     entries = list_services()
     named = [entry for entry in entries if entry.name == name]
     if not named:
-        others = ", ".join(sorted({entry.name for entry in entries})) or "none"
-        raise ServiceUnavailable(name, "there is no service of this name", hint=f"running: {others}")
+        others = sorted({entry.name for entry in entries})
+        near = difflib.get_close_matches(name, others, n=1)
+        hint = f"Did you mean {near[0]!r}?" if near else f"Running: {', '.join(others) or 'none'}"
+        raise ServiceUnavailable(name, "there is no service of this name", hint=hint)
     group = named[-1].group
     return [entry for entry in named if entry.group == group]
 

@@ -38,7 +38,7 @@ class Request:
         headers: The event's headers.
         peer: The caller's routing id; equal for all calls of one connection.
         deadline: Monotonic time after which nobody waits for the answer; ``None`` for never.
-        received_ns: ``time.time_ns()`` of arrival.
+        received_ns: ``time.perf_counter_ns()`` of arrival.
         on_cancel: Called on the reactor's thread, at most once, when the caller gave up or vanished. To be set before
             the server's ``dispatch`` returns.
         on_grant: Called on the reactor's thread when the caller has made room for items.
@@ -77,7 +77,7 @@ class Request:
         self.peer = peer
         self.id = wire.id_of(event)
         self.headers, self.method, self.args, self.buffers = event
-        self.received_ns = time.time_ns()
+        self.received_ns = time.perf_counter_ns()
         left = self.headers.get("deadline")
         self.deadline = None if left is None else _deadline(left)
         self.on_cancel: Callable[[], object] | None = None

@@ -21,8 +21,10 @@ methods (``_zerorpc_…``, ``_znb_…``) answer while all threads are busy. The 
 from __future__ import annotations
 
 import difflib
+import importlib
 import inspect
 import logging
+import math
 import platform
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -33,6 +35,7 @@ import zmq
 
 from znb import wire
 from znb.errors import ServiceUnavailable, ZnbError
+from znb.profiler import SAMPLER
 from znb.rpc import describe, failures, registry, security
 from znb.rpc.crew import Crew, Pool
 from znb.rpc.eventloop import EventLoop
@@ -41,6 +44,8 @@ from znb.rpc.hooks import Hook, Hooks, process_hooks
 from znb.rpc.request import Request
 from znb.rpc.server import Server, ServerStats
 from znb.rpc.work import CallStopped, Entry, Work, pack_value
+from znb.spans import follow_threads
+from znb.transport import is_local
 
 __all__ = ["Service", "ServiceStats"]
 
@@ -54,6 +59,8 @@ QUEUE = 1000
 MAX_BYTES = 64_000_000
 #: Seconds between looks whether a service that has been replaced has calls left.
 RETIRE_INTERVAL = 0.1
+#: Seconds without a call after which a service that has been replaced closes.
+RETIRE_AFTER = 60.0
 
 
 class ServiceStats(NamedTuple):
@@ -122,6 +129,7 @@ class Service:
         self._group = group or security.new_group()
         self._refused = 0
         self._closed = False
+        self._idle_looks = 0
         self._file: Path | None = None
         self._max_bytes = max_bytes
         self.pool = Pool(threads, f"znb-{name}")
@@ -176,6 +184,8 @@ class Service:
             ZnbError: The address cannot be bound.
         """
         self.check_door()
+        SAMPLER.install()
+        follow_threads()
         url = self.asked_url or registry.default_url(self.name)
         self.crew = Crew(f"znb-{self.name}")
         self.server = Server(self.crew, self._dispatch, raw=True, max_bytes=self._max_bytes, express=self._express)
@@ -232,18 +242,27 @@ class Service:
             self._publish()
 
     def retire(self, successor: Service) -> None:
-        """Offer what the successor does, be found no more, and close when no calls are left."""
-        self._entries, self._doc = successor._entries, successor._doc
+        """Offer what the successor does, be found no more, and close when no calls are left.
+
+        Callers that are connected go on here: a connection that closes just when a call comes in would lose it. So it
+        is closed only when nothing came for a while; at once if it lets in others than the successor does.
+        """
+        self._entries = {name: Entry(entry.method) for name, entry in successor._entries.items()}
+        self._doc = successor._doc
         self._description = successor._description
         self._file = None  # of this name and process there is one, and it is the successor's now
-        self.crew.call_soon(self._close_when_idle, 0)
+        patience = RETIRE_AFTER if self._keys == successor._keys else RETIRE_INTERVAL
+        self.crew.call_soon(self._close_when_idle, math.ceil(patience / RETIRE_INTERVAL), -1)
 
-    def _close_when_idle(self, looks: int) -> None:
-        idle = not (self.server.stats().requests or self.pool.running or self.pool.waiting or self.loop.running)
-        if idle and looks:
+    def _close_when_idle(self, looks: int, calls: int) -> None:
+        """Close after so many looks in a row at which nothing ran, and nothing had since the one before."""
+        busy = self.server.stats().requests or self.pool.running or self.pool.waiting or self.loop.running
+        ended = sum(entry.calls for entry in self._entries.values())
+        self._idle_looks = 0 if busy or ended != calls else self._idle_looks + 1
+        if self._idle_looks >= looks:
             self.close()
         else:
-            self.crew.call_later(RETIRE_INTERVAL, self._close_when_idle, looks + idle)
+            self.crew.call_later(RETIRE_INTERVAL, self._close_when_idle, looks, ended)
 
     def _withdraw(self) -> None:
         if self._file is not None:
@@ -293,7 +312,7 @@ class Service:
     def _express(self, peer: bytes, event: wire.Event) -> bool:
         """Take an event the short way, if it can go there; return whether that was all."""
         if event.name == wire.CALLS:
-            Batch(self, peer, wire.decode_calls(event.args)).run()
+            Batch(self, peer, wire.decode_calls(event.args), event.headers).run()
             return True
         entry = self._entries.get(event.name)
         headers = event.headers
@@ -355,6 +374,7 @@ class Service:
             f"it is busy: {self.pool.running} calls run and {self.pool.waiting} wait",
             hint="try again later, or start it with more threads",
         )
+        work.span.end(busy)
         failures.fail(work.request, busy, service=self.name)
 
     def _answer_itself(self, request: Request) -> None:
@@ -364,8 +384,9 @@ class Service:
                 raise NameError(self._unknown(request.method))
             args = msgspec.msgpack.decode(request.args) if isinstance(request.args, msgspec.Raw) else request.args
             first = args[0] if isinstance(args, list) and args else None
-            result = answer(self, first)
-            request.reply(msgspec.Raw(pack_value(result, [] if request.from_znb else None, where="result")))
+            buffers: list[Any] = []
+            packed = pack_value(answer(self, first), buffers if request.from_znb else None, where="result")
+            request.reply(msgspec.Raw(packed), buffers)
         except Exception as error:  # noqa: BLE001 - whatever it is, it is the caller's to hear
             failures.fail(request, error, service=self.name)
 
@@ -386,13 +407,20 @@ class Service:
         except (OSError, TypeError):  # written in C, or typed into a console
             return None
 
+    def _spans(self, request: Any) -> bytes:
+        if self._insecure and self._keys is None and not is_local(self.url):
+            raise PermissionError(f"{self.name} has no keys, so it does not tell strangers what it does")
+        # By name, because traces are made of what is here.
+        found: bytes = importlib.import_module("znb.traces").FEED.answer_encoded(request)
+        return found
+
     def _numbers(self) -> dict[str, Any]:
         stats = self.stats()
         return {**stats._asdict(), "server": stats.server._asdict()}
 
 
 #: Headers of a request that may be answered at once: nothing that asks for more than the result.
-_EXPRESS_HEADERS = frozenset({"message_id", "v", "znb", "items", "kw"})
+_EXPRESS_HEADERS = frozenset({"message_id", "v", "znb", "items", "kw", "trace", "traceparent", "tracestate"})
 
 #: What every service answers itself, at once, also while all threads are busy.
 _OWN: dict[str, Callable[[Service, Any], Any]] = {
@@ -404,6 +432,7 @@ _OWN: dict[str, Callable[[Service, Any], Any]] = {
     "_zerorpc_inspect": lambda service, _: describe.zerorpc_inspect(service.name, service.methods),
     "_znb_inspect": lambda service, _: service._description,
     "_znb_source": Service._source,
+    "_znb_spans": Service._spans,
     "_znb_stats": lambda service, _: service._numbers(),
     "_znb_ping": lambda _service, _: None,
 }

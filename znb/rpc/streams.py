@@ -33,8 +33,16 @@ class Stream:
     """
 
     def __init__(
-        self, caller: Caller, method: str, args: tuple[Any, ...], kwargs: dict[str, Any], limits: Limits
+        self,
+        caller: Caller,
+        method: str,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        limits: Limits,
+        *,
+        owner: object = None,
     ) -> None:
+        self._owner = owner  # the proxy, which would hang up if it were gone
         self._caller = caller
         self._request = (method, args, kwargs)
         self._limits = limits
@@ -125,8 +133,12 @@ class _Reader:
         self._limits = limits
         self._window: CreditWindow | None = None
         self._items: collections.deque[Any] = collections.deque()
-        self._taken = 0
-        self._take(started.event, started.size)
+        self._taken = self._count = 0
+        try:
+            self._take(started.event, started.size)
+        except BaseException as error:
+            self._outgoing.finish(error)
+            raise
 
     def next(self) -> Any:
         while not self._items:
@@ -142,7 +154,7 @@ class _Reader:
             line = self._line
             line.cancel(self._channel, "closed")
             self._let_go(keep=True)
-            self._outgoing.finish()
+            self._outgoing.finish(items=self._count)
 
     def _wait(self) -> None:
         assert self._line is not None  # noqa: S101 - the caller has looked
@@ -168,13 +180,15 @@ class _Reader:
         name = event.name
         if name == wire.ITEMS:
             self._items.extend(values.decode(event.args, event.buffers))
+            self._count += len(self._items)  # there were none left, or nobody would have looked for more
             self._open_window(size / max(1, len(self._items)))
         elif name == wire.STREAM:
             self._items.append(values.decode(event.args, event.buffers))
+            self._count += 1
             self._open_window(size)
         elif name == wire.STREAM_DONE:
             self._let_go(keep=True)
-            self._outgoing.finish()
+            self._outgoing.finish(items=self._count)
         elif name == wire.ERR:
             self._let_go(keep=True)
             raise failures.restore(values.decode(event.args), event.headers, endpoint=self._outgoing.what)
@@ -225,9 +239,11 @@ class _AsyncReader:
     def _start(self, endpoint: Endpoint) -> Call:
         headers: dict[str, Any] = {"items": 1}
         packed, buffers = self._outgoing.frames(endpoint, None, headers)
-        return endpoint.connection().call(
+        call = endpoint.connection().call(
             self._outgoing.method, packed, self._on_event, buffers=buffers, headers=headers
         )
+        self._outgoing.mark("sent_ns")
+        return call
 
     def _on_event(self, _call: Call, event: Reply | Lost) -> None:
         self._events.append(event)

@@ -32,8 +32,9 @@ import msgspec
 
 from znb.errors import ProtocolError, SerializationError
 from znb.rpc import failures, values
-from znb.rpc.hooks import CallInfo, _current, run_after, run_before, run_lost
+from znb.rpc.hooks import CallInfo, Hook, _current, run_after, run_before, run_lost
 from znb.rpc.request import GateClosed, Request
+from znb.spans import OpenSpan, mark, serving
 
 if TYPE_CHECKING:
     from znb.rpc.describe import Method
@@ -87,9 +88,11 @@ class Work:
         service: Whose method it is.
         request: What was asked.
         entry: The method.
+        span: Of the call, if it has one already.
     """
 
     __slots__ = (
+        "_hooks",
         "_info",
         "_injected",
         "_iterator",
@@ -100,9 +103,10 @@ class Work:
         "entry",
         "request",
         "service",
+        "span",
     )
 
-    def __init__(self, service: Service, request: Request, entry: Entry) -> None:
+    def __init__(self, service: Service, request: Request, entry: Entry, span: OpenSpan | None = None) -> None:
         self.service = service
         self.request = request
         self.entry = entry
@@ -112,7 +116,10 @@ class Work:
         self._lock = threading.Lock()
         self._thread = 0
         self._injected = False
+        self._hooks: tuple[Hook, ...] = ()
         headers = request.headers
+        name = f"{service.name}.{request.method}"
+        self.span = span or serving(name, headers, request.received_ns, service=service.name, method=request.method)
         self._info = CallInfo(service.name, request.method, headers, request.deadline, request.peer)
 
     # -- on a thread ---------------------------------------------------------------------------------------
@@ -127,32 +134,49 @@ class Work:
 
     def make(self) -> Callable[[], object] | None:
         """Make the call, and return what sends the answer; ``None`` if there is none, or it is ``stream``'s to give."""
-        hooks = self.service.hooks.all
         error: BaseException | None = None
+        goes_on = False
         token = _current.set(self._info)
+        span = self.span
+        span.enter()
+        mark(span, "taken_ns")
         try:
             args, kwargs = read_arguments(self.request)
+            mark(span, "decoded_ns")
             self._enter()
             try:
-                if hooks:
-                    run_before(hooks, "serving", self._info)
+                self._before()
                 started = time.perf_counter()
                 result = self.entry.method.function(*args, **kwargs)
                 self.entry.took(time.perf_counter() - started)
                 del args, kwargs
             finally:
                 self._leave()
-            if self.resume(result):
-                return None
-            return self._answer(result)
+            mark(span, "ran_ns")
+            goes_on = self.resume(result)
+            return None if goes_on else self._answer(result)
         except BaseException as caught:  # noqa: BLE001 - whatever it is, it is the outcome
             self._leave()
             error = caught
             return self.failure(caught)
         finally:
+            span.leave()
             _current.reset(token)
-            if hooks and self._iterator is None:
-                run_after(hooks, "serving", self._info, error)
+            if not goes_on:
+                self._after(error)
+
+    def _before(self) -> None:
+        """Ask the hooks; those asked hear the end, by ``_after``."""
+        hooks = self.service.hooks.all
+        if hooks:
+            run_before(hooks, "serving", self._info)
+            self._hooks = hooks
+
+    def _after(self, error: BaseException | None) -> None:
+        """Tell the hooks that were asked before how it ended; once."""
+        hooks, self._hooks = self._hooks, ()
+        if hooks:
+            run_after(hooks, "serving", self._info, error)
 
     def resume(self, result: Any) -> bool:
         """Go on with what the method returned, if that is not its result yet; return whether that is so."""
@@ -176,6 +200,8 @@ class Work:
         iterator, self._iterator = self._iterator, None
         error: BaseException | None = None
         token = _current.set(self._info)
+        self.span.enter()
+        count = 0
         try:
             try:
                 self._enter()
@@ -183,11 +209,14 @@ class Work:
                     buffers: list[Any] = []
                     data = pack_value(item, buffers if self.request.from_znb else None, where="item")
                     self.request.put_item(data, buffers)
+                    count += 1
             finally:
                 self._leave()
+            self._end_span(items=count)
             self.request.end()
         except GateClosed:
             error = CallStopped("the caller has gone")
+            self._end_span(error, items=count)
         except BaseException as caught:  # noqa: BLE001 - as above
             self._leave()
             error = caught
@@ -196,9 +225,9 @@ class Work:
                 answer()
         finally:
             self._close(iterator)
+            self.span.leave()
             _current.reset(token)
-            if hooks := self.service.hooks.all:
-                run_after(hooks, "serving", self._info, error)
+            self._after(error)
 
     def _close(self, iterator: Any) -> None:
         close = getattr(iterator, "close", None)
@@ -213,26 +242,28 @@ class Work:
     async def run_async(self, result: Any = None) -> None:
         """Make the call, if ``result`` is not what it returned already, and answer it."""
         self._task = asyncio.current_task()
-        hooks = self.service.hooks.all
-        made_here = result is None
         error: BaseException | None = None
         _current.set(self._info)
+        self.span.enter()
+        if result is None:
+            mark(self.span, "taken_ns")
         try:
             if self.cancelled:
                 return
-            if made_here:
-                if hooks:
-                    run_before(hooks, "serving", self._info)
+            if result is None:
+                self._before()
                 args, kwargs = read_arguments(self.request)
                 result = self.entry.method.function(*args, **kwargs)
             if hasattr(result, "__anext__"):
                 await self._stream_async(result)
+                self._end_span()
                 self.request.end()
             else:
                 answer = self._answer(await result)
                 answer()
         except (GateClosed, asyncio.CancelledError) as caught:
             error = caught
+            self._end_span(caught)
             if not self.cancelled and not self.request.closed:
                 failures.fail(self.request, caught, service=self.service.name)
         except BaseException as caught:  # noqa: BLE001 - as above
@@ -242,8 +273,9 @@ class Work:
                 failed()
         finally:
             self._task = None
-            if hooks and made_here:
-                run_after(hooks, "serving", self._info, error)
+            self.span.leave()
+            self._end_span()
+            self._after(error)
 
     async def _stream_async(self, items: AsyncIterator[Any]) -> None:
         loop = asyncio.get_running_loop()
@@ -267,19 +299,30 @@ class Work:
     def _answer(self, result: Any) -> Callable[[], object]:
         buffers: list[Any] = []
         packed = pack_value(result, buffers if self.request.from_znb else None, where="result")
+        self._end_span()
         return lambda: self.request.reply(msgspec.Raw(packed), buffers)
 
     def failure(self, error: BaseException) -> Callable[[], object] | None:
-        """Return what tells the caller of an error; ``None`` if there is nobody to tell."""
+        """Return what tells the caller of an error; ``None`` if there is nobody to tell. Ends the span."""
+        self._end_span(error)
         if isinstance(error, CallStopped) and (self.cancelled or self.request.closed):
             return None
         return lambda: failures.fail(self.request, error, service=self.service.name)
+
+    def _end_span(self, error: BaseException | None = None, **attributes: Any) -> None:
+        """End the span, before the answer leaves: whoever has the answer can have the span. May be called again."""
+        if attributes:
+            self.span.set(**attributes)
+        if isinstance(error, CallStopped):
+            self.span.status = "cancelled"
+        self.span.end(error)
 
     # -- being stopped -------------------------------------------------------------------------------------
 
     def cancel(self) -> None:
         """Stop: nobody waits for the answer. On the server's reactor."""
         self.cancelled = True
+        self.span.event("cancelled", reason="nobody waits for the answer")
         if hooks := self.service.hooks.all:
             run_lost(hooks, self._info, CallStopped("the caller has gone"))
         task = self._task
@@ -288,6 +331,7 @@ class Work:
                 task.get_loop().call_soon_threadsafe(task.cancel)
             return
         if self.service.pool.remove(self.run):
+            self._end_span(CallStopped())
             return
         with self._lock:
             if self._thread:

@@ -30,7 +30,7 @@ ended        any late message                            ended          ignored:
 ===========  ==========================================  =============  =====================================
 
 A group whose source is exhausted ends with ``Finished``. A worker is *idle*, has *one* chunk, has *more* (with so
-little work in them that chunks of a given size may follow), is *busy* with somebody else's cell (one chunk may wait),
+little work in them that chunks of a given size may follow), is *busy* with somebody else's cell (a few may wait),
 or is *shut* (window full, suspended, or kept for an exclusive chunk); they are chosen in that order.
 
 Which job ran when a worker died: a worker runs its chunks, and the jobs in them, in the order sent, so it is

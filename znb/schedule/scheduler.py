@@ -129,6 +129,11 @@ class Scheduler:
         self._placement.line_up(known)
         return first
 
+    def attempts(self, group: int, index: int) -> tuple[Attempt, ...]:
+        """Return what has been charged to a job so far, oldest first."""
+        known = self._groups.get(group)
+        return known.attempts.get(index, ()) if known is not None else ()
+
     def exhausted(self, group: int) -> None:
         """Say that no more jobs will be fed to a group; ``Finished`` follows when all have ended."""
         known = self._groups.get(group)
@@ -407,6 +412,11 @@ class Scheduler:
         out = placement.out
         placement.out = []
         return out
+
+    @property
+    def outstanding(self) -> int:
+        """How many chunks the workers have."""
+        return len(self._placement.chunks)
 
     def next_deadline(self) -> float | None:
         """Return when ``tick`` must be called at the latest if nothing happens; ``None`` for never."""

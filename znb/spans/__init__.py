@@ -13,6 +13,7 @@ Invariants: nothing here knows sockets, IPython or the wire; recording never blo
 reference to a user's objects; what is dropped is counted.
 """
 
+from znb.spans.adopted import OFF_STATE
 from znb.spans.context import (
     Context,
     bound,
@@ -20,17 +21,20 @@ from znb.spans.context import (
     encode_context,
     follow_threads,
     headers,
+    pack_context,
     read_headers,
     run_in,
+    unpack_context,
 )
 from znb.spans.recorder import RECORDER, OpenSpan, OptionalSpan, Recorder, current
-from znb.spans.remote import Brief, calling, mark, serving
+from znb.spans.remote import Brief, Served, begin_remote, calling, continue_call, mark, record_call, serving
 from znb.spans.ring import Ring
 from znb.spans.table import KINDS, STATUSES, Process, Span, SpanTable, TracePart
 from znb.spans.user import span, traced
 
 __all__ = [
     "KINDS",
+    "OFF_STATE",
     "RECORDER",
     "STATUSES",
     "Brief",
@@ -40,20 +44,26 @@ __all__ = [
     "Process",
     "Recorder",
     "Ring",
+    "Served",
     "Span",
     "SpanTable",
     "TracePart",
+    "begin_remote",
     "bound",
     "calling",
+    "continue_call",
     "current",
     "decode_context",
     "encode_context",
     "follow_threads",
     "headers",
     "mark",
+    "pack_context",
     "read_headers",
+    "record_call",
     "run_in",
     "serving",
     "span",
     "traced",
+    "unpack_context",
 ]

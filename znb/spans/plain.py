@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import itertools
 import operator
+import os
 import reprlib
 import traceback
 from math import isfinite
+from pathlib import Path
 from typing import Any, Final
 
 __all__ = ["ATTRIBUTES_MAX", "clean", "describe_error", "plain", "safe_text", "scrub", "type_name", "valid_text"]
@@ -21,6 +23,10 @@ ATTRIBUTES_MAX = 64
 TEXT_MAX = 1024
 #: Characters of a traceback kept with a span.
 TRACEBACK_MAX = 16_000
+#: Exceptions of one chain whose frames are looked at.
+CHAIN_MAX = 100
+#: Where znb's own code is.
+ROOT = str(Path(__file__).parents[1]) + os.sep
 #: Types of values that are kept as they are, beside text and numbers.
 PLAIN = frozenset({bool, type(None)})
 #: Largest magnitude of an integer attribute: what msgpack and OTLP carry.
@@ -113,12 +119,24 @@ def type_name(error: BaseException) -> str:
 
 
 def describe_error(error: BaseException) -> dict[str, Any]:
-    """Return type, message and traceback of an exception, under OpenTelemetry's names."""
-    text = "".join(traceback.format_exception(error))
+    """Return type, message and traceback of an exception, under OpenTelemetry's names; without znb's own frames."""
+    made = traceback.TracebackException.from_exception(error)
+    _hide_frames(made)
+    text = "".join(made.format())
     if len(text) > TRACEBACK_MAX:
         text = f"{text[: TRACEBACK_MAX // 2]}\n…\n{text[-TRACEBACK_MAX // 2 :]}"
     message = plain(safe_text(error))
     return {"exception.type": type_name(error), "exception.message": message, "exception.stacktrace": text}
+
+
+def _hide_frames(made: traceback.TracebackException, depth: int = 0) -> None:
+    """Take znb's frames out, unless there are no others."""
+    shown = [frame for frame in made.stack if not frame.filename.startswith(ROOT)]
+    if shown:
+        made.stack[:] = shown
+    for other in (made.__cause__, made.__context__, *(made.exceptions or () if hasattr(made, "exceptions") else ())):
+        if other is not None and depth < CHAIN_MAX:
+            _hide_frames(other, depth + 1)
 
 
 def scrub(value: Any) -> Any:

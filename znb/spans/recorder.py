@@ -17,14 +17,13 @@ import contextvars
 import itertools
 import os
 import random
-import sys
 import threading
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from threading import get_ident
 from time import perf_counter_ns
 from typing import Any, Final, Protocol, Self
 
+from znb.spans.adopted import OFF, OFF_STATE, Adopted, adopt_active, program_name
 from znb.spans.plain import ATTRIBUTES_MAX, clean, describe_error, plain, safe_text, type_name
 from znb.spans.ring import Ring
 
@@ -127,9 +126,9 @@ class OpenSpan:
         self.events: list[tuple[int, str, dict[str, Any]]] | None = None
         self.status = "ok"
         self.live = live
-        self.used = self.entered = False
+        self.used = self.entered = self.kept = False
         self.outer = parent
-        self.span_id = 0
+        self.trace_id = self.span_id = 0
 
     def start(self) -> Self:
         """Begin, as a child of the given parent or of what is active here."""
@@ -139,8 +138,8 @@ class OpenSpan:
     def _start(self, parent: Parent | None, *, keep: bool) -> None:
         recorder = self.recorder
         if parent is None:
-            parent = recorder.adopt()
-        if parent is None:
+            parent = recorder.adopt() if not recorder.off or self.live else OFF
+        if parent is None or (self.live and not parent.trace_id):
             self.trace_id = recorder.new_trace_id()
             self.parent_id = 0
         else:
@@ -178,7 +177,7 @@ class OpenSpan:
             recorder.note_error(self, error)
         if self.live:
             recorder.unwatch()
-        if self.optional and not self.used and self.status == "ok":
+        if not self.trace_id or (self.optional and not self.used and self.status == "ok"):
             return
         number = recorder.take()
         recorder.slots[number & recorder.mask] = (
@@ -220,6 +219,8 @@ class OpenSpan:
             return
         self.entered = False
         recorder = self.recorder
+        if not self.trace_id:
+            return
         number = recorder.take()
         recorder.slots[number & recorder.mask] = (
             number, self.trace_id, self.span_id, self.parent_id, self.name, self.kind, self.start_ns, end_ns,
@@ -245,6 +246,10 @@ class OpenSpan:
         if current() is self:
             set_current(self.outer)
         self.entered = False
+
+    def keep(self) -> Self:
+        """Return itself: as ``remote.Served`` it may be kept, and end later."""
+        return self
 
     def set(self, **attributes: Any) -> None:
         """Add attributes, or change them."""
@@ -290,6 +295,7 @@ class Recorder:
         ring: Finished spans.
         open: Those that have not ended, by id, if they are watched or were begun with ``start``. Of those entered on
             one thread, the innermost is the last.
+        briefs: The same of those that nothing runs inside of (``remote.Brief``).
         inherited: By thread, the context that it was started in or runs a callback in.
         take, slots, mask: The ring's own, at hand.
         live: How many watched spans are open; while there are any, the sampler runs.
@@ -297,14 +303,16 @@ class Recorder:
         on_live: Called when the first watched span opens.
         on_remote: Called when something remote begins, often: collectors, which must only note it.
         worker: The worker's name; empty in a process that is none.
+        off: Whether nothing is recorded, here or where it leads, but for what is below spans that are open or watched.
         prefix: The trace whose id was last written or read as text, and the text.
+        packed: The same as bytes.
         threads: Names of the threads that have recorded, by ident.
     """
 
     __slots__ = (
-        "_ambient", "_ambient_left", "_bits", "_context", "_live_lock", "describe", "inherited", "interval_ms", "key",
-        "live", "mask", "new_span_id", "on_live", "on_remote", "open", "prefix", "ring", "size", "slots", "take",
-        "threads", "worker",
+        "_ambient", "_ambient_left", "_bits", "_context", "_live_lock", "briefs", "describe", "inherited",
+        "interval_ms", "key", "live", "mask", "new_span_id", "off", "on_live", "on_remote", "open", "packed",
+        "prefix", "ring", "size", "slots", "take", "threads", "worker",
     )  # fmt: skip
 
     def __init__(
@@ -313,17 +321,19 @@ class Recorder:
         self.size = size
         self.describe = describe or describe_error
         self.on_live: Callable[[], object] | None = None
-        self.on_remote: tuple[Callable[[], object], ...] = ()
         self.worker = ""
+        self.off = False
         self.reset()
 
     def reset(self) -> None:
-        """Begin anew, as a process of its own: what was recorded is gone, and ids are other ones."""
+        """Begin anew, as a process of its own: what was recorded is gone, ids are other ones, and nobody collects."""
+        self.on_remote: tuple[Callable[[], object], ...] = ()
         seed = random.Random(os.urandom(32))  # noqa: S311 - ids have to be different, not secret
         self.key = os.urandom(8).hex()
         self.ring = ring = Ring(self.size)
         self.take, self.slots, self.mask = ring.take, ring.slots, ring.mask
         self.open: dict[int, OpenSpan] = {}
+        self.briefs: dict[int, Any] = {}
         self.inherited: dict[int, Parent] = {}
         self.live = 0
         self.interval_ms = 0
@@ -332,21 +342,25 @@ class Recorder:
         self.new_span_id = itertools.count(seed.getrandbits(63) | 1 << 62).__next__
         self._bits = seed.getrandbits
         self.prefix = (0, "")
+        self.packed = (0, bytes(16))
         self._ambient: Parent | None = None
         self._context: tuple[Parent | None, str] = (None, "")
         self._ambient_left = 0
 
     def traceparent(self, parent: Parent) -> str:
         """Return a span's W3C ``traceparent``."""
+        trace_id = parent.trace_id
         known, prefix = self.prefix
-        if known != parent.trace_id:
-            prefix = f"00-{parent.trace_id:032x}-"
-            self.prefix = (parent.trace_id, prefix)
+        if known != trace_id:
+            prefix = f"00-{trace_id:032x}-"
+            self.prefix = (trace_id, prefix)
         return f"{prefix}{parent.span_id:016x}-01"
 
     def context_text(self, parent: Parent) -> str:
         """Return ``encode_context`` of a span; quick for the one that it was last asked of."""
         known, text = self._context
+        if not parent.trace_id:
+            return f";{OFF_STATE}"
         if known is not parent:
             text = self.traceparent(parent) + (f";{LIVE}{parent.live}" if parent.live else "")
             self._context = (parent, text)
@@ -362,14 +376,14 @@ class Recorder:
         Outside of any span (in a script, say) that is a root of its own, which stays open; a new one begins when it has
         had ``AMBIENT_MAX`` children, so that a trace of it can be looked at.
         """
-        parent = current() or self.adopt()
+        parent = current() or (OFF if self.off else self.adopt())
         if parent is not None:
+            parent.used = True
             return parent
         if self._ambient is None or self._ambient_left <= 0:
-            self._ambient = Adopted(self.new_trace_id(), self.new_span_id())
-            self._ambient_left = AMBIENT_MAX
-            name = Path(sys.argv[0] if sys.argv and sys.argv[0] else "python").name
+            self._ambient, self._ambient_left = Adopted(self.new_trace_id(), self.new_span_id()), AMBIENT_MAX
             root = Adopted(self._ambient.trace_id, 0)
+            name = program_name()
             self.record(root, name, "cell", perf_counter_ns(), 0, "open", span_id=self._ambient.span_id)
         self._ambient_left -= 1
         return self._ambient
@@ -401,6 +415,8 @@ class Recorder:
             span_id: Its id, if children know it already; 0 for a new one.
         """
         parent.used = True
+        if not parent.trace_id:
+            return
         number = self.take()
         self.slots[number & self.mask] = (
             number, parent.trace_id, span_id or self.new_span_id(), parent.span_id, name, kind, start_ns, end_ns,
@@ -408,21 +424,15 @@ class Recorder:
         )  # fmt: skip
 
     def adopt(self) -> Parent | None:
-        """Return the active span of OpenTelemetry, if the program uses it and is in one: its trace goes on here."""
-        api = sys.modules.get("opentelemetry.trace")
-        if api is None:
-            return None
-        found = api.get_current_span().get_span_context()
-        if not found.is_valid:
-            return None
-        return Adopted(found.trace_id, found.span_id)
+        """Return OpenTelemetry's active span, if the program is in one: its trace goes on here."""
+        return adopt_active()
 
     def note_error(self, span: OpenSpan, error: BaseException) -> None:
         """Mark a span as failed; the traceback is kept with the innermost span of this process that saw it."""
         cancelled = isinstance(error, KeyboardInterrupt | GeneratorExit) or "CancelledError" in {
             cls.__name__ for cls in type(error).__mro__
         }
-        if span.status != "ok":
+        if span.status != "ok" or not span.trace_id:
             return
         span.status = "cancelled" if cancelled else "error"
         if isinstance(error, GeneratorExit):
@@ -458,8 +468,9 @@ class Recorder:
 
     def touch(self) -> None:
         """Note that something remote begins."""
-        for note in self.on_remote:
-            note()
+        if not self.off:
+            for note in self.on_remote:
+                note()
 
     def thread_name(self, ident: int) -> str:
         """Return a thread's name, also of one that has ended if it was asked for before."""
@@ -478,18 +489,6 @@ def _seen_by(error: BaseException) -> tuple[str, int]:
     if isinstance(found, tuple | list) and len(found) == 2 and isinstance(found[1], int):
         return str(found[0]), found[1]
     return "", 0
-
-
-class Adopted:
-    """A parent that is not znb's."""
-
-    __slots__ = ("live", "span_id", "trace_id", "used")
-
-    def __init__(self, trace_id: int, span_id: int) -> None:
-        self.trace_id = trace_id
-        self.span_id = span_id
-        self.live = 0
-        self.used = True
 
 
 #: The recorder of this process: like logging's manager, what everything in the process records to. A forked child gets

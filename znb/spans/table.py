@@ -281,6 +281,14 @@ class TracePart(msgspec.Struct, frozen=True, array_like=True):
     blob: bytes
     events: dict[int, list[Event]] = {}
 
+    @property
+    def first_ns(self) -> int:
+        """The first start."""
+        starts = array("q", self.columns[2])
+        if sys.byteorder == "big":
+            starts.byteswap()
+        return min(starts)
+
     def table(self, process: Process) -> SpanTable:
         """Return it as a table.
 

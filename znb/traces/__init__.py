@@ -15,8 +15,8 @@ The user's view of all this is ``znb.tracing``.
 """
 
 from znb.traces.assemble import Parts, assemble
-from znb.traces.feed import Batch, Feed, Request, decode_batch
+from znb.traces.feed import FEED, Batch, Feed, Request, decode_batch
 from znb.traces.model import TraceData
 from znb.traces.store import Store
 
-__all__ = ["Batch", "Feed", "Parts", "Request", "Store", "TraceData", "assemble", "decode_batch"]
+__all__ = ["FEED", "Batch", "Feed", "Parts", "Request", "Store", "TraceData", "assemble", "decode_batch"]

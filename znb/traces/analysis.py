@@ -112,6 +112,7 @@ class Failure(msgspec.Struct, frozen=True):
         message: Its text.
         traceback: As Python prints it, where it was raised.
         count: How many spans of this trace it ended.
+        chain: The traceback as the farthest caller saw it, with every hop on the way; as ``traceback`` if none did.
     """
 
     span: Span
@@ -120,6 +121,7 @@ class Failure(msgspec.Struct, frozen=True):
     message: str
     traceback: str
     count: int
+    chain: str = ""
 
     def __str__(self) -> str:
         hops = " → ".join(f"{span.name} ({span.worker})" for span in self.path)
@@ -302,7 +304,16 @@ def errors(data: TraceData) -> list[Failure]:
         details = _exception(data, row)
         path = tuple(data.span(step) for step in data.path(row))
         kind, message, text = (str(details.get(f"exception.{key}", "")) for key in ("type", "message", "stacktrace"))
-        found.append(Failure(path[-1], path, kind, message, text, count))
+        found.append(Failure(path[-1], path, kind, message, text, count, _chain(data, row)))
+    return found
+
+
+def _chain(data: TraceData, row: int) -> str:
+    """Return the traceback of the outermost span that an exception went through, of those that kept one."""
+    found, up = "", row
+    while up >= 0 and data.table.status[up] == 1:
+        found = str(_exception(data, up).get("exception.stacktrace", "")) or found
+        up = data.parent[up]
     return found
 
 

@@ -99,6 +99,7 @@ def assemble(
     *,
     intervals: Mapping[str, Interval] | None = None,
     lost: Mapping[str, str] | None = None,
+    lost_ns: Mapping[str, int] | None = None,
     missed: Mapping[str, int] | None = None,
     epoch_ns: int | None = None,
 ) -> TraceData:
@@ -109,6 +110,7 @@ def assemble(
         root: The process whose clock counts.
         intervals: By process key, bounds for its clock minus that of ``root``, from round trips.
         lost: By process key, why a process is gone.
+        lost_ns: And when that was heard, on the clock of ``root``.
         missed: By process key, spans that were overwritten before they were read.
         epoch_ns: Unix time minus the clock of ``root``; ``None`` to look now.
     """
@@ -121,7 +123,7 @@ def assemble(
     estimates = _estimate(table, root, intervals or {})
     samples = _merge_samples(parts.samples.values())
     notes, clocks = _apply(table, samples, root, estimates, epoch_ns)
-    _mark_lost(table, lost or {}, epoch_ns + time.perf_counter_ns())
+    _mark_lost(table, lost or {}, {key: epoch_ns + at for key, at in (lost_ns or {}).items()})
     data = TraceData(parts.trace_id, table, samples, (), clocks)
     notes += _notes(data, parts, lost or {}, missed or {})
     data.notes = notes
@@ -259,16 +261,18 @@ def _shift(table: SpanTable, by_thread: list[int]) -> None:
         table.events[row] = [Event(e.time_ns + by, e.name, e.attributes) for e in events]
 
 
-def _mark_lost(table: SpanTable, lost: Mapping[str, str], now_ns: int) -> None:
-    """Mark what lost processes had open."""
+def _mark_lost(table: SpanTable, lost: Mapping[str, str], lost_ns: Mapping[str, int]) -> None:
+    """Mark what lost processes had open, which ended then at the latest."""
     if not lost:
         return
     gone = {thread for thread, (number, _, _) in enumerate(table.threads) if table.processes[number].key in lost}
     for row, thread in enumerate(table.thread):
         if thread in gone and not table.end_ns[row]:
             table.status[row] = _LOST
-            reason = lost[table.process(row).key]
-            table.events.setdefault(row, []).append(Event(now_ns, "lost", {"reason": reason}))
+            key = table.process(row).key
+            at = lost_ns.get(key, table.start_ns[row])
+            table.end_ns[row] = max(at, table.start_ns[row]) if key in lost_ns else 0
+            table.events.setdefault(row, []).append(Event(at, "lost", {"reason": lost[key]}))
 
 
 def _notes(data: TraceData, parts: Parts, lost: Mapping[str, str], missed: Mapping[str, int]) -> list[str]:
@@ -286,10 +290,13 @@ def _notes(data: TraceData, parts: Parts, lost: Mapping[str, str], missed: Mappi
     # A root may have a parent: that of a caller who is no part of znb, or in another's trace.
     missing = {data.table.parent_id[row] for row in data.roots} - {0}
     if missing and len(data.roots) > 1:
-        notes.append(f"{data.orphans} spans stand alone because their parents ({len(missing)}) are missing")
+        what = "1 span stands" if data.orphans == 1 else f"{data.orphans} spans stand"
+        notes.append(f"{what} alone, as {len(missing)} of the spans above are missing")
     # The root of a script stays open as long as the script runs.
-    rows = zip(data.table.end_ns, data.table.kind, strict=True)
-    open_rows = sum(1 for end, kind in rows if not end and kind != _CELL) - data.table.status.count(_LOST)
-    if open_rows:
+    rows = zip(data.table.end_ns, data.table.kind, data.table.status, strict=True)
+    open_rows = sum(1 for end, kind, status in rows if not end and kind != _CELL and status != _LOST)
+    if open_rows == 1:
+        notes.append("1 span has not ended yet")
+    elif open_rows:
         notes.append(f"{open_rows} spans have not ended yet")
     return notes

@@ -18,17 +18,19 @@ import os
 import platform
 import time
 from pathlib import Path
+from typing import Any, Final
 
 import msgspec
 
 from znb.errors import ProtocolError
-from znb.profiler import Sampler
-from znb.spans import Process, Recorder, TracePart
+from znb.profiler import SAMPLER, Sampler
+from znb.rpc.callers import CALLED
+from znb.spans import RECORDER, Process, Recorder, TracePart
 from znb.spans.ring import Cursor
 from znb.spans.samples import SamplePart
 from znb.spans.table import pack_entries
 
-__all__ = ["Batch", "Feed", "Request", "decode_batch", "this_process"]
+__all__ = ["FEED", "Batch", "Feed", "Request", "decode_batch", "this_process"]
 
 #: Spans of one answer: 5 ms of the I/O thread, 0.3 MB.
 SPANS_MAX = 4096
@@ -68,6 +70,7 @@ class Batch(msgspec.Struct, frozen=True, array_like=True):
         next_spans: For the next ``Request``; the second number counts what was overwritten before it was read.
         next_samples: The same.
         more: Whether there is more to be had at once.
+        called: Addresses of services that it has called, where the trace goes on.
     """
 
     process: Process
@@ -78,6 +81,7 @@ class Batch(msgspec.Struct, frozen=True, array_like=True):
     next_spans: tuple[int, int]
     next_samples: tuple[int, int]
     more: bool
+    called: list[str] = []
 
     def next_request(self, *, with_open: bool = False) -> Request:
         """Return what to ask next."""
@@ -96,23 +100,28 @@ class Feed:
     def __init__(self, recorder: Recorder, sampler: Sampler | None = None, process: Process | None = None) -> None:
         self._recorder = recorder
         self._sampler = sampler
+        self._given = process
         self._process = process or this_process(recorder)
 
     @property
     def process(self) -> Process:
-        """Who it is."""
+        """Who it is; found out anew where it has been forked, or has become a worker."""
+        known, recorder = self._process, self._recorder
+        if self._given is None and (known.key, known.worker) != (recorder.key, recorder.worker):
+            self._process = this_process(recorder)
         return self._process
 
     def answer(self, request: Request) -> Batch:
         """Return what is new since ``request``."""
-        known = request.key == self._process.key
+        process = self.process
+        known = request.key == process.key
         spans = Cursor(*request.spans) if known else Cursor()
         samples = Cursor(*request.samples) if known else Cursor()
         recorder = self._recorder
         found = recorder.ring.read(spans, max(1, min(request.limit, SPANS_MAX)))
         taken, next_samples = self._sampler.read(samples, SAMPLES_MAX) if self._sampler else ([], samples)
         return Batch(
-            self._process,
+            process,
             time.perf_counter_ns(),
             pack_entries(found.entries, recorder.thread_name),
             self._open() if request.with_open else [],
@@ -120,15 +129,24 @@ class Feed:
             tuple(found.cursor),  # type: ignore[arg-type]
             tuple(next_samples),  # type: ignore[arg-type]
             found.more,
+            CALLED.addresses(),
         )
+
+    def answer_encoded(self, request: Any) -> bytes:
+        """As ``answer``, for a request as it came; the batch as it travels.
+
+        Raises:
+            ValueError: It is no request.
+        """
+        return msgspec.msgpack.encode(self.answer(msgspec.convert(request, Request)))
 
     def _open(self) -> list[TracePart]:
         entries = [
             (0, s.trace_id, s.span_id, s.parent_id, s.name, s.kind, s.start_ns, 0, "open", s.thread, dict(s.attributes
             or {}),
              list(s.events or ()))
-            for s in list(self._recorder.open.values())[-OPEN_MAX:]
-            if hasattr(s, "start_ns") and not s.optional
+            for s in [*self._recorder.open.values(), *self._recorder.briefs.values()][-OPEN_MAX:]
+            if hasattr(s, "start_ns") and s.trace_id and not s.optional
         ]  # fmt: skip
         return pack_entries(entries, self._recorder.thread_name)
 
@@ -155,3 +173,7 @@ def this_process(recorder: Recorder) -> Process:
         os.getpid(),
         boot.read_text().strip() if boot.exists() else "",
     )
+
+
+#: What this process has recorded, for whoever asks.
+FEED: Final = Feed(RECORDER, SAMPLER)

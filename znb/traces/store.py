@@ -12,6 +12,8 @@ import time
 from collections.abc import Callable, Mapping
 from typing import NamedTuple, TypeVar
 
+import msgspec
+
 from znb.errors import ProtocolError
 from znb.traces.assemble import Parts, assemble
 from znb.traces.clock import Interval, RoundTrips
@@ -53,10 +55,11 @@ class _Kept:
         ours: Whether this process has spans in it.
         pinned: Whether somebody holds it: it is not dropped.
         version: Counts what has come.
+        began_ns: Our clock when it began here, or was heard of.
         epoch_ns: Unix time minus our clock, looked at once, so that a span has one time whenever it is read.
     """
 
-    __slots__ = ("epoch_ns", "ours", "parts", "pinned", "title", "version")
+    __slots__ = ("began_ns", "epoch_ns", "ours", "parts", "pinned", "title", "version")
 
     def __init__(self, trace_id: int) -> None:
         self.parts = Parts(trace_id)
@@ -64,7 +67,8 @@ class _Kept:
         self.pinned = False
         self.title = ""
         self.version = 0
-        self.epoch_ns = time.time_ns() - time.perf_counter_ns()
+        self.began_ns = time.perf_counter_ns()
+        self.epoch_ns = time.time_ns() - self.began_ns
 
 
 class Store:
@@ -74,15 +78,20 @@ class Store:
         feed: What this process records itself.
         traces_max: Traces kept.
         bytes_max: Bytes that they may take together.
+
+    Attributes:
+        called: Addresses of services that the processes read have called.
     """
 
     def __init__(self, feed: Feed, traces_max: int = TRACES_MAX, bytes_max: int = BYTES_MAX) -> None:
         self._feed = feed
+        self.called: set[str] = set()
         self._lock = threading.RLock()
         self._traces: dict[int, _Kept] = {}
         self._requests: dict[str, Request] = {}
         self._trips: dict[str, RoundTrips] = {}
         self._lost: dict[str, str] = {}
+        self._lost_ns: dict[str, int] = {}
         self._missed: dict[str, int] = {}
         self._traces_max = traces_max
         self._bytes_max = bytes_max
@@ -100,26 +109,40 @@ class Store:
                 return Request(with_open=with_open)
             return Request(known.key, known.spans, known.samples, with_open=with_open)
 
-    def take(self, batch: Batch, sent_ns: int, received_ns: int) -> None:
-        """Take an answer.
+    def take(self, batch: Batch, sent_ns: int, received_ns: int, asked: Request | None = None) -> bool:
+        """Take an answer; return whether it was news: a process may be read in several ways.
 
         Args:
             batch: The answer.
             sent_ns: ``perf_counter_ns`` when the request was given away.
             received_ns: And when the answer was there.
+            asked: What was asked; ``None`` if nobody else reads this process.
         """
         with self._lock:
             key = batch.process.key
+            self.called.update(batch.called)
+            if key == self._feed.process.key:
+                return True  # a service of this process, whose spans are read from the ring
+            known = self._requests.get(key)
+            if asked is not None and known is not None and (asked.spans, asked.samples) != (known.spans, known.samples):
+                return False
             self._requests[key] = batch.next_request()
             self._trips.setdefault(key, RoundTrips()).add(sent_ns, received_ns, batch.clock_ns)
             self._take(batch, ours=False)
             self._shrink()
+            return True
 
-    def take_encoded(self, data: bytes | memoryview, sent_ns: int, received_ns: int) -> Batch | None:
-        """Take an answer as it came; return it, or ``None`` if it is damaged."""
+    def take_encoded(
+        self, data: bytes | memoryview, sent_ns: int, received_ns: int, asked: Request | None = None
+    ) -> Batch | None:
+        """Take an answer as it came; return it, or ``None`` if it is damaged.
+
+        One that was no news is returned with ``more``, as its process is to be asked again for what is.
+        """
         try:
             batch = decode_batch(data)
-            self.take(batch, sent_ns, received_ns)
+            if not self.take(batch, sent_ns, received_ns, asked):
+                return msgspec.structs.replace(batch, more=True)
         except (ProtocolError, ValueError, OverflowError):
             self._damaged += 1
             logger.exception("a batch of spans is damaged, so the trace lacks what was in it")
@@ -129,7 +152,7 @@ class Store:
     def lose(self, key: str, reason: str) -> None:
         """Note that a process is gone."""
         with self._lock:
-            self._lost[key] = reason
+            self._lost[key], self._lost_ns[key] = reason, time.perf_counter_ns()
             for kept in self._traces.values():
                 kept.version += 1
 
@@ -178,6 +201,7 @@ class Store:
                 self._feed.process,
                 intervals=intervals,
                 lost=self._lost,
+                lost_ns=self._lost_ns,
                 missed=self._missed,
                 epoch_ns=kept.epoch_ns,
             )
@@ -197,13 +221,11 @@ class Store:
             return look(kept.parts, {key: trips.interval(now) for key, trips in self._trips.items()})
 
     def titles(self, *, ours: bool = True) -> list[tuple[int, str]]:
-        """Return ids and titles, the latest last; with ``ours``, of those that this process has a part in."""
+        """Return ids and titles, by beginning; with ``ours``, of those that this process has a part in."""
         with self._lock:
-            return [
-                (trace_id, kept.title or kept.parts.root_name())
-                for trace_id, kept in self._traces.items()
-                if kept.ours or not ours
-            ]
+            found = [item for item in self._traces.items() if item[1].ours or not ours]
+            found.sort(key=lambda item: item[1].began_ns)
+            return [(trace_id, kept.title or kept.parts.root_name()) for trace_id, kept in found]
 
     def stats(self) -> StoreStats:
         """Return what is kept."""
@@ -224,7 +246,9 @@ class Store:
         for part in batch.spans:
             kept = self._kept(int.from_bytes(part.trace_id, "big"))
             kept.parts.add(process, part)
-            kept.ours |= ours
+            if ours:
+                kept.ours = True
+                kept.began_ns = min(kept.began_ns, part.first_ns)
             kept.version += 1
         for sampled in batch.samples:
             kept = self._kept(int.from_bytes(sampled.trace_id, "big"))

@@ -19,6 +19,8 @@ LINES_MAX = 200
 PART_MIN = 0.001
 #: Exceptions shown below the tree.
 ERRORS_MAX = 5
+#: Lines of each one's traceback, the last.
+TRACEBACK_LINES = 24
 #: Workers named on one line.
 WORKERS_MAX = 4
 
@@ -47,7 +49,7 @@ def text_tree(data: TraceData, title: str = "", width: int = 100) -> str:
     for failure in failures[:ERRORS_MAX]:
         lines.append(f"✗ {failure.type}: {_clean(failure.message)[: 2 * width]}")
         lines.append("    " + " → ".join(f"{_clean(span.name)} ({span.worker})" for span in failure.path))
-        lines += [f"    {line}" for line in failure.traceback.rstrip().splitlines()[-12:]]
+        lines += [f"    {_clean(line)}" for line in failure.chain.rstrip().splitlines()[-TRACEBACK_LINES:]]
     if len(failures) > ERRORS_MAX:
         lines.append(f"… and {len(failures) - ERRORS_MAX} more that failed: trace.errors()")
     if data.notes:

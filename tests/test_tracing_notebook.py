@@ -1,0 +1,219 @@
+"""``%znb trace`` and ``%%znb trace`` in a real kernel, and ``znb trace`` in a shell."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+import znb
+from kernels import Kernel
+from znb.cli.commands import CommandTable
+from znb.cli.main import COMMANDS, run
+from znb.spans import RECORDER
+from znb.tracing import TRACES
+
+
+@pytest.fixture(scope="module")
+def kernel(module_world):
+    with Kernel(module_world.home / "k") as kernel:
+        kernel.run("%load_ext znb")
+        kernel.run("%znb cluster start 2")
+        kernel.run("def double(x):\n    import znb\n    with znb.span('doubling'):\n        return 2 * x")
+        yield kernel
+        kernel.run("%unload_ext znb")
+
+
+def picture(cell):
+    """Return the text and the SVG of a trace that a cell shows."""
+    shown = [m.content["data"] for m in cell.messages if m.kind in {"display_data", "execute_result"}]
+    data = next(data for data in shown if "image/svg+xml" in data)
+    return data["text/plain"], data["image/svg+xml"]
+
+
+def listed(kernel):
+    """Return the rows of ``%znb trace list``, as lists of words."""
+    return [line.split() for line in kernel.run("%znb trace list").stdout.splitlines()[1:]]
+
+
+def test_a_cell_that_does_something_remote_is_a_trace_and_no_other_is(kernel):
+    before = len(listed(kernel))
+    kernel.run("1 + 1")
+    kernel.run("import znb\nwith znb.span('local only'):\n    pass")
+    label = f"In[{kernel.run('cluster.submit(double, 4).result()').reply['execution_count']}]"
+    rows = listed(kernel)[before:]
+    assert [row[-1] for row in rows] == [f"In[{int(label[3:-1]) - 1}]", label]
+    text, svg = picture(kernel.run("%znb trace last"))
+    for word in (label, "double", "doubling"):
+        assert word in text
+        assert word in svg
+
+
+def test_a_traced_cell_runs_as_it_would_without_the_line(kernel):
+    cell = kernel.run(
+        "%%znb trace twice over\nimport asyncio\nawait asyncio.sleep(0)\nvalues = list(cluster.map(double, range(3)))\nvalues"
+    )
+    assert cell.value == "[0, 2, 4]"
+    text, svg = picture(cell)
+    assert text.startswith("twice over")
+    assert "doubling" in svg
+    assert listed(kernel)[-1][-2:] == ["twice", "over"]
+
+
+def test_a_traced_cell_that_fails_shows_its_trace_too_and_fails_once(kernel):
+    cell = kernel.start("%%znb trace\ncluster.submit(int, 'x').result()").wait()
+    assert cell.error.name == "ValueError"
+    assert sum(m.kind == "error" for m in cell.messages) == 1
+    assert "invalid literal" in picture(cell)[0]
+    assert kernel.run("1 + 1").value == "2"
+
+
+def test_below_another_cell_magic_a_cell_is_traced_too(kernel):
+    cell = kernel.run("%%time\n%%znb trace timed\nresult = cluster.submit(double, 1).result()")
+    assert picture(cell)[0].startswith("timed")
+    assert kernel.run("result").value == "2"
+
+
+def test_spans_of_remote_cells_and_interrupted_ones(kernel):
+    kernel.run("%%znb trace remote cell\ncluster.run('x = 5')")
+    text, _ = picture(kernel.run("%znb trace last"))
+    assert "[serve] ×2" in text
+
+
+def test_a_trace_is_saved_by_its_suffix(kernel, world):
+    kernel.run("%%znb trace to be saved\ncluster.submit(double, 1).result()")
+    said = kernel.run(f"%znb trace --save {world.home}/t.json").stdout
+    assert "Saved 'to be saved'" in said
+    assert json.loads((world.home / "t.json").read_text())["traceEvents"]
+    identifier = listed(kernel)[-1][0]
+    kernel.run(f"%znb trace {identifier} --save {world.home}/t.speedscope.json")
+    assert json.loads((world.home / "t.speedscope.json").read_text())["profiles"]
+
+
+def test_switched_off_cells_leave_no_trace(kernel):
+    assert "off" in kernel.run("%znb trace off").stdout
+    before = listed(kernel)
+    kernel.run("cluster.submit(double, 1).result()")
+    assert listed(kernel) == before
+    assert "on" in kernel.run("%znb trace on").stdout
+    kernel.run("cluster.submit(double, 1).result()")
+    assert len(listed(kernel)) == len(before) + 1
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("%znb trace nonsense", "expected the id of one trace, got 'nonsense'"),
+        ("%znb trace --save x.nope", "a trace is saved by its suffix"),
+        ("%znb trace list --save x.json", "--save goes with one trace"),
+        ("%znb trace on --save x.json", "--save goes with a trace, not with on"),
+        ("%znb trace --save /nowhere/x.json", "cannot be written"),
+        ("%%znb trace --nonsense\n1", "unknown option --nonsense"),
+    ],
+)
+def test_what_is_wrong_is_said(kernel, line, said):
+    kernel.run("cluster.submit(double, 1).result()")
+    cell = kernel.start(line).wait()
+    assert cell.reply["status"] == "error"
+    assert said in cell.stderr
+
+
+def test_help_of_a_traced_cell_runs_nothing(kernel):
+    cell = kernel.run("%%znb trace --help\nhelped = 1")
+    assert "usage: %%znb trace [TITLE…]" in cell.stdout
+    assert kernel.run("'helped' in dir()").value == "False"
+
+
+# -- in a shell
+
+
+def command(*words):
+    return run(list(words), CommandTable("znb", COMMANDS))
+
+
+def test_a_saved_trace_is_shown_and_converted(world, capsys):
+    with znb.trace("kept") as t, znb.span("inside"):
+        pass
+    TRACES.sampler.rest()
+    file = t.save(world.home / "kept.json")
+    assert command("trace", str(file)) == 0
+    assert "inside" in capsys.readouterr().out
+    assert command("trace", str(file), "--save", str(world.home / "kept.otlp.json")) == 0
+    assert command("trace", str(world.home / "kept.otlp.json")) == 0
+    assert "inside" in capsys.readouterr().out
+    assert RECORDER.live == 0
+
+
+def test_what_is_no_trace_is_said_with_the_status_of_wrong_usage(world, capsys):
+    (world.home / "cut.json").write_text('{"traceEvents": [')
+    assert command("trace", str(world.home / "cut.json")) == 2
+    assert "cut off" in capsys.readouterr().err
+    assert command("trace", str(world.home / "missing.json")) == 2
+    assert "expected a file, or a URL" in capsys.readouterr().err
+    assert command("trace", "tcp://127.0.0.1:1") == 3
+
+
+SERVICE = """
+import sys, znb.rpc
+service = znb.rpc.serve({"shout": lambda text: text.upper()}, name="shouter", bind=sys.argv[1], insecure=sys.argv[2] == "open")
+print(service.address, flush=True)
+sys.stdin.read()
+service.close()
+"""
+
+
+@pytest.mark.parametrize(("bind", "kind"), [("tcp://127.0.0.1:*", "local"), ("tcp://0.0.0.0:*", "open")])
+def test_the_traces_of_a_service(world, capsys, bind, kind):
+    process = subprocess.Popen(
+        [sys.executable, "-c", SERVICE, bind, kind], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    try:
+        url = process.stdout.readline().strip().replace("0.0.0.0", "127.0.0.1")
+        with znb.connect(url) as svc:
+            assert svc.shout("a") == "A"
+        status = command("trace", url)
+        said = capsys.readouterr()
+        if kind == "local":
+            assert status == 0
+            assert "shouter.shout" in said.out
+        else:  # whoever can reach it could read what others ask of it
+            assert status == 4
+            assert "has no keys" in said.err
+    finally:
+        process.stdin.close()
+        process.wait(20)
+        process.stdout.close()
+
+
+TERMINAL = """
+%load_ext znb
+%znb cluster start 1
+def inner(x):
+    return 1 / (x - 4)
+
+def outer(x):
+    return inner(x)
+
+cluster.submit(outer, 4).result()
+%debug
+where
+up
+q
+"""
+
+
+def test_debug_goes_through_the_remote_frames_and_says_what_it_cannot_do(world):
+    done = subprocess.run(
+        [sys.executable, "-m", "IPython", "--simple-prompt", "--no-banner", "--colors=NoColor"],
+        input=TERMINAL,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert "their variables stayed there" in done.stdout
+    walked = done.stdout.partition("their variables stayed there")[2]
+    for line in ("inner()", "----> 2     return 1 / (x - 4)", "outer()", "cluster.submit(outer, 4).result()"):
+        assert line in walked

@@ -1,0 +1,206 @@
+"""``%znb trace`` and ``%%znb trace``, and a span for each cell that does something remote.
+
+A cell that begins with ``%%znb trace`` runs as it would without that line, which IPython does not get to see
+(``TracedCells.transform``): so ``await``, the last value and line numbers are as ever. Its trace begins before the
+cell and ends behind it, by IPython's events.
+
+Invariants: a cell's span is recorded only if something became a child of it. Everything runs on the thread of the cell.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import time
+from typing import TYPE_CHECKING
+
+from IPython.display import display
+
+from znb.cli.commands import Command, CommandTable, HelpWanted, Parser, WrongUsage
+from znb.cli.traces import save, trace_table
+from znb.magics.session import Session
+from znb.spans import RECORDER, OptionalSpan
+from znb.tracing import COLLECT_TIMEOUT, TRACES, LiveTrace, Trace, trace
+
+if TYPE_CHECKING:
+    from IPython.core.interactiveshell import ExecutionInfo, ExecutionResult, InteractiveShell
+
+__all__ = ["CELL_COMMANDS", "LINE_COMMANDS", "TracedCells"]
+
+#: How a cell begins that is traced.
+MAGIC_LINE = "%%znb trace"
+#: Cells whose end was not heard of that are remembered.
+CELLS_MAX = 16
+
+
+class TracedCells:
+    """The spans of a shell's cells.
+
+    Args:
+        shell: The shell.
+        session: Knows what cells are called.
+    """
+
+    def __init__(self, shell: InteractiveShell, session: Session) -> None:
+        self._shell = shell
+        self._session = session
+        self._table = CommandTable("%%znb", CELL_COMMANDS)
+        self._running: list[tuple[ExecutionInfo, OptionalSpan | LiveTrace]] = []
+
+    def install(self) -> None:
+        """Make a span of each cell from now on."""
+        self._shell.events.register("pre_run_cell", self._begin)
+        self._shell.events.register("post_run_cell", self._end)
+        self._shell.input_transformers_cleanup.append(self.transform)
+
+    def remove(self) -> None:
+        """Make no more spans."""
+        self._shell.events.unregister("pre_run_cell", self._begin)
+        self._shell.events.unregister("post_run_cell", self._end)
+        self._shell.input_transformers_cleanup.remove(self.transform)
+
+    def transform(self, lines: list[str]) -> list[str]:
+        """Take the magic's line out of a cell before it runs; not if it is wrong, or asks for help."""
+        if self._running or self._title("".join(lines)) is None:  # what runs already is not a cell's beginning
+            return lines
+        number = next(number for number, line in enumerate(lines) if line.strip())
+        return [*lines[:number], "\n", *lines[number + 1 :]]
+
+    def _title(self, cell: str) -> str | None:
+        """Return the title that a cell asks to be traced with, empty for none; ``None`` if it does not ask."""
+        first, _, body = cell.lstrip().partition("\n")
+        if not first.startswith(MAGIC_LINE) or not body.strip():
+            return None
+        try:
+            command, args = self._table.parse(shlex.split(first)[1:])
+        except (WrongUsage, HelpWanted, ValueError):
+            return None
+        return " ".join(args.title) if command.name == "trace" else None
+
+    def _begin(self, info: ExecutionInfo) -> None:
+        # Some kinds of runs leave no end; and cells may run others.
+        del self._running[:-CELLS_MAX]
+        history = self._shell.history_manager
+        label = "a cell"
+        if info.store_history and history is not None:
+            label = f"In[{len(history.input_hist_parsed)}]"
+        attributes = {"cell_id": info.cell_id} if info.cell_id else {}
+        title = self._title(info.raw_cell or "")
+        span: OptionalSpan | LiveTrace
+        if title is None:
+            span = OptionalSpan(RECORDER, label, "cell", attributes)
+        else:
+            span = trace(title or label, cell=label, **attributes)
+        self._running.append((info, span.__enter__()))
+
+    def _end(self, result: ExecutionResult) -> None:
+        while self._running:
+            info, span = self._running.pop()
+            error = None
+            if info is result.info:
+                error = result.error_before_exec or result.error_in_exec
+            if isinstance(span, LiveTrace):
+                span.__exit__(None if error is None else type(error), error, None)
+                display(span)  # type: ignore[no-untyped-call]
+            else:
+                span.__exit__(None, error if span.used else None, None)
+            if info is result.info:
+                return
+
+
+def _trace(_session: Session, args: argparse.Namespace) -> Trace | None:
+    which = args.which
+    if which in {"on", "off"}:
+        if args.save:
+            raise WrongUsage(f"--save goes with a trace, not with {which}", "%znb trace [last|list|ID] --save FILE")
+        RECORDER.off = which == "off"
+        if RECORDER.off:
+            print("Tracing is off: only what is inside %%znb trace or `with znb.trace()` is recorded.")
+        else:
+            print("Tracing is on: cells that do something remote are recorded.")
+        return None
+    TRACES.collect(COLLECT_TIMEOUT)
+    kept = list(TRACES)
+    if which == "list" and not args.save:
+        print(trace_table(kept) or "No traces yet: a cell that does something remote leaves one.")
+        return None
+    found = _find(kept, which)
+    if args.save:
+        print(save(found, args.save))
+        return None
+    return found
+
+
+def _find(kept: list[Trace], which: str) -> Trace:
+    usage = "%znb trace [last|list|ID] [--save FILE]"
+    if which == "list":
+        raise WrongUsage("--save goes with one trace: give last or an ID", usage)
+    if which == "last":
+        if not kept:
+            raise WrongUsage("there are no traces yet: a cell that does something remote leaves one", "")
+        return kept[-1]
+    try:
+        return TRACES[which]
+    except KeyError as error:
+        raise WrongUsage(f"{error.args[0]}; %znb trace list shows them", usage) from None
+
+
+def _trace_cell(session: Session, args: argparse.Namespace) -> None:
+    """Trace a cell whose line IPython got to see, as another cell magic stands above it: run it as ``%%time`` does."""
+    if not args.cell.strip():
+        return
+    shell = session.shell
+    source: str = shell.transform_cell(args.cell)  # type: ignore[no-untyped-call]
+    code = compile(source, shell.compile.cache(source), "exec")
+    with trace(" ".join(args.title) or f"a cell at {time.strftime('%H:%M:%S')}") as traced:
+        exec(code, shell.user_ns)  # noqa: S102 - it is the user's cell
+    display(traced)  # type: ignore[no-untyped-call]
+
+
+def _trace_arguments(parser: Parser) -> None:
+    parser.argument(
+        "which",
+        metavar="last|list|ID|on|off",
+        nargs="?",
+        default="last",
+        help="which one: the last (default), the one of this id; a list of all; or switch recording on or off",
+    )
+    parser.argument(
+        "--save",
+        metavar="FILE",
+        offers="paths",
+        help="write it to a file: .json, .speedscope.json, .otlp.json, .folded, .html or .svg",
+    )
+
+
+def _cell_arguments(parser: Parser) -> None:
+    parser.argument("title", metavar="TITLE", nargs="*", help="what to call it (default: the cell's number)")
+
+
+#: Line magics for traces.
+LINE_COMMANDS = (
+    Command(
+        "trace",
+        "show where the time of a cell went, or save that to a file",
+        _trace,
+        _trace_arguments,
+        "Every cell that does something remote is recorded: each call, job and span of your own, on all workers and "
+        "in all services that it led to. The last 100 are kept.",
+        "%znb trace                       the last one, as a flame graph\n"
+        "%znb trace list                  all of them\n"
+        "%znb trace 3fa2 --save run.json  for ui.perfetto.dev\n"
+        "%znb trace off                   record nothing from now on",
+    ),
+)
+
+#: Cell magics for traces.
+CELL_COMMANDS = (
+    Command(
+        "trace",
+        "run this cell, sampled wherever it leads, and show where its time went",
+        _trace_cell,
+        _cell_arguments,
+        "The cell runs here, as it would without this line; what it calls on workers and in services is followed.",
+        "%%znb trace                      called as the cell is\n%%znb trace first epoch          with a title",
+    ),
+)
