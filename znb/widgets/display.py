@@ -10,7 +10,7 @@ from typing import Any
 
 from znb.tracing import LiveTrace, Trace
 
-__all__ = ["install", "remove"]
+__all__ = ["install", "remove", "show"]
 
 _TYPES = (Trace, LiveTrace)
 
@@ -20,7 +20,7 @@ def install(shell: Any) -> None:
     if not hasattr(shell, "kernel"):
         return
     for kind in _TYPES:
-        shell.display_formatter.ipython_display_formatter.for_type(kind, _show)
+        shell.display_formatter.ipython_display_formatter.for_type(kind, show)
 
 
 def remove(shell: Any) -> None:
@@ -29,7 +29,8 @@ def remove(shell: Any) -> None:
         shell.display_formatter.ipython_display_formatter.pop(kind, None)
 
 
-def _show(trace: Trace) -> None:
-    from znb.widgets.explorer import show  # noqa: PLC0415 - ipywidgets takes 0.1 s to import
+def show(trace: Trace) -> Any:
+    """Display a trace; return its explorer, if it has one."""
+    from znb.widgets import explorer  # noqa: PLC0415 - ipywidgets takes 0.1 s to import
 
-    show(trace)
+    return explorer.show(trace)

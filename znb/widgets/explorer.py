@@ -35,7 +35,7 @@ from znb.traces import Parts, analysis
 from znb.traces.assemble import clock_of
 from znb.traces.clock import Interval
 from znb.tracing import TRACES, Trace
-from znb.widgets.bundles import read_bundle
+from znb.widgets.bundles import BundleMissing, read_bundle
 from znb.widgets.columns import Chunk, Encoder, Source, source_of
 from znb.widgets.comms import hear_while_busy
 
@@ -87,6 +87,7 @@ class Explorer(anywidget.AnyWidget):
         self._mounted = threading.Event()
         self._wanted = threading.Event()
         self._thread: threading.Thread | None = None
+        self._shown: tuple[NotebookCell, str] | None = None
         #: Whether pages are heard while a cell runs, so that they can ask for what they missed.
         self._heard = False
         super().__init__(
@@ -246,8 +247,16 @@ class Explorer(anywidget.AnyWidget):
         publisher: Any = shell.display_pub
         publisher.publish(self._bundle(), transient={"display_id": identity})
         self.start()
-        cell = NotebookCell(publisher)
-        threading.Thread(target=self._settle, args=(cell, identity), name="znb-explorer", daemon=True).start()
+        self._shown = (NotebookCell(publisher), identity)
+        threading.Thread(target=self._settle, args=self._shown, name="znb-explorer", daemon=True).start()
+
+    def finish(self) -> None:
+        """Complete the display at the end of the traced cell, for those who execute notebooks without a page.
+
+        They take what a cell shows until it has ended, and nothing after that.
+        """
+        if self._shown is not None and not self._mounted.is_set():
+            _update(*self._shown, self._bundle())
 
     def _bundle(self, *, widget: bool = True) -> dict[str, Any]:
         data = self.trace.data
@@ -258,13 +267,9 @@ class Explorer(anywidget.AnyWidget):
 
     def _settle(self, cell: NotebookCell, identity: str) -> None:
         """Replace the display by a picture when the trace has ended and the page has everything."""
-        grew = self.live
         while self.live:
             time.sleep(0.05)
         self.wait_sent()
-        # Those who execute notebooks without a page get the final picture at once, beside the widget.
-        if grew and not self._mounted.is_set():
-            _update(cell, identity, self._bundle())
         self._mounted.wait(MOUNT_TIMEOUT)
         self.send({"kind": "settled"})
         _update(cell, identity, self._bundle(widget=False))
@@ -280,7 +285,12 @@ def show(trace: Trace) -> Explorer | None:
     if shell is None or not hasattr(shell, "kernel"):
         print(trace.text())
         return None
-    explorer = Explorer(trace, cell=_calling_cell(shell))
+    try:
+        explorer = Explorer(trace, cell=_calling_cell(shell))
+    except BundleMissing:  # a source tree that was not built: its picture will do
+        pictures = {"text/plain": trace.text(), "image/svg+xml": flame_svg(trace.data, trace.title)}
+        shell.display_pub.publish(pictures)
+        return None
     explorer.show()
     return explorer
 
