@@ -18,9 +18,12 @@ BENCHFLAGS ?=
 VENV := .venv
 BIN := $(VENV)/bin
 
-# What the demo needs of Debian, and what only tests do: venv itself, where Debian ships Python without it; and an ssh, network
-# namespaces and a Slurm to start workers with. What cannot be had is said by the tests that are skipped for it.
-DEBIAN_PACKAGES := $(shell $(PYTHON) -c 'import ensurepip' 2>/dev/null || echo python3-venv)
+# What the demo needs of Debian: venv itself, where Debian ships Python without it; and what builds the widgets. What only
+# tests need: a browser to look at the widgets with; an ssh, network namespaces and a Slurm to start workers with. What cannot
+# be had is said by the tests that are skipped for it.
+DEBIAN_PACKAGES := $(shell $(PYTHON) -c 'import ensurepip' 2>/dev/null || echo python3-venv) \
+	$(shell command -v npm >/dev/null || echo nodejs npm)
+BROWSER_PACKAGES := $(shell command -v chromium chromium-browser google-chrome >/dev/null || echo chromium) fonts-dejavu-core
 DEBIAN_TEST_PACKAGES := openssh-client openssh-server iproute2 slurm-wlm munge
 
 # Environments that only tests use: another major version of ipykernel, and other Pythons where they are to be had.
@@ -32,6 +35,11 @@ DEV := $(VENV)/.stamp-dev
 BENCH := $(VENV)/.stamp-bench
 DEBIAN := .stamps/debian-$(subst $() ,_,$(strip none $(DEBIAN_PACKAGES)))
 DEBIAN_TEST := .stamps/debian-$(subst $() ,_,$(DEBIAN_TEST_PACKAGES))
+BROWSER := .stamps/debian-$(subst $() ,_,$(strip browser $(BROWSER_PACKAGES)))
+
+# The widgets' front end is built into the Python package, whose wheel takes it along.
+NPM := .stamps/npm
+BUNDLES := .stamps/bundles
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -40,25 +48,27 @@ DEBIAN_TEST := .stamps/debian-$(subst $() ,_,$(DEBIAN_TEST_PACKAGES))
 help:
 	@sed -n '/^#/!q;s/^# \{0,1\}//p' Makefile
 
-demo: $(BASE)
+demo: $(BASE) $(BUNDLES)
 	$(BIN)/znb demo
 
 # The tests that need a core to themselves run first and alone. Exit status 5: no test was selected. The package is
 # compiled before, as an installed one is: where Python may not write bytecode, each process would compile it again.
-test: $(DEV) $(DEBIAN_TEST) other-environments
+test: $(DEV) $(BUNDLES) $(BROWSER) $(DEBIAN_TEST) other-environments
 	@for python in $(BIN)/python $(OTHER_ENVIRONMENTS:%=.venvs/%/bin/python); do \
 		[ ! -x $$python ] || $$python -m compileall -q znb tests || exit 1; \
 	done
 	@failed=0; \
+	tools/npm.sh test || failed=1; \
 	$(BIN)/python -m pytest -m serial $(TESTFLAGS) || [ $$? -eq 5 ] || failed=1; \
 	$(BIN)/python -m pytest -m 'not serial' -n 2 $(TESTFLAGS) || failed=1; \
 	exit $$failed
 
-check: $(DEV)
+check: $(DEV) $(NPM)
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	tools/npm.sh run check
 
 format: $(DEV)
 	$(BIN)/ruff format
@@ -68,11 +78,11 @@ bench: $(BENCH)
 	$(BIN)/python benchmarks/run.py $(BENCHFLAGS)
 
 clean:
-	rm -rf $(VENV) .venvs .stamps .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) .venvs .stamps js/node_modules znb/widgets/static artifacts .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(DEBIAN):
-	$(if $(DEBIAN_PACKAGES),tools/debian.sh $(DEBIAN_PACKAGES))
+	$(if $(strip $(DEBIAN_PACKAGES)),tools/debian.sh $(DEBIAN_PACKAGES))
 	@mkdir -p $(@D) && touch $@
 
 # RUNLEVEL: their daemons are not to be started, tests start their own.
@@ -80,7 +90,19 @@ $(DEBIAN_TEST): tools/debian.sh
 	RUNLEVEL=1 tools/debian.sh $(DEBIAN_TEST_PACKAGES) || echo "NOT INSTALLED: tests that need it are skipped, and say so" >&2
 	@mkdir -p $(@D) && touch $@
 
-$(BASE): pyproject.toml tools/environment.py $(DEBIAN)
+$(BROWSER):
+	tools/debian.sh $(BROWSER_PACKAGES)
+	@mkdir -p $(@D) && touch $@
+
+$(NPM): js/package-lock.json js/.npmrc tools/npm.sh $(DEBIAN)
+	tools/npm.sh ci
+	@touch $@
+
+$(BUNDLES): $(NPM) js/build.mjs $(wildcard js/src/*/*.ts js/src/*/*.css)
+	tools/npm.sh run build
+	@touch $@
+
+$(BASE): pyproject.toml tools/environment.py $(DEBIAN) | $(BUNDLES)
 	$(PYTHON) tools/environment.py $(VENV) --install .
 	@touch $@
 

@@ -42,8 +42,9 @@ if TYPE_CHECKING:
 #: Seconds that threads and processes have to end by themselves after a test; loaded machines are slow to reap.
 GRACE = 5.0
 
-#: Processes that Python or a peer keeps for as long as the test process lives; they are nobody's leak.
-HELPERS = ("resource_tracker", "multiprocessing.forkserver")
+#: Processes that Python or a peer keeps for as long as the test process lives, and those of a browser (``--type=renderer``
+#: and others), which come and go as it likes and end with it; they are nobody's leak.
+HELPERS = ("resource_tracker", "multiprocessing.forkserver", "--type=")
 
 SHARED_MEMORY = Path("/dev/shm")
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 import znb
+from znb.pubsub import streams
 
 ROOT = Path(__file__).resolve().parent.parent
 MODULES = [m.name for m in pkgutil.walk_packages(znb.__path__, "znb.") if not m.name.endswith("__main__")]
@@ -21,6 +22,7 @@ MODULES = [m.name for m in pkgutil.walk_packages(znb.__path__, "znb.") if not m.
 @pytest.mark.parametrize("name", MODULES)
 def test_docstring_examples_run(name):
     results = doctest.testmod(importlib.import_module(name), optionflags=doctest.ELLIPSIS)
+    streams.close()  # an example that publishes does so for as long as its process lives
     assert results.failed == 0, "see the output above"
 
 

@@ -556,6 +556,24 @@ def test_the_page_loads_nothing_and_no_name_ends_its_script(known):
     assert "<title>&lt;title&gt;</title>" in page
 
 
+def test_the_page_has_the_sources_that_its_trace_names(tmp_path):
+    cell = tmp_path / "cell.py"
+    cell.write_text("".join(f"line {number}\n" for number in range(1, 41)))
+    stack = f'Traceback:\n  File "{cell}", line 20, in f\n    line 20\nValueError'
+    failed = Event(BASE, "exception", {"exception.stacktrace": stack})
+    page = render(make_trace([Made("a", 0, 9, status="error", events=(failed,))]), ".html").partition(PAGE_START)[2]
+    first, lines = json.loads(page.partition(b"</script>")[0])["sources"][str(cell)]
+    assert (first, lines[0], lines[-1]) == (12, "line 12", "line 28")
+
+
+def test_without_the_explorer_the_page_shows_a_picture(known, monkeypatch, tmp_path):
+    monkeypatch.setattr("znb.export.page._built", lambda _file: "")
+    page = render(known, ".html", "t").decode()
+    assert "<svg" in page.partition(PAGE_START.decode())[0]
+    (tmp_path / "t.html").write_text(page)
+    assert len(load(tmp_path / "t.html")[0]) == len(known)
+
+
 def test_where_the_format_is_not_writable(known, tmp_path):
     with pytest.raises(FileNotFoundError):
         save(known, tmp_path / "no" / "t.json")

@@ -28,8 +28,9 @@ def kernel(module_world):
 
 def picture(cell):
     """Return the text and the SVG of a trace that a cell shows."""
-    shown = [m.content["data"] for m in cell.messages if m.kind in {"display_data", "execute_result"}]
-    data = next(data for data in shown if "image/svg+xml" in data)
+    kinds = {"display_data", "update_display_data", "execute_result"}
+    shown = [m.content["data"] for m in cell.messages if m.kind in kinds]
+    data = [data for data in shown if "image/svg+xml" in data][-1]
     return data["text/plain"], data["image/svg+xml"]
 
 

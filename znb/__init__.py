@@ -23,9 +23,11 @@ if TYPE_CHECKING:
         ZnbError,
     )
     from znb.magics import load_ipython_extension, unload_ipython_extension
+    from znb.pubsub import publish, subscribe
     from znb.rpc import Hook, connect, current_call, expose, serve, unexpose
     from znb.spans import span, traced
     from znb.tracing import Trace, trace
+    from znb.widgets.stream import stream
 
 #: Where each public name lives, grouped by what it is for.
 _HOMES = {
@@ -43,9 +45,11 @@ _HOMES = {
         "ZnbError",
     ),
     "znb.magics": ("load_ipython_extension", "unload_ipython_extension"),
+    "znb.pubsub": ("publish", "subscribe"),
     "znb.rpc": ("Hook", "connect", "current_call", "expose", "serve", "unexpose"),
     "znb.spans": ("span", "traced"),
     "znb.tracing": ("Trace", "trace"),
+    "znb.widgets.stream": ("stream",),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
@@ -69,8 +73,11 @@ __all__ = [
     "current_call",
     "expose",
     "load_ipython_extension",
+    "publish",
     "serve",
     "span",
+    "stream",
+    "subscribe",
     "trace",
     "traced",
     "unexpose",

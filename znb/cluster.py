@@ -439,11 +439,17 @@ class Cluster(concurrent.futures.Executor):
             return f"<Cluster {self.name!r}, {'ended' if self._ended else 'closed'}>"
         return f"<Cluster {self.name!r} on {self._launcher.where}: {' '.join(self.names) or 'no workers'}>"
 
-    def _repr_mimebundle_(self, **_: Any) -> dict[str, str]:
+    def _repr_mimebundle_(self, **_: Any) -> dict[str, Any]:
         if self.closed:
             return {"text/plain": repr(self)}
         status = self.status()
-        return {"text/plain": str(status), "text/html": status.to_html()}
+        plain = {"text/plain": str(status), "text/html": status.to_html()}
+        if kernel_of_this_process() is None:
+            return plain
+        with contextlib.suppress(ZnbError):  # the front end has not been built
+            # By name, because widgets are above clusters, and take long to load.
+            return dict(importlib.import_module("znb.widgets.panel").bundle_of(self, plain))
+        return plain
 
     def __getitem__(self, target: Target) -> Workers:
         """Return the workers that ``target`` means: a number, name, slice, or text such as ``"0,2"``."""
@@ -582,10 +588,15 @@ def count_of_workers(n: object) -> int:
     return number
 
 
+def kernel_of_this_process() -> Any:
+    """Return the Jupyter kernel that this process is; ``None`` if it is none."""
+    shell = getattr(sys.modules.get("IPython.core.getipython"), "get_ipython", lambda: None)()
+    return getattr(shell, "kernel", None)
+
+
 def kernel_at_exit() -> str:
     """Return ``"restarts"`` or ``"ends"`` if this process is a Jupyter kernel, else nothing."""
-    shell = getattr(sys.modules.get("IPython.core.getipython"), "get_ipython", lambda: None)()
-    kernel = getattr(shell, "kernel", None)
+    kernel = kernel_of_this_process()
     if kernel is None:
         return ""
     message = getattr(kernel, "_shutdown_message", None)

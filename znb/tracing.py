@@ -15,7 +15,7 @@ from typing import Any, Final, Self
 from znb import export
 from znb.callees import Callees
 from znb.profiler import SAMPLER, Sampler
-from znb.spans import RECORDER, OpenSpan, Recorder, Span, SpanTable
+from znb.spans import RECORDER, OpenSpan, Process, Recorder, Span, SpanTable
 from znb.spans.samples import SampleTable
 from znb.traces import analysis
 from znb.traces.feed import Feed
@@ -24,7 +24,7 @@ from znb.traces.pieces import Piece, pieces
 from znb.traces.store import Store
 from znb.traces.text import text_tree
 
-__all__ = ["TRACES", "Picture", "Trace", "Traces", "trace"]
+__all__ = ["TRACES", "LiveTrace", "Picture", "Trace", "Traces", "trace"]
 
 #: Milliseconds between two samples.
 INTERVAL_MS = 10
@@ -236,10 +236,16 @@ class Traces:
     def __init__(self, recorder: Recorder) -> None:
         self.recorder = recorder
         self.sampler = SAMPLER if recorder is RECORDER else Sampler(recorder)
-        self.store = Store(Feed(recorder, self.sampler))
+        self._feed = Feed(recorder, self.sampler)
+        self.store = Store(self._feed)
         self._callees = Callees(self.store)
         self.collectors: list[Callable[[float], object]] = []
         self.live: list[LiveTrace] = []
+
+    @property
+    def process(self) -> Process:
+        """This process, as its spans name it."""
+        return self._feed.process
 
     def new(self, title: str, interval: float, attributes: dict[str, Any]) -> LiveTrace:
         """Return a trace to enter."""

@@ -52,6 +52,7 @@ from znb.executor.waits import awaited_folder
 from znb.journal import Journal
 from znb.outputs import Output, Text, encode_output
 from znb.profiler import SAMPLER
+from znb.pubsub.home import home
 from znb.routes import Mark, MarkedEmit
 from znb.rpc import Request, Server
 from znb.runner import Failure, Runner, Success, Task
@@ -378,4 +379,6 @@ def _emitter(request: Request) -> Callable[[Output], None]:
 def main(spec: WorkerSpec) -> None:
     """Be the worker that ``spec`` describes, until told to end."""
     faulthandler.enable(spec.crash_fd)
-    Worker(spec).run()
+    worker = Worker(spec)
+    home.settle(spec.events, spec.name, worker.codec)
+    worker.run()

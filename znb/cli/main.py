@@ -13,7 +13,7 @@ import sys
 from collections.abc import Sequence
 
 from znb import __version__
-from znb.cli import clusters, services, traces
+from znb.cli import clusters, services, streams, traces
 from znb.cli.commands import Command, CommandTable, HelpWanted, Parser, WrongUsage
 from znb.cli.values import at_least_one
 from znb.errors import AuthError, ProtocolError, RemoteError, ZnbError
@@ -110,5 +110,6 @@ COMMANDS = (
     ),
     *clusters.COMMANDS,
     *services.COMMANDS,
+    *streams.COMMANDS,
     *traces.COMMANDS,
 )

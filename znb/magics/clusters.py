@@ -65,7 +65,7 @@ def _list(_session: Session, _args: argparse.Namespace) -> None:
 
 
 def _status(session: Session, _args: argparse.Namespace) -> None:
-    print(session.cluster().status())
+    display(session.cluster())  # type: ignore[no-untyped-call]
 
 
 def _scale(session: Session, args: argparse.Namespace) -> None:

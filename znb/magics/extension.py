@@ -15,10 +15,11 @@ from IPython.core.error import UsageError
 
 from znb.cli.commands import CommandTable, HelpWanted, WrongUsage
 from znb.errors import ZnbError
-from znb.magics import cells, clusters, services, tracing
+from znb.magics import cells, clusters, services, streams, tracing
 from znb.magics.completion import make_matcher
 from znb.magics.failures import ErrorHandler, explain_debug, show_message_only
 from znb.magics.session import Session
+from znb.widgets import display
 
 if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell
@@ -26,7 +27,13 @@ if TYPE_CHECKING:
 __all__ = ["Extension"]
 
 #: What may follow ``%znb``, in the order of the help text.
-LINE_COMMANDS = (*clusters.COMMANDS, *cells.LINE_COMMANDS, *services.LINE_COMMANDS, *tracing.LINE_COMMANDS)
+LINE_COMMANDS = (
+    *clusters.COMMANDS,
+    *cells.LINE_COMMANDS,
+    *services.LINE_COMMANDS,
+    *streams.COMMANDS,
+    *tracing.LINE_COMMANDS,
+)
 #: What may follow ``%%znb``.
 CELL_COMMANDS = (*cells.CELL_COMMANDS, *services.CELL_COMMANDS, *tracing.CELL_COMMANDS)
 
@@ -75,6 +82,7 @@ class Extension:
             self._shell.Completer.custom_matchers.append(self._matcher)
         self._shell.input_transformers_cleanup.append(self._transform)
         self._errors.install()
+        display.install(self._shell)
         self._cells.install()
         self._shell.events.register("pre_run_cell", explain_debug)
 
@@ -86,6 +94,7 @@ class Extension:
             self._shell.Completer.custom_matchers.remove(self._matcher)
         self._shell.input_transformers_cleanup.remove(self._transform)
         self._errors.remove()
+        display.remove(self._shell)
         self._cells.remove()
         self._shell.events.unregister("pre_run_cell", explain_debug)
         for name in self.session.close():

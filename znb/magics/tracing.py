@@ -2,7 +2,7 @@
 
 A cell that begins with ``%%znb trace`` runs as it would without that line, which IPython does not get to see
 (``TracedCells.transform``): so ``await``, the last value and line numbers are as ever. Its trace begins before the
-cell and ends behind it, by IPython's events.
+cell and ends behind it, by IPython's events. In a notebook it is displayed at once, and grows.
 
 Invariants: a cell's span is recorded only if something became a child of it. Everything runs on the thread of the cell.
 """
@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 import shlex
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from IPython.display import display
 
@@ -21,6 +21,7 @@ from znb.cli.traces import save, trace_table
 from znb.magics.session import Session
 from znb.spans import RECORDER, OptionalSpan
 from znb.tracing import COLLECT_TIMEOUT, TRACES, LiveTrace, Trace, trace
+from znb.widgets.display import show
 
 if TYPE_CHECKING:
     from IPython.core.interactiveshell import ExecutionInfo, ExecutionResult, InteractiveShell
@@ -46,6 +47,7 @@ class TracedCells:
         self._session = session
         self._table = CommandTable("%%znb", CELL_COMMANDS)
         self._running: list[tuple[ExecutionInfo, OptionalSpan | LiveTrace]] = []
+        self._explorer: Any = None
 
     def install(self) -> None:
         """Make a span of each cell from now on."""
@@ -92,6 +94,8 @@ class TracedCells:
         else:
             span = trace(title or label, cell=label, **attributes)
         self._running.append((info, span.__enter__()))
+        if isinstance(span, LiveTrace) and _has_front_end(self._shell):
+            self._explorer = show(span)
 
     def _end(self, result: ExecutionResult) -> None:
         while self._running:
@@ -101,7 +105,12 @@ class TracedCells:
                 error = result.error_before_exec or result.error_in_exec
             if isinstance(span, LiveTrace):
                 span.__exit__(None if error is None else type(error), error, None)
-                display(span)  # type: ignore[no-untyped-call]
+                if not _has_front_end(self._shell):
+                    print(span.text())
+                elif self._explorer is not None:
+                    self._explorer.finish()
+                else:
+                    display(span)  # type: ignore[no-untyped-call]
             else:
                 span.__exit__(None, error if span.used else None, None)
             if info is result.info:
@@ -153,8 +162,17 @@ def _trace_cell(session: Session, args: argparse.Namespace) -> None:
     source: str = shell.transform_cell(args.cell)  # type: ignore[no-untyped-call]
     code = compile(source, shell.compile.cache(source), "exec")
     with trace(" ".join(args.title) or f"a cell at {time.strftime('%H:%M:%S')}") as traced:
+        explorer = show(traced) if _has_front_end(shell) else None
         exec(code, shell.user_ns)  # noqa: S102 - it is the user's cell
-    display(traced)  # type: ignore[no-untyped-call]
+    if explorer is not None:
+        explorer.finish()
+    else:
+        display(traced)  # type: ignore[no-untyped-call]
+
+
+def _has_front_end(shell: InteractiveShell) -> bool:
+    """Whether a display may change later; in a terminal it is printed once, so at the end."""
+    return hasattr(shell, "kernel")
 
 
 def _trace_arguments(parser: Parser) -> None:

@@ -9,19 +9,22 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from typing import NamedTuple
+from collections.abc import Callable, Mapping
+from typing import NamedTuple, TypeVar
 
 import msgspec
 
 from znb.errors import ProtocolError
 from znb.traces.assemble import Parts, assemble
-from znb.traces.clock import RoundTrips
+from znb.traces.clock import Interval, RoundTrips
 from znb.traces.feed import Batch, Feed, Request, decode_batch
 from znb.traces.model import TraceData
 
 __all__ = ["Store", "StoreStats"]
 
 logger = logging.getLogger("znb.traces")
+
+T = TypeVar("T")
 
 #: Traces kept.
 TRACES_MAX = 100
@@ -202,6 +205,20 @@ class Store:
                 missed=self._missed,
                 epoch_ns=kept.epoch_ns,
             )
+
+    def look(self, trace_id: int, look: Callable[[Parts, Mapping[str, Interval]], T]) -> T | None:
+        """Return what a look at the parts of a trace gives; nothing comes meanwhile. ``None`` if it is not kept.
+
+        Args:
+            trace_id: Which.
+            look: Is given the parts, and by process key bounds for its clock minus ours.
+        """
+        with self._lock:
+            kept = self._traces.get(trace_id)
+            if kept is None:
+                return None
+            now = time.perf_counter_ns()
+            return look(kept.parts, {key: trips.interval(now) for key, trips in self._trips.items()})
 
     def titles(self, *, ours: bool = True) -> list[tuple[int, str]]:
         """Return ids and titles, by beginning; with ``ours``, of those that this process has a part in."""

@@ -1,0 +1,47 @@
+// Whether a widget's kernel is still there.
+
+import type { AnyModel } from "@anywidget/types";
+
+type Events = (name: string, call: () => void) => void;
+
+/** Seconds without a word after which a kernel that speaks every few seconds is taken for gone. */
+const PATIENCE = 15;
+
+export interface KernelWatch {
+  /** Say that the kernel has spoken. */
+  heard(): void;
+  /** Say whether it is expected to: nobody speaks to a view that cannot be seen. */
+  expect(on: boolean): void;
+  stop(): void;
+}
+
+/** Calls `told(gone)` when the kernel goes, or has said nothing for too long, and when it is back. */
+export function watchKernel(model: AnyModel, element: HTMLElement, told: (gone: boolean) => void): KernelWatch {
+  let gone = false;
+  let last = performance.now();
+  let expected = true;
+  const tell = (now: boolean) => {
+    if (now !== gone) told((gone = now));
+  };
+  const closed = () => tell(true);
+  // Jupyter marks the view; the mark is set by another listener of the same event.
+  const changed = () => setTimeout(() => tell(element.closest(".jupyter-widgets-disconnected") !== null));
+  const timer = setInterval(() => expected && performance.now() - last > PATIENCE * 1000 && tell(true), 1000);
+  (model.on as Events)("comm:close", closed);
+  (model.on as Events)("comm_live_update", changed);
+  return {
+    heard() {
+      last = performance.now();
+      tell(false);
+    },
+    expect(on) {
+      expected = on;
+      last = performance.now();
+    },
+    stop() {
+      clearInterval(timer);
+      (model.off as Events)("comm:close", closed);
+      (model.off as Events)("comm_live_update", changed);
+    },
+  };
+}

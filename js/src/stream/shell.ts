@@ -1,0 +1,31 @@
+// What the views of all kinds share.
+
+import type { Frame } from "./frames";
+
+/** One kind of view. */
+export interface View {
+  /** What is shown below the head. */
+  readonly element: HTMLElement;
+  /** Controls of this kind, for the bar. */
+  readonly tools: HTMLElement[];
+  /** Takes a frame; called often. */
+  add(frame: Frame, buffers: (DataView | ArrayBuffer)[], full: boolean): void;
+  /** Draws what has come; called once a frame of the screen at most. */
+  draw(): void;
+  themed(dark: boolean): void;
+  stop(): void;
+}
+
+/** Local time of day with milliseconds. */
+export function timeOfDay(seconds: number): string {
+  const date = new Date(seconds * 1000);
+  const two = (n: number, width = 2) => String(n).padStart(width, "0");
+  return `${two(date.getHours())}:${two(date.getMinutes())}:${two(date.getSeconds())}.${two(date.getMilliseconds(), 3)}`;
+}
+
+/** A number in a table. */
+export function figure(value: number): string {
+  if (Number.isInteger(value)) return Math.abs(value) < 1e15 ? String(value) : value.toExponential(4);
+  const size = Math.abs(value);
+  return size >= 1e6 || size < 1e-4 ? value.toExponential(3) : String(+value.toPrecision(6));
+}

@@ -1,0 +1,83 @@
+"""``znb publish`` and ``znb subscribe`` as a shell runs them."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+import znb
+from znb.cli.streams import literal
+from znb.pubsub import streams
+
+PATIENCE = 60
+
+
+@pytest.fixture(autouse=True)
+def _end_streams():
+    yield
+    streams.close()
+
+
+def start(*words):
+    command = [sys.executable, "-m", "znb", *words]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def run(*words):
+    process = start(*words)
+    out, err = process.communicate(timeout=PATIENCE)
+    return process.returncode, out, err
+
+
+def test_what_is_published_in_a_shell_is_heard():
+    with znb.subscribe("loss") as losses:
+        assert run("publish", "local", "loss/x", "{'epoch': 3, 'loss': 0.12}") == (0, "", "")
+        message = losses.wait_message(PATIENCE)
+    assert (message.topic, message.value) == ("loss/x", {"epoch": 3, "loss": 0.12})
+    assert "nobody subscribes" in run("publish", "local", "loss", "1")[2]
+
+
+def test_what_is_published_elsewhere_is_printed_in_a_shell():
+    znb.publish("note", "hello")
+    znb.publish("loss", 0.5)
+    process = start("subscribe", "local", "note", "loss", "--count", "2")
+    out, err = process.communicate(timeout=PATIENCE)
+    assert (process.returncode, err) == (0, "")
+    lines = sorted(line.split("  ")[1:] for line in out.splitlines())
+    assert [(topic, text) for topic, _, text in lines] == [("loss", "0.5"), ("note", "hello")]
+
+
+def test_json_for_programs():
+    znb.publish("note", {"a": [1, 2]})
+    status, out, _ = run("subscribe", streams.publisher.url, "--json", "--count", "1")
+    found = json.loads(out)
+    assert status == 0
+    assert (found["topic"], found["value"], found["number"], found["dropped"]) == ("note", {"a": [1, 2]}, 1, 0)
+
+
+def test_exit_statuses():
+    assert run("subscribe", "local", "silence", "--timeout", "0.1")[0] == 0
+    assert run("subscribe", "local", "silence", "--timeout", "0.1", "--count", "1")[0] == 3
+    status, _, err = run("subscribe", "nowhere")
+    assert status == 3
+    assert "no cluster and no service" in err
+    assert run("subscribe")[0] == 2
+    assert run("publish", "local", "loss")[0] == 2
+    status, _, err = run("publish", "ipc:///nowhere.events", "loss", "1")
+    assert status == 3
+    assert "no such socket" in err
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("1", 1),
+        ("'1'", "1"),
+        ("[1, {'a': None}]", [1, {"a": None}]),
+        ("hello world", "hello world"),
+        ("a.b()", "a.b()"),
+    ],
+)
+def test_values_are_literals_else_text(text, value):
+    assert literal(text) == value

@@ -1,0 +1,236 @@
+"""``znb.stream``: what is published, live in a notebook.
+
+A thread takes what has come, folds it into a picture, and sends the page what is new, at most ``RATE`` times a second
+and only while somebody looks. Frames are numbered. Whoever misses one waits for a full one: the page asks for it, and
+because a kernel that runs a cell does not hear it, one is put into the widget's state every ``KEYFRAME_INTERVAL`` as
+well, where a page finds it that is opened later.
+
+Invariants: the picture belongs to the view's thread; messages of the page come on the kernel's main thread, or on that
+of a subshell while a cell runs, one at a time, and only set flags, begin and end. ``close`` ends the thread and the
+subscription, and may be called twice.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from typing import Any
+
+import anywidget
+import traitlets
+
+from znb.errors import ZnbError
+from znb.pubsub.feed import Feed
+from znb.pubsub.places import EVERYWHERE
+from znb.pubsub.subscriber import Message, Subscription
+from znb.widgets.bundles import read_bundle
+from znb.widgets.comms import hear_while_busy
+from znb.widgets.kinds import KINDS, Frame, Kind, Picture, Seen, guess_kind, make_picture
+
+__all__ = ["StreamView", "stream"]
+
+logger = logging.getLogger("znb.widgets")
+
+#: Frames a second.
+RATE = 20
+#: Seconds between two full frames in the widget's state, while something changes.
+KEYFRAME_INTERVAL = 2.0
+#: Seconds after which the page is told that the kernel is still there.
+ALIVE_INTERVAL = 5.0
+#: Messages that may wait for the thread.
+HISTORY = 20_000
+
+
+class StreamView(anywidget.AnyWidget):
+    """A live view of some topics.
+
+    Attributes:
+        kind: ``line``, ``table``, ``log`` or ``image``; empty until the first message says which.
+        topics: Beginnings of the topics.
+        library: Source of the plotting library, where it is needed.
+        keyframe: A full frame, for pages that come later.
+    """
+
+    kind = traitlets.Unicode("").tag(sync=True)
+    topics = traitlets.List(traitlets.Unicode()).tag(sync=True)
+    library = traitlets.Unicode("").tag(sync=True)
+    keyframe = traitlets.Dict().tag(sync=True)
+
+    def __init__(self, topics: tuple[str, ...], *, kind: Kind | None, x: str | None, place: str) -> None:
+        self._esm = read_bundle("stream.js")
+        self._css = read_bundle("stream.css")
+        super().__init__(topics=list(topics))
+        self._asked_kind = kind
+        self._x = x
+        self._place = place
+        self._picture: Picture | None = None
+        self._subscription: Subscription | None = None
+        self._thread: threading.Thread | None = None
+        self._closing = threading.Event()
+        self._hidden: dict[str, bool] = {}
+        self._wanted = False
+        self._number = 0
+        self._received = 0
+        self._dropped = 0
+        self._unreadable = 0
+        self._keyframe_at = 0.0
+        self._sent_at = 0.0
+        self._fresh = False
+        self.on_msg(self._on_page)
+        hear_while_busy(self)
+        if kind is not None:
+            self._show_as(kind)
+
+    # -- the caller's thread ---------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Subscribe, and show what comes.
+
+        Raises:
+            ServiceUnavailable: There is nobody of that name.
+        """
+        feed = Feed(tuple(self.topics), self._place, HISTORY, time.time(), latest=True, interval=1 / RATE)
+        feed.start()
+        self._subscription = Subscription(feed)
+        self._closing.clear()
+        self._thread = threading.Thread(target=self._run, name="znb-stream", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """End it. May be called twice."""
+        self._end()
+        super().close()
+
+    def _end(self) -> None:
+        self._closing.set()
+        if self._thread is not None and self._thread is not threading.current_thread():
+            self._thread.join(1.0)
+        self._thread = None
+        subscription, self._subscription = self._subscription, None
+        if subscription is not None:
+            subscription.close()
+
+    def __repr__(self) -> str:
+        topics = ", ".join(self.topics) or "all topics"
+        shown = self._picture.text() if self._picture is not None else ""
+        head = f"stream of {topics}: {self._received:,} messages, {self._dropped:,} dropped"
+        return f"{head}\n{shown}" if shown else head
+
+    def _repr_mimebundle_(self, **kwargs: Any) -> Any:
+        bundle = super()._repr_mimebundle_(**kwargs)
+        if isinstance(bundle, tuple):
+            return ({**bundle[0], "text/plain": repr(self)}, *bundle[1:])
+        return bundle
+
+    # -- the page ---------------------------------------------------------------------------------------------
+
+    def _on_page(self, _widget: Any, content: dict[str, Any], _buffers: list[Any]) -> None:
+        kind, view = content.get("type"), str(content.get("view", ""))
+        if kind == "resync":
+            self._wanted = True
+        elif kind == "view":
+            self._hidden[view] = not content.get("visible", True)
+            self._wanted = self._wanted or bool(content.get("visible"))
+            if content.get("gone"):
+                self._hidden.pop(view, None)
+                if not self._hidden:
+                    self._end()  # the cell was cleared or the page closed; one that comes back begins anew
+                return
+            if self._thread is None:
+                self.start()
+
+    # -- the view's thread -------------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        try:
+            while not self._closing.wait(1 / RATE):
+                self._turn()
+        except Exception:
+            logger.exception("the view of %s has ended", ", ".join(self.topics))
+
+    def _turn(self) -> None:
+        subscription = self._subscription
+        if subscription is None:
+            return
+        for message in subscription.take_nowait(HISTORY):
+            self._fold(message)
+        now = time.monotonic()
+        looked_at = not self._hidden or not all(self._hidden.values())
+        full = self._wanted
+        if not (looked_at or full):
+            return
+        if self._picture is None or not (self._fresh or full):
+            if now - self._sent_at > ALIVE_INTERVAL:
+                self._sent_at = now
+                self.send({"type": "alive"})
+            return
+        self._wanted = self._fresh = False
+        self._sent_at = now
+        self._number += 1
+        frame = self._picture.frame(full=False)
+        self.send(self._content(frame), frame.buffers)
+        if full or now - self._keyframe_at > KEYFRAME_INTERVAL:
+            self._keyframe_at = now
+            frame = self._picture.frame(full=True)
+            self.keyframe = {**self._content(frame), "buffers": frame.buffers}
+
+    def _fold(self, message: Message) -> None:
+        self._received += 1
+        self._dropped += message.dropped
+        try:
+            value = message.value
+        except ZnbError:
+            self._unreadable += 1
+            return
+        if self._picture is None:
+            self._show_as(self._asked_kind or guess_kind(value))
+        if self._picture is not None:
+            self._picture.add(Seen(message.topic, message.source, message.time, value))
+            self._fresh = True
+
+    def _show_as(self, kind: Kind) -> None:
+        self._picture = make_picture(kind, self._x)
+        if kind == "line":
+            self.library = read_bundle("uplot.js")
+        self.kind = kind
+
+    def _content(self, frame: Frame) -> dict[str, Any]:
+        return {
+            "type": "frame",
+            "number": self._number,
+            "received": self._received,
+            "dropped": self._dropped,
+            "unreadable": self._unreadable,
+            **frame.content,
+        }
+
+
+def stream(*topics: str, kind: str | None = None, x: str | None = None, at: str = EVERYWHERE) -> StreamView:
+    """Show what is published on some topics, live, below the cell.
+
+    Args:
+        topics: Beginnings of topics; none for all.
+        kind: ``line``, ``table``, ``log`` or ``image``; ``None`` to follow from the first value.
+        x: The key of the horizontal axis of lines, such as ``"epoch"``; ``None`` for one that counts, else the time.
+        at: Where from (see ``znb.subscribe``).
+
+    Returns:
+        A widget, which is the cell's value. ``close()`` ends it.
+
+    Raises:
+        ValueError: There is no such kind.
+        ServiceUnavailable: There is nobody of the name ``at``.
+    """
+    if kind is not None and kind not in KINDS:
+        raise ValueError(f"kind must be one of {', '.join(KINDS)}, got {kind!r}")
+    for topic in topics:
+        if not isinstance(topic, str):
+            raise TypeError(f"a topic is text, got {topic!r:.50}; several: znb.stream('loss', 'accuracy')")
+    view = StreamView(topics, kind=kind, x=x, place=at)
+    try:
+        view.start()
+    except BaseException:
+        view.close()
+        raise
+    return view
