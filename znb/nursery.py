@@ -155,6 +155,15 @@ class Nursery:
         slots = [slot for slot in self._slots.values() if not slot.leaving]
         return tuple(slot.current() for slot in sorted(slots, key=lambda slot: int(slot.name[1:])))
 
+    def has_process(self, pid: int) -> bool:
+        """Whether a process is a worker's, or was started by one and has stayed in its group."""
+        if pid in self._children:
+            return True
+        try:
+            return pid > 0 and os.getpgid(pid) in self._children
+        except ProcessLookupError:
+            return False
+
     # -- what clients ask for --------------------------------------------------------------------------------
 
     def start(self, names: Iterable[str] | None, n: int) -> Goal:
