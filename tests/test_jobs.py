@@ -9,6 +9,7 @@ import resource
 import signal
 import subprocess
 import sys
+import textwrap
 import threading
 import time
 from pathlib import Path
@@ -476,6 +477,7 @@ with znb.Cluster.connect("jobs") as cluster, open(path, "a", buffering=1) as fil
 """
 
 
+@pytest.mark.serial
 @pytest.mark.parametrize(("first", "second"), [(0.0005, 0.0005), (0.0005, 0.02)])
 def test_two_notebooks_get_half_of_a_cluster_each(cluster, tmp_path, first, second):
     """Each writes its name for every 50 ms of work that has been done for it."""
@@ -571,3 +573,24 @@ def test_no_workers_is_said(capfd):
         assert "no workers" in capfd.readouterr().err
         cluster.scale(1)
         assert future.result() == 8
+
+
+def test_a_job_that_connects_to_its_own_cluster_does_not_keep_it(tmp_path):
+    """It would never end: the worker that holds the connection ends with the cluster."""
+    program = """
+        import psutil, znb
+
+        def nested():
+            import znb
+            globals()["kept"] = znb.Cluster.connect("ten")
+            return kept.submit(pow, 2, 3).result()
+
+        with znb.Cluster.start(2, name="ten") as cluster:
+            zygote = psutil.Process(cluster.workers[0].pid).parent()
+            print(cluster.submit(nested).result())
+        print(psutil.wait_procs([zygote], timeout=30)[1])
+    """
+    script = tmp_path / "script.py"
+    script.write_text(textwrap.dedent(program))
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=60, check=False)
+    assert done.stdout == "8\n[]\n", done.stderr

@@ -98,7 +98,7 @@ class Point:
         float("inf"),
         Point(3),
     ],
-    ids=str,
+    ids=lambda value: type(value).__name__,
 )
 def test_values_arrive_as_they_are(value):
     with znb.subscribe("v") as values:

@@ -49,6 +49,7 @@ PROGRAM = [
 ]
 
 
+@pytest.mark.serial
 def test_a_known_workload_over_three_processes_agrees_with_the_truth(peers):
     truth: dict[str, float] = {}
     with trace("workload") as t:

@@ -254,12 +254,14 @@ class ControlPeer:
     Attributes:
         socket: The connection.
         greeted: Whether the client has said hello.
+        inside: Whether it is one of the cluster's own workers, or a process that one has started.
     """
 
     def __init__(self, connection: socket.socket) -> None:
         connection.setblocking(False)
         self.socket = connection
         self.greeted = False
+        self.inside = False
         self._frames = FrameDecoder()
         self._outgoing = bytearray()
 

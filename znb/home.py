@@ -94,6 +94,9 @@ class Home(Protocol):
             ZnbError: There cannot be one at all.
         """
 
+    def has_process(self, pid: int) -> bool:
+        """Whether a process of this machine is a worker's, or was started by one and has stayed in its group."""
+
     def places(self) -> int | None:
         """Return how many workers it has places for; ``None`` if that is not known yet."""
 
@@ -171,6 +174,15 @@ class LocalHome:
         self._selector.register(child.ready_fd, read, functools.partial(self._on_ready, child, kin))
         self._selector.register(child.output_fd, read, functools.partial(self._on_output, child))
         return child
+
+    def has_process(self, pid: int) -> bool:
+        """Whether a process is a worker's, or was started by one and has stayed in its group."""
+        if pid in self._children:
+            return True
+        try:
+            return pid > 0 and os.getpgid(pid) in self._children
+        except ProcessLookupError:
+            return False
 
     def places(self) -> int:
         """Return one for each usable CPU."""

@@ -22,6 +22,7 @@ import platform
 import selectors
 import signal
 import socket
+import struct
 import sys
 import time
 import traceback
@@ -165,10 +166,14 @@ class Zygote:
 
     def _check_orphaned(self) -> None:
         """Start or stop the clock that runs while nobody is connected."""
-        if self._keep or self._stopping or any(peer.greeted for peer in self._peers):
+        if self._keep or self._stopping or self._is_wanted():
             self._orphan_at = None
         elif self._orphan_at is None:
             self._orphan_at = time.monotonic() + self._config.grace
+
+    def _is_wanted(self) -> bool:
+        """Whether there is a client: what jobs connect with does not count, as it would keep the cluster for itself."""
+        return any(peer.greeted and not peer.inside for peer in self._peers)
 
     def _on_signal(self, _mask: int) -> None:
         numbers = self._signals.recv(4096)
@@ -194,6 +199,7 @@ class Zygote:
         except (BlockingIOError, ConnectionError):
             return  # it has gone again
         peer = ControlPeer(connection)
+        peer.inside = self._home.has_process(peer_pid(connection))
         self._peers.add(peer)
         self._selector.register(connection, selectors.EVENT_READ, functools.partial(self._on_peer, peer))
 
@@ -312,6 +318,10 @@ class Zygote:
         self._check_orphaned()
 
     def _do_start(self, request: Request, debt: Debt) -> None:
+        members = self._nursery.members()
+        if members and request.names is None:  # two who start it at once mean the same workers
+            debt.goal = self._nursery.scale(len(members))
+            return
         n = request.n
         if n is None and request.names is None:
             n = self._home.places()
@@ -339,7 +349,7 @@ class Zygote:
     def _do_detach(self, request: Request, debt: Debt) -> None:
         debt.peer.greeted = False
         self._disowned = self._disowned or request.stop
-        if self._disowned and not any(peer.greeted for peer in self._peers):
+        if self._disowned and not self._is_wanted():
             self._do_stop(request, debt)
         self._check_orphaned()
 
@@ -395,6 +405,15 @@ class Zygote:
         self._settle()
         for peer in self._peers:
             peer.flush_and_close(FAREWELL_TIMEOUT)
+
+
+def peer_pid(connection: socket.socket) -> int:
+    """Return the process at the other end of a local socket; 0 if the system does not tell."""
+    if not hasattr(socket, "SO_PEERCRED"):
+        return 0
+    pid: int
+    pid, _, _ = struct.unpack("3i", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i")))
+    return pid
 
 
 def preload(modules: Iterable[str]) -> None:

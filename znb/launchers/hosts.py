@@ -127,6 +127,10 @@ class HostsHome:
         self.post(lambda: self._engine.want(self._count()))
         return process
 
+    def has_process(self, pid: int) -> bool:  # noqa: ARG002 - its workers are elsewhere
+        """Return that none is."""
+        return False
+
     def places(self) -> int | None:
         """Return how many workers it has places for; ``None`` if that is not known yet."""
         failed = [host for host in self._hosts.values() if host.state == "failed"]
