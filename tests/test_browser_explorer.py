@@ -265,3 +265,57 @@ def test_the_saved_page_is_the_whole_explorer_and_asks_for_nothing(chromium, tmp
     assert asked == [path.as_uri()]
     assert errors == []
     page.close()
+
+
+CLUSTER = """
+%load_ext znb
+import time, znb
+from pathlib import Path
+cluster = znb.Cluster.start(2, name="traced")
+"""
+SCORES = """
+%%znb trace scores
+def busy(seconds):
+    until = time.perf_counter() + seconds
+    while time.perf_counter() < until:
+        sum(range(100))
+
+def score(number):
+    with znb.span("load", number=number):
+        busy(0.02)
+    busy(0.03)
+    if number == 30:
+        raise ValueError("bad row 30")
+    while number == 20 and not Path("enough").exists():
+        busy(0.02)
+    return number
+
+list(cluster.map(score, range(40), retries=0, chunksize=1))
+"""
+
+
+def test_a_traced_cell_shows_its_workers_while_they_work_and_the_error_where_it_was(lab, chromium):
+    notebook = lab.open(chromium, [CLUSTER, SCORES, "cluster.stop()"], "scores.ipynb")
+    page = notebook.page
+    run(notebook, 0)
+    wait_ran(notebook, 0)
+    run(notebook, 1)
+    page.wait_for_selector(".znb-live")
+    page.wait_for_function(f"{SPANS} > 10")
+    notebook.picture("explorer-workers-live")
+    (lab.folder / "enough").touch()
+    wait_ran(notebook, 1)
+    explorer = explorer_of(notebook)
+    assert "3 processes" in explorer.locator(".znb-facts").inner_text()
+    canvas = explorer.locator(".znb-canvas")
+    canvas.press("/")
+    page.keyboard.type("status:error")
+    page.keyboard.press("Enter")
+    page.keyboard.press("Enter")
+    explorer.locator(".znb-traceback").wait_for()
+    details = explorer.locator(".znb-details").inner_text()
+    assert "bad row 30" in details
+    notebook.picture("explorer-workers")
+    run(notebook, 2)
+    wait_ran(notebook, 2)
+    assert ours(notebook) == []

@@ -85,6 +85,44 @@ def test_a_map_that_is_dropped_lets_go_of_its_file_at_once(cluster, file, tmp_pa
         gc.enable()
 
 
+@pytest.mark.parametrize("ordered", [True, False])
+@pytest.mark.parametrize("how", ["break", "cancel"])
+def test_what_comes_after_the_end_of_a_map_is_not_kept(cluster, file, ordered, how):
+    """Workers that were busy when a map was left send what they have, and whoever waits for them gets that."""
+    results = cluster.map(jobs.work, range(2000), checkpoint=file, ordered=ordered, chunksize=10)
+    for _ in results:
+        if how == "cancel":
+            results.cancel()
+        break
+    del results
+    cluster._submits.wait_finished()  # what the end of a ``with`` block does
+    assert sorted(cluster.map(jobs.work, range(2000), checkpoint=file)) == sorted(map(jobs.work, range(2000)))
+
+
+def test_a_map_with_a_checkpoint_says_what_it_is(cluster, file, capfd):
+    results = cluster.map(jobs.square, range(8), checkpoint=file)
+    next(results)
+    assert repr(results) == f"<map of square, 1 results taken, checkpoint {file}>"
+    results._ipython_display_()
+    list(results)
+    assert "8/8" in capfd.readouterr().err
+    assert repr(results) == f"<map of square, 8 results taken, ended, checkpoint {file}>"
+
+
+def test_cancel_a_map_with_a_checkpoint_from_another_thread(cluster, file, tmp_path):
+    gate = jobs.Gate(tmp_path)
+    results = cluster.map(functools.partial(jobs.gate_if, gate), [0, 1, 1, 1], checkpoint=file)
+    found = []
+    thread = threading.Thread(target=lambda: found.extend(results))
+    thread.start()
+    gate.wait_running()
+    wait_until(lambda: found)
+    results.cancel()
+    thread.join(jobs.PATIENCE)
+    assert found == [0]
+    Checkpoint(file, functools.partial(jobs.gate_if, gate)).close()
+
+
 def test_failures_are_run_again(cluster, file, tmp_path):
     function = functools.partial(jobs.fail_first, str(tmp_path / "runs"))
     found = list(cluster.map(function, range(5), errors="return", checkpoint=file))
@@ -140,6 +178,11 @@ def test_a_foreign_file_is_left_alone(cluster, tmp_path):
         assert path.read_bytes() == before
     with pytest.raises(znb.ZnbError, match="cannot be read"):
         cluster.map(abs, [1], checkpoint=tmp_path)
+
+
+def test_a_folder_that_is_not_there_is_named(cluster, tmp_path):
+    with pytest.raises(znb.ZnbError, match=r"nodir/run\.db: it cannot be made .*folder must be there"):
+        cluster.map(abs, [1], checkpoint=tmp_path / "nodir" / "run.db")
 
 
 def test_a_damaged_file_is_refused(cluster, file):

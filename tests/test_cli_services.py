@@ -240,7 +240,9 @@ def test_what_the_method_raises_is_status_1_with_its_traceback(at_shop, znb):
         (["call", "shop", "same", "1", "--kw", "1=1"], 2, "--kw: expected NAME=VALUE, such as b=2, got '1=1'"),
         (["call", "shop", "same", "1", "--timeout", "0"], 2, "--timeout: expected seconds"),
         (["call", "shop", "--jsn"], 2, "unknown option --jsn; did you mean --json?"),
-        (["call"], 2, "missing: URL"),
+        (["call"], 2, "missing: URL\n"),
+        (["call", "127.0.0.1:444", "x"], 2, "cannot connect to 127.0.0.1:444: expected an address such as tcp://127"),
+        (["call", "tcp://127.0.0.1:70000", "x"], 2, "cannot connect to tcp://127.0.0.1:70000: expected a port from 0"),
         (["call", "tcp://nobody", "x"], 2, "cannot connect to tcp://nobody: expected an address such as"),
         (["call", "shop", "nap", "--timeout", "0.2"], 3, "shop.nap took longer than the 0.2 s allowed"),
         (["call", "nobody", "x"], 3, "nobody: there is no service of this name. Running: Cart, shop"),
@@ -407,6 +409,14 @@ def test_other_machines_need_keys_or_insecure(world, znb):
         assert said.startswith("znb: insecure: whoever can reach tcp://0.0.0.0:* may call this")
 
 
+def test_what_is_left_out_of_a_dict_is_noted(world):
+    (world.home / "shop.py").write_text("prices = {'apple': 3, 'total': len}")
+    with Serving("shop:prices", cwd=world.home) as serving:
+        assert "  methods:     total\n" in serving.lines
+        said = serving.end()[1]
+    assert said == "znb: left out of prices: apple (numbers, texts and the like have nothing to call)\n"
+
+
 def test_a_namesake_is_noted(world):
     with Serving("json", cwd=world.home) as first, Serving("json", cwd=world.home) as second:
         assert second.end()[1].startswith(f"znb: another service 'json' runs (pid {first.process.pid})")
@@ -422,6 +432,7 @@ def test_a_namesake_is_noted(world):
         (["json:"], 2, "'json:' is no MODULE or MODULE:OBJECT"),
         ([""], 2, "'' is no MODULE or MODULE:OBJECT"),
         ([".json"], 2, "'.json' is no MODULE or MODULE:OBJECT"),
+        (["string:digits"], 2, "'0123456789' has no public methods to expose"),
         (["threading:Timer"], 2, "Timer cannot be made without arguments"),
         (["json", "statistics", "--bind", "tcp://127.0.0.1:1"], 2, "one address for several objects: give --name"),
         (["json", "--bind", "localhost"], 2, "--bind: expected an address such as tcp://127.0.0.1:4242"),

@@ -249,7 +249,9 @@ def test_a_cluster_is_found_by_name_path_or_age(runtime_dir, running):
 
 
 def test_no_cluster_is_said_with_how_to_start_one():
-    with pytest.raises(ServiceUnavailable, match=r"nothing runs here\. start one: `%znb cluster start`"):
+    with pytest.raises(
+        ServiceUnavailable, match=r"nothing runs here\. Start one: `%znb cluster start` in a notebook, znb"
+    ):
         find_cluster()
 
 

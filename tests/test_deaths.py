@@ -89,6 +89,13 @@ def test_a_segfault_shows_where_the_user_s_code_was(notebook):
         assert ours not in failed.error.plain
 
 
+def test_a_job_that_segfaults_shows_its_cell(notebook):
+    failed = notebook.run("import ctypes\ndef dies(_): ctypes.string_at(0)\nlist(cluster.map(dies, [1], retries=0))")
+    assert failed.error.name == "WorkerLost"
+    assert re.search(r"Cell In\[\d+\], line 2 in dies", failed.error.plain)
+    assert "/ipykernel_" not in failed.error.plain
+
+
 def test_a_death_among_several_leaves_the_others_their_results(notebook):
     source = """
     if dies:

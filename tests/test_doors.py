@@ -15,7 +15,7 @@ import job_functions as jobs
 import znb
 from job_functions import Gate
 from test_rpc_channels import keep_zero_copy_warm
-from znb.doors.joblib import Backend
+from znb.doors.joblib import Backend, register
 
 keep_zero_copy_warm()
 
@@ -45,9 +45,24 @@ def test_joblib_by_instance(cluster):
 
 def test_joblib_counts_workers(cluster):
     backend = Backend(cluster)
-    assert [backend.effective_n_jobs(n) for n in (None, -1, -2, 1, 7)] == [2, 2, 1, 1, 7]
+    assert [backend.effective_n_jobs(n) for n in (None, -1, -2, 1, 7)] == [2, 2, 2, 1, 7]
     with pytest.raises(ValueError, match="n_jobs == 0"):
         backend.effective_n_jobs(0)
+
+
+def test_joblib_runs_nothing_here_though_there_is_one_worker(cluster):
+    try:
+        with znb.Cluster.start(1, name="one") as one, joblib.parallel_config(Backend(one)):
+            assert set(joblib.Parallel()(joblib.delayed(jobs.pid)(x) for x in range(5))) == {one.workers[0].pid}
+    finally:
+        register(cluster)
+
+
+def test_joblib_names_the_backend(cluster, capfd):
+    with joblib.parallel_config("znb"):
+        joblib.Parallel(verbose=10)(joblib.delayed(abs)(x) for x in range(3))
+    shown = capfd.readouterr()
+    assert "Using backend ZnbBackend" in shown.out + shown.err
 
 
 def test_joblib_raises_what_a_job_raises_and_cancels_the_rest(cluster, tmp_path):

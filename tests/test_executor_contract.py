@@ -130,12 +130,15 @@ def test_states_of_a_future(cluster, gate):
     gate.wait_running()
     wait_until(future.running)
     assert not future.done()
-    assert "state=running" in repr(future)
+    assert future.worker in cluster.names, "it is known where it runs"
+    assert repr(future) == f"<Future of Gate, state=running on {future.worker}>"
     with pytest.raises(TimeoutError):
         future.result(timeout=0.01)
     with pytest.raises(TimeoutError):
         future.exception(timeout=0)
     gate.open()
+    wait([future])
+    assert repr(future) == f"<Future of Gate, state=finished on {future.worker}>"
     assert future.result(timeout=jobs.PATIENCE) == 5
     assert future.done()
     assert not future.running()
@@ -336,6 +339,24 @@ def test_as_completed(cluster, gate):
         list(as_completed([cluster.submit(jobs.sleep, 0.3)], timeout=0.01))
 
 
+@pytest.mark.parametrize("waiting", [wait, lambda futures: list(as_completed(futures))], ids=["wait", "as_completed"])
+def test_an_interrupted_wait_for_several_cancels_what_this_thread_submitted(cluster, gate, waiting):
+    def interrupt():
+        gate.wait_running()
+        wait_until(lambda: futures[-1]._waiters)
+        signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+
+    futures = [cluster.submit(gate) for _ in range(10)]
+    other = cluster.submit(gate)
+    thread = threading.Thread(target=interrupt)
+    thread.start()
+    with pytest.raises(KeyboardInterrupt):
+        waiting(futures)
+    thread.join()
+    assert all(future.cancelled() for future in [*futures, other])
+    assert cluster.submit(pow, 2, 3).result() == 8
+
+
 # -- map
 
 
@@ -412,6 +433,64 @@ def test_failures_in_place(cluster):
     assert found[:3] == [0, 1, 2]
     assert isinstance(found[3], ValueError)
     assert found[4] == 4
+
+
+def test_cancel_a_map_from_another_thread(cluster, gate):
+    results = cluster.map(functools.partial(jobs.gate_if, gate), [0, 1, 1, 1])
+    found = []
+    thread = threading.Thread(target=lambda: found.extend(results))
+    thread.start()
+    gate.wait_running()
+    wait_until(lambda: found)
+    results.cancel()
+    thread.join(jobs.PATIENCE)
+    assert found == [0]
+    assert cluster.submit(pow, 2, 3).result() == 8, "the workers are free"
+
+
+def test_cancel_a_map_from_its_source(cluster):
+    def items():
+        yield from range(3)
+        while not maps:
+            yield 0
+        maps[0].cancel()
+        yield 1
+
+    maps = []
+    results = cluster.map(jobs.square, items(), buffersize=4)
+    maps.append(results)
+    assert list(results)[:3] in ([], [0], [0, 1], [0, 1, 4])
+
+
+def test_a_map_tells_how_many_results_were_taken(cluster, capfd):
+    results = cluster.map(jobs.square, range(1000))
+    assert repr(results) == "<map of square, 0 results taken>"
+    assert list(itertools.islice(results, 3)) == [0, 1, 4]
+    assert repr(results) == "<map of square, 3 results taken>"
+    results._ipython_display_()
+    assert "3/1000" in capfd.readouterr().err
+    next(results)
+    results.cancel()
+    assert "4/1000" in capfd.readouterr().err
+    assert repr(results) == "<map of square, 4 results taken, ended>"
+    with pytest.raises(NotImplementedError):
+        results._ipython_display_()
+    assert capfd.readouterr().err == "", "a bar of what has ended would never move"
+
+
+def test_failures_are_taken_too(cluster, capfd):
+    function = functools.partial(jobs.fail_at, bad=3)
+    results = cluster.map(function, range(6), errors="return", progress=True)
+    assert len(list(results)) == 6
+    assert repr(results) == "<map of partial, 6 results taken, ended>"
+    assert "6/6" in (shown := capfd.readouterr().err)
+    assert "failed=1" in shown
+
+
+@pytest.mark.parametrize(("timeout", "kind"), [("3", TypeError), (True, TypeError), (-1, ValueError)])
+def test_map_says_what_is_wrong_with_its_timeout(cluster, timeout, kind):
+    with pytest.raises(kind, match=rf"timeout must .*got {timeout!r}"):
+        cluster.map(jobs.square, [1], timeout=timeout)
 
 
 def test_map_without_iterables(cluster):

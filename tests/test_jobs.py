@@ -243,6 +243,19 @@ def test_job_timeout_stops_that_job_only(cluster):
     assert all(worker.generation == 1 for worker in cluster.workers)
 
 
+def test_a_job_that_overran_is_retried_on_call_timeout(cluster, tmp_path):
+    path = tmp_path / "runs"
+
+    def slow_first(x):
+        jobs.note(str(path), x)
+        if lines(path).count(str(x)) == 1:
+            time.sleep(jobs.PATIENCE)
+        return x
+
+    assert list(cluster.map(slow_first, [1, 2], job_timeout=0.3, retry_on=znb.CallTimeout)) == [1, 2]
+    assert sorted(lines(path)) == ["1", "1", "2", "2"]
+
+
 def test_a_job_that_ignores_its_interrupt_is_killed(tmp_path):
     with started(1) as cluster:
         with pytest.raises(znb.CallTimeout):

@@ -323,3 +323,18 @@ def test_a_zygote_that_is_killed_takes_its_workers_along_and_the_notebook_says_s
     assert failed.reply["status"] == "error"
     notebook.run("%znb cluster start 1").ok()
     assert notebook.run(remote("1")).ok().value == "1"
+
+
+def test_a_forked_child_leaves_the_with_block_at_once(world):
+    source = """
+    import os, sys, znb
+    with znb.Cluster.start(1) as cluster:
+        later = cluster.submit(pow, 2, 3)
+        child = os.fork()
+        if child:
+            assert os.waitpid(child, 0)[1] == 0
+            print(later.result())
+    if not child:
+        os._exit(0)
+    """
+    assert run_script(source, world) == "8"

@@ -169,6 +169,19 @@ def test_the_job_that_was_reported_as_begun_is_the_one_charged():
     assert list(scheduler._groups[1].attempts) == [3]
 
 
+def test_after_a_silence_only_the_oldest_job_can_have_begun():
+    scheduler = begin(5, chunksize=5)
+    scheduler.tick(0.0)
+    scheduler.lose_worker(1, DIED, 1.0)
+    scheduler.add_worker("w0", 1.0)
+    attempts = {}
+    for now in range(1, 9):
+        for send in sends(scheduler.tick(float(now))):
+            attempts |= dict.fromkeys(range(send.start, send.stop), send.attempt)
+            answer(scheduler, send, now + 0.1)
+    assert attempts == {0: 2, 1: 1, 2: 1, 3: 1, 4: 1}
+
+
 def test_without_retries_a_job_has_its_worker_alone_and_runs_at_most_once():
     scheduler = begin(3, retries=0)
     (send,) = scheduler.tick(0.0)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from schedule_model import DIED, answer, begin, of, sends
-from znb.schedule import Fail, Finished, Interrupt, Kill, Revoke
+from znb.schedule import Attempt, Fail, Finished, Interrupt, Kill, Revoke
 
 # --- time limits -----------------------------------------------------------------------------------------
 
@@ -27,6 +27,24 @@ def test_the_job_that_overran_fails_is_interrupted_and_then_its_worker_is_killed
     assert [(send.start, send.stop, send.attempt) for send in sends(scheduler.tick(17.2))] == [(2, 3, 1)]
     group = scheduler.stats().groups[0]
     assert (group.failed, group.retried) == (1, 0)
+
+
+def test_a_job_that_overran_runs_again_until_the_retries_are_used_up():
+    scheduler = begin(1, job_timeout=10.0, retry_timeouts=True, retries=1)
+    scheduler.tick(0.0)
+    scheduler.started(1, 0, 0.0)
+    scheduler.add_worker("w1", 9.0)
+    again = scheduler.tick(10.0)
+    assert of(Fail, again) == []
+    assert of(Interrupt, again) == [Interrupt(1, 1, 0)]
+    (send,) = sends(again)
+    assert (send.start, send.attempt) == (0, 2)
+    assert scheduler.results(1, 0, 1, 10.1, 10.1, errors=[0]) == {0}
+    scheduler.started(send.chunk, 0, 11.0)
+    (failed,) = of(Fail, scheduler.tick(21.0))
+    assert failed == Fail(1, 0, "timeout", (Attempt("w0", "ran for longer than 10 s"),))
+    group = scheduler.stats().groups[0]
+    assert (group.failed, group.retried) == (1, 1)
 
 
 def test_a_job_that_heeds_its_interrupt_lets_the_next_ones_go_on():

@@ -4,6 +4,7 @@ import io
 import socket
 import sys
 import threading
+import traceback
 
 import numpy as np
 import pytest
@@ -106,6 +107,13 @@ def test_a_large_list_is_searched_quickly(codec):
     values = list(range(300_000))
     values[123_456] = threading.Lock()
     assert refusal(codec, {"rows": values}).path == "['rows'][123456]"
+
+
+def test_what_user_code_raised_shows_that_code_alone(notebook, codec):
+    notebook.cell("class A:\n    def __reduce__(self): raise ValueError('my own reason')")
+    error = refusal(codec, [notebook.A()])
+    frames = traceback.extract_tb(error.__cause__.__traceback__)
+    assert [frame.name for frame in frames] == ["__reduce__"]
 
 
 def test_an_object_whose_reduce_raises(notebook, codec):

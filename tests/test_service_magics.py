@@ -1,5 +1,7 @@
 """``%znb services``, ``%znb call`` and ``%%znb expose``, and ``@znb.expose`` in notebooks, in real kernels."""
 
+import re
+
 import pytest
 
 from notebooks import without_colours
@@ -123,6 +125,8 @@ def test_an_error_shows_the_cell_s_own_lines_and_exposes_nothing(notebook, sourc
     assert f"----> {source.count(chr(10)) + 2} " in error.plain
     assert "run_cell_magic" not in error.plain
     assert "localcell" not in error.plain
+    number = int(notebook.run("len(In) - 2").value)
+    assert f"In[{number}], line " in error.plain.replace("In [", "In[")
     assert notebook.run("znb.connect('broken')").error.name == "ServiceUnavailable"
 
 
@@ -144,7 +148,8 @@ def test_a_syntax_error_shows_its_line(notebook):
         ("%%znb expose --no all\ndef f(): pass", "unknown option --no; did you mean --on?"),
         ("%%znb expose x --on all\ndef f(): pass", "this notebook has no cluster; start one"),
         ("%%znb expose x\ndef f(): pass\nimport asyncio\nawait asyncio.sleep(0)", "this cell awaits outside of functions"),
-        ("%znb call", "missing: SERVICE.METHOD"),
+        ("%znb call", "missing: SERVICE.METHOD\n"),
+        ("%znb cluster stat", "there is no %znb cluster stat; did you mean %znb cluster status?"),
         ("%znb call maths.ad 1", "maths has no method 'ad'; did you mean 'add'?"),
         ("%znb call maths.add", "add(a: int, b: int = 1) -> int: missing a required argument: 'a'"),
         ("%znb call maths.add [1, 2]", "[1, begins a list that does not end"),
@@ -157,6 +162,21 @@ def test_what_is_wrong_is_told_and_does_nothing(notebook, cell, said):
     before = notebook.run("%znb services").ok().stdout
     assert refused(notebook.run(cell)).startswith(said)
     assert notebook.run("%znb services").ok().stdout == before
+
+
+def test_a_door_to_other_machines_is_looked_at_before_the_cell_runs(notebook):
+    error = notebook.run("%%znb expose x --bind tcp://0.0.0.0:0\nran = True\ndef f(): return 1").error
+    assert error.name == "AuthError"
+    assert "Give --keys FILE" in error.message
+    assert "or say --insecure" in error.message
+    assert notebook.run("'ran' in globals()").value == "False"
+    said = notebook.run("%%znb expose x --bind tcp://127.0.0.1:0 --keys x.keys\ndef f(): return 1").ok().stdout
+    address = re.search(r"Service 'x' at (tcp://127\.0\.0\.1:[1-9]\d*#[0-9a-f]{64}): f\(\)", said)[1]
+    assert notebook.run(f"with znb.connect('{address}') as x: print(x.f())").ok().stdout == "1\n"
+    cell = notebook.run("%%znb expose x --bind tcp://0.0.0.0:0 --insecure\ndef f(): return 2").ok()
+    assert "insecure: whoever can reach tcp://0.0.0.0:0 may call this" in cell.stderr
+    assert notebook.run("with znb.connect('x') as x: print(x.f())").ok().stdout == "2\n"
+    notebook.run("znb.unexpose('x')").ok()
 
 
 # -- call and services
@@ -198,7 +218,7 @@ def test_errors_of_a_call_are_the_method_s(notebook):
         ("%znb call maths.a", ["maths.add"]),
         ("%znb serv", ["services"]),
         ("%%znb exp", ["expose"]),
-        ("%%znb expose x --", ["--help", "--bind", "--on"]),
+        ("%%znb expose x --", ["--help", "--bind", "--on", "--keys", "--insecure"]),
     ],
 )
 def test_tab(notebook, typed, offered):
@@ -219,6 +239,32 @@ def test_a_proxy_in_a_notebook(notebook):
     error = notebook.run("svc.ad").error
     assert error.message == "maths has no method 'ad'; did you mean 'add'?"
     assert "proxy.py" not in without_colours(error.traceback)
+
+
+@pytest.mark.parametrize(
+    ("wait", "name"),
+    [
+        ("svc.nap(60)", "KeyboardInterrupt"),
+        ("await svc.nap.future(60)", "CancelledError"),
+        ("async for _ in svc.naps(60): pass", "CancelledError"),
+    ],
+)
+def test_an_interrupted_wait_ends_at_once_and_shows_the_cell_alone(notebook, wait, name):
+    notebook.run(
+        "%%znb expose sleeper\nimport os, signal, threading\n"
+        "begun, ended = threading.Semaphore(0), threading.Semaphore(0)\ndef nap(seconds):\n"
+        "    begun.release()\n    until = threading.Event()\n"
+        "    try:\n        for _ in range(seconds * 100): until.wait(0.01)\n"
+        "    finally:\n        ended.release()\ndef naps(seconds):\n    yield nap(seconds)\n"
+        "def press():\n    begun.acquire()\n    os.kill(os.getpid(), signal.SIGINT)"
+    ).ok()
+    notebook.run("svc = znb.connect('sleeper')\nthreading.Thread(target=press).start()").ok()
+    cell = notebook.run(wait)
+    assert cell.error.name == name
+    assert wait in cell.error.plain
+    assert "File " not in cell.error.plain
+    notebook.run("assert ended.acquire(timeout=20)").ok()
+    notebook.run("svc.close(); znb.unexpose('sleeper')").ok()
 
 
 # -- on workers
@@ -243,12 +289,33 @@ def test_replicas_on_workers(kernel):
         notebook.run("len({znb.connect('far').pid() for _ in range(1)}), len(znb.rpc.find_service('far'))").value
         == "(1, 3)"
     )
-    # One dies: the others answer. (A call that is sent in that very moment may have run, so it is not repeated.)
+    # One dies, and the others answer until the process that replaces it does too. (A call that is sent in that very
+    # moment may have run, so it is not repeated.)
     notebook.run("import os, signal\nfirst = cluster.workers[0].pid\nos.kill(first, signal.SIGKILL)").ok()
     notebook.run(
         "while cluster.workers[0].pid == first: pass\ntry: svc.pid()\nexcept znb.ServiceUnavailable: pass"
     ).ok()
     assert notebook.run("first in {svc.pid() for _ in range(20)}").ok().value == "False"
+    again = "{w.pid for w in cluster.workers} == {e.pid for e in znb.rpc.list_services() if e.name == 'far'}"
+    notebook.run(f"while not {again}: pass").ok()
+    notebook.run("%znb cluster restart").ok()
+    notebook.run(f"while not {again}: pass").ok()
+    assert notebook.run("znb.connect('far').Place.made()").ok().value == "True"
+
+    # A job calls it through the notebook's proxy, and a method of it.
+    assert notebook.run("cluster.submit(lambda: svc.Place.made()).result()").ok().value == "True"
+    assert notebook.run("cluster.submit(svc.Place.made).result()").ok().value == "True"
+
+    # One that cannot come back is told of.
+    notebook.run(
+        "%%znb expose once --on w0\nimport os\nclass Once:\n    def __init__(self): os.mkdir('once')\n"
+        "    def m(self): pass"
+    ).ok()
+    heard = notebook.folder / "heard"
+    cell = notebook.start(f"%znb cluster restart w0\nwhile not os.path.exists({str(heard)!r}): pass")
+    cell.wait_until(lambda cell: "once could not be exposed again on w0: FileExistsError: " in cell.stderr)
+    heard.touch()
+    cell.wait().ok()
 
     assert "no worker 'w7'; there are w0, w1, w2" in notebook.run("znb.expose(len, on='w7')").error.message
     assert "cannot all listen at tcp://127.0.0.1:1" in (
@@ -257,3 +324,6 @@ def test_replicas_on_workers(kernel):
     assert "--on w9: no worker 'w9'" in refused(notebook.run("%%znb expose x --on w9\ndef f(): pass"))
     notebook.run("znb.unexpose('one', on='w1')").ok()
     assert notebook.run("znb.connect('one')").error.name == "ServiceUnavailable"
+    notebook.run("znb.unexpose('far')").ok()
+    assert notebook.run("znb.connect('far')").error.name == "ServiceUnavailable"
+    assert "this process exposes no service" in notebook.run("znb.unexpose('far')").error.message

@@ -11,7 +11,7 @@ import pytest
 import job_functions as jobs
 import znb
 from test_rpc_channels import keep_zero_copy_warm
-from znb.executor import maps
+from znb.executor import mapflow
 from znb.executor.source import Source, copied, is_settled
 from znb.serialize import Codec
 
@@ -152,7 +152,7 @@ def test_what_stays_in_its_process_says_what_to_do(cluster, kind):
 
 
 def test_large_items_are_not_piled_up(cluster, monkeypatch):
-    monkeypatch.setattr(maps, "HELD_BYTES", 4_000_000)
+    monkeypatch.setattr(mapflow, "HELD_BYTES", 4_000_000)
     results = cluster.map(len, (bytes(1_000_000) for _ in range(50)))
     held = []
     for size in results:
@@ -163,8 +163,8 @@ def test_large_items_are_not_piled_up(cluster, monkeypatch):
 
 
 def test_items_that_are_larger_than_all_that_may_be_held(cluster, monkeypatch):
-    monkeypatch.setattr(maps, "HELD_BYTES", 1)
-    monkeypatch.setattr(maps, "AHEAD_BYTES", 1)
+    monkeypatch.setattr(mapflow, "HELD_BYTES", 1)
+    monkeypatch.setattr(mapflow, "AHEAD_BYTES", 1)
     assert list(cluster.map(len, (bytes(1000) for _ in range(50)))) == [1000] * 50
 
 

@@ -23,6 +23,7 @@ def cluster(world):
 
 def test_counts_of_jobs(cluster, tmp_path):
     assert str(cluster.stats()).startswith("none; ")
+    assert repr(cluster.stats()) == f"<jobs: {cluster.stats()}>", "what a cell shows whose value it is"
     assert list(cluster.map(jobs.square, range(50))) == [x * x for x in range(50)]
     assert isinstance(cluster.submit(jobs.fail).exception(), ValueError)
     gate = Gate(tmp_path)

@@ -361,16 +361,32 @@ def test_a_store_brings_together_what_processes_send(store):
     assert store.version(root.trace_id) == unchanged
 
 
-def test_a_store_keeps_the_latest_traces_and_ours_before_others(store):
+def test_what_a_worker_tells_before_this_process_does_is_kept_in_a_full_store(store):
+    """It was dropped as somebody else's: from the 100th cell on, traces lacked what happened on workers."""
+    store, recorder = store
+    for name in "abc":
+        with OpenSpan(recorder, name):
+            pass
+    store.read_local()
+    with OpenSpan(recorder, "asks") as asks:
+        trace_id = asks.trace_id
+        store.take(batch_of(W0, trace_id, entry(1, asks.span_id, 1, 2)), 0, 1)
+    store.read_local()
+    assert len(store.assemble(trace_id).table) == 2
+
+
+def test_a_store_keeps_the_latest_traces_ours_and_others_apart(store):
     store, recorder = store
     ours = []
     for name in "abc":
         with OpenSpan(recorder, name) as span:
             ours.append(span.trace_id)
     store.read_local()
-    store.take(batch_of(W0, 77, entry(1, 0, 1, 2)), 0, 1)
-    assert store.version(77) == -1
-    assert store.assemble(77) is None
+    for number in (76, 77, 78, 79):
+        store.take(batch_of(W0, number, entry(1, 0, 1, 2)), 0, 1)
+    assert store.version(76) == -1
+    assert store.assemble(76) is None
+    assert store.version(77) >= 0
     store.begin(ours[0], "held")
     with OpenSpan(recorder, "d") as span:
         ours.append(span.trace_id)

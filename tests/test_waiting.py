@@ -132,6 +132,28 @@ def test_native_code_that_holds_the_interpreter_is_suspected(notebook):
     shows_nothing_but(waiting, "{'w0': 'went on', 'w1': 'went on'}")
 
 
+def test_native_code_that_holds_one_worker_is_suspected_by_jobs_that_wait_there(notebook):
+    """The other workers were idle, so it was taken for granted that the jobs were about to begin."""
+    os.mkfifo(notebook.cwd / "fifo2")
+    notebook.run(
+        """
+        import ctypes, os, pathlib
+        def hold():
+            python = ctypes.PyDLL(None)
+            pathlib.Path("held").touch()
+            return python.open(b"fifo2", os.O_RDONLY) > 2
+        held = cluster.submit(hold)
+        while not pathlib.Path("held").exists(): pass
+        """
+    ).ok()
+    waiting = notebook.start("list(cluster.map(abs, range(100))) == list(range(100))")
+    waiting.wait_until(lambda cell: "does not answer: its interpreter is held by native code" in cell.stderr)
+    with (notebook.cwd / "fifo2").open("w"):
+        pass
+    assert waiting.wait().ok().value == "True"
+    assert notebook.run("held.result()").value == "True"
+
+
 HOLD_READY = """
 import os, threading, time
 membership, held = cluster._membership, []

@@ -98,7 +98,7 @@ def test_a_page_that_missed_something_gets_everything_again(k):
     first = chunks(k, comm)[before]
     assert first["seq"] == 0
     assert first["run"] > chunks(k, comm)[0]["run"]
-    assert first["spans"] == 2
+    assert str(first["spans"]) == k.run("len(short.spans)").value
 
 
 def test_questions_are_answered_also_wrong_ones(k):

@@ -335,6 +335,6 @@ def test_two_frames_may_come_in_one_piece_and_the_second_be_garbage(cluster):
 
 def test_two_who_start_it_at_once_mean_the_same_workers():
     with harness(0) as cluster:
-        starts = [cluster.launcher.request_nowait("start", n=2) for _ in range(2)]
+        starts = [cluster.launcher.request_nowait("start", n=2, first=True) for _ in range(2)]
         assert [len(start.result(PATIENCE).workers) for start in starts] == [2, 2]
         assert [worker.name for worker in cluster.launcher.workers().workers] == ["w0", "w1"]

@@ -75,7 +75,7 @@ class Callees:
                 self._store.lose(self._keys.pop(address), str(error.fields.get("reason", error)))
 
     def _read_all(self, address: str, deadline: float) -> None:
-        with contextlib.closing(rpc.Caller("", [address], rpc.Limits(), ())) as caller:
+        with contextlib.closing(rpc.Caller([address], [address], rpc.Limits(), ())) as caller:
             more = True
             while more:
                 request = self._store.request_for(self._keys.get(address, ""), with_open=True)

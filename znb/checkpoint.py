@@ -17,6 +17,7 @@ import contextlib
 import os
 import pickle
 import sqlite3
+import threading
 from collections.abc import Callable, Generator, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -47,6 +48,7 @@ class Checkpoint:
     Attributes:
         stored: Positions of items that have a result which was not yielded yet.
         missing: Positions of items that run.
+        abandoned: Whether its map was cancelled while another thread took results.
 
     Raises:
         ZnbError: The file is something else, is damaged, is in use, or was made with another function.
@@ -57,7 +59,10 @@ class Checkpoint:
         self._label = getattr(function, "__qualname__", None) or type(function).__qualname__
         self.stored: collections.deque[int] = collections.deque()
         self.missing: collections.deque[int] = collections.deque()
+        self.abandoned = False
         self._found = 0
+        self._closed = False
+        self._lock = threading.RLock()
         self._running: dict[int, tuple[int, bytes]] = {}
         is_new = self._check_header()
         digest = fingerprint(function)
@@ -75,7 +80,12 @@ class Checkpoint:
 
     def close(self) -> None:
         """Let go of the file. May be called twice."""
-        self._database.close()
+        with self._lock:
+            self._closed = True
+            self._database.close()
+
+    def __repr__(self) -> str:
+        return os.fspath(self.path)
 
     # -- what runs -----------------------------------------------------------------------------------------
 
@@ -106,13 +116,18 @@ class Checkpoint:
         return found
 
     def keep(self, results: Iterable[tuple[int, Any]]) -> None:
-        """Keep results of items that ``select`` yielded, given by their number in that order."""
+        """Keep results of items that ``select`` yielded, given by their number in that order; none after ``close``.
+
+        A thread that sees to the end of a map may be here as the one that takes its results ends it.
+        """
         rows = []
         for index, value in results:
             position, digest = self._running.pop(index)
             rows.append((position, digest, self._dump(value, position)))
-        with self._database:
-            self._database.executemany("INSERT OR REPLACE INTO results VALUES (?, ?, ?)", rows)
+        with self._lock:
+            if not self._closed:
+                with self._database:
+                    self._database.executemany("INSERT OR REPLACE INTO results VALUES (?, ?, ?)", rows)
 
     def drop(self, index: int) -> None:
         """Note that an item failed: it has no result."""
@@ -155,7 +170,11 @@ class Checkpoint:
         return False
 
     def _open(self) -> sqlite3.Connection:
-        database = sqlite3.connect(self.path, timeout=0, check_same_thread=False)
+        try:
+            database = sqlite3.connect(self.path, timeout=0, check_same_thread=False)
+        except sqlite3.OperationalError as error:  # its folder is missing, or may not be written to
+            hint = "It is made where it is to be; its folder must be there, and yours to write to"
+            raise self._refuse(f"it cannot be made ({error})", hint=hint) from None
         try:
             database.execute("PRAGMA locking_mode = EXCLUSIVE")
             database.execute("BEGIN IMMEDIATE")  # takes the lock, and keeps it
@@ -213,9 +232,10 @@ class CheckpointedMap(Iterator[Any]):
         except BaseException:
             file.close()
             raise
-        self._results = _merge(
-            file, inner, ordered=ordered
-        )  # which refers to nothing here, so it ends when it is dropped
+        self._file = file
+        self._inner = inner
+        # It refers to nothing here, so it ends when it is dropped.
+        self._results = _merge(file, inner, ordered=ordered)
         next(self._results)
 
     def __iter__(self) -> Iterator[Any]:  # noqa: PYI034 - the generator, which is quicker and ends when it is dropped
@@ -224,9 +244,19 @@ class CheckpointedMap(Iterator[Any]):
     def __next__(self) -> Any:
         return next(self._results)
 
+    def __repr__(self) -> str:
+        return f"{repr(self._inner)[:-1]}, checkpoint {self._file}>"
+
+    def _ipython_display_(self) -> None:
+        self._inner._ipython_display_()
+
     def cancel(self) -> None:
-        """Cancel what is left. May be called twice."""
-        self._results.close()
+        """Cancel what is left. May be called twice, and on any thread."""
+        try:
+            self._results.close()
+        except ValueError:  # another thread takes results just now
+            self._file.abandoned = True
+            self._inner.cancel()
 
     close = cancel
 
@@ -240,6 +270,8 @@ def _merge(file: Checkpoint, inner: Any, *, ordered: bool) -> Generator[Any, Non
             try:
                 value = next(inner)
             except StopIteration:
+                if file.abandoned:
+                    return
                 break
             yield from _kept(file, file.missing[0] if ordered else None)  # found on the way to that one
             file.missing.popleft()

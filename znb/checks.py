@@ -9,7 +9,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-__all__ = ["check_mapping", "check_seconds", "check_text"]
+__all__ = ["check_count", "check_mapping", "check_seconds", "check_text"]
 
 
 def check_text(name: str, value: object, example: str) -> str:
@@ -37,6 +37,17 @@ def check_seconds(name: str, value: object) -> float:
         raise TypeError(f"{name} must be a number of seconds, got {value!r}")
     if not 0 < value < math.inf:
         raise ValueError(f"{name} must be a positive number of seconds, got {value!r}")
+    return value
+
+
+def check_count(name: str, value: object) -> int:
+    """Return ``value`` if it is a whole number from 1 on.
+
+    Raises:
+        ValueError: It is something else.
+    """
+    if type(value) is not int or value < 1:
+        raise ValueError(f"{name}: expected a whole number from 1 on, got {value!r}")
     return value
 
 

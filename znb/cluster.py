@@ -29,7 +29,7 @@ from znb.collector import Collector
 from znb.connection import ClusterEntry, clean_dead, find_cluster, list_clusters
 from znb.current import current
 from znb.descriptors import ensure_descriptors
-from znb.errors import NoWorkers, ServiceUnavailable, ZnbError
+from znb.errors import CallTimeout, NoWorkers, ServiceUnavailable, ZnbError
 from znb.executor.client import JobClient
 from znb.executor.futures import Future
 from znb.executor.groups import Show
@@ -46,6 +46,7 @@ from znb.rundir import FILE_NAME
 from znb.serialize import Codec
 from znb.shared import Shared, put
 from znb.spans import RECORDER, OpenSpan
+from znb.standing import Standing
 from znb.status import ClusterStatus, JobStats, WorkerInfo
 from znb.targets import Target, select
 from znb.tracing import TRACES
@@ -70,6 +71,7 @@ class Cluster(concurrent.futures.Executor):
         name: The cluster's name.
         reused: Whether ``start`` found it running.
         codec: Encodes what is sent.
+        standing: Calls that are made again on each process that replaces a worker.
 
     Examples:
         >>> with Cluster.start(2, name="doc") as cluster:
@@ -91,7 +93,8 @@ class Cluster(concurrent.futures.Executor):
         self._job_views = JobViews()
         self._jobs = JobClient(reactor, self.codec, kill=self.kill, notify=self.notify, view=self._job_view)
         self._collector = Collector(reactor, TRACES.store)
-        self._membership = Membership(reactor, self.codec, self._jobs, self._on_ended, self._collector)
+        self.standing = Standing(self.notify)
+        self._membership = Membership(reactor, self.codec, self._jobs, self._on_ended, self._collector, self.standing)
         self._submits = Submits(self._jobs, reactor, TRACES.of)
         self._joblib = Arrival("joblib", functools.partial(_register, weakref.ref(self)))
         self.name = ""
@@ -311,7 +314,7 @@ class Cluster(concurrent.futures.Executor):
             buffersize: Jobs pulled ahead of the consumer; ``None`` to follow the pace of the workers.
             ordered: Whether results come in the order of the items, or as they are ready.
             retries: How often a job is run again after its worker died under it, or after ``retry_on``.
-            retry_on: Exception types after which a job is run again.
+            retry_on: Exception types after which a job is run again; ``CallTimeout`` for one that overran.
             job_timeout: Seconds that one job may run; it is then interrupted, and its worker replaced if that
                 does not help.
             errors: ``"return"`` yields failures in place, as exceptions; ``"raise"`` raises the first.
@@ -329,6 +332,7 @@ class Cluster(concurrent.futures.Executor):
         if not iterables:
             raise TypeError("map over what? Give at least one iterable: cluster.map(f, items)")
         check_map_options(
+            timeout=timeout,
             chunksize=chunksize,
             buffersize=buffersize,
             retries=retries,
@@ -346,10 +350,13 @@ class Cluster(concurrent.futures.Executor):
             ordered=ordered,
             errors=errors,
             timeout=timeout,
-            progress=lambda: TqdmProgress(progress if isinstance(progress, str) else "", total_of(iterables)),
+            progress=functools.partial(
+                TqdmProgress, progress if isinstance(progress, str) else "", total_of(iterables)
+            ),
             show=bool(progress),
             retry_on=frozenset(f"{cls.__module__}.{cls.__qualname__}" for cls in types),
             retries=retries,
+            retry_timeouts=any(issubclass(CallTimeout, cls) for cls in types),
             job_timeout=job_timeout,
             chunksize=chunksize,
             buffersize=buffersize,
@@ -391,6 +398,8 @@ class Cluster(concurrent.futures.Executor):
             wait: Whether to return only when the jobs are done.
             cancel_futures: Whether to cancel those that no worker has begun.
         """
+        if os.getpid() != self._pid:
+            return  # a forked child has no part in it
         self._submits.shutdown(cancel=cancel_futures)
         if wait:
             self._submits.wait_finished()
@@ -456,6 +465,11 @@ class Cluster(concurrent.futures.Executor):
         if self._ended:
             raise NoWorkers(self._ended)
         return Workers(self, select(target, self.names, self._least_busy))
+
+    def placed(self, name: str) -> Workers | None:
+        """Return the workers on which a service was exposed; ``None`` if there are none."""
+        names = tuple(worker for worker in self.names if worker in self.standing.workers(name))
+        return Workers(self, names) if names else None
 
     def run(self, source: str, **options: Any) -> Any:
         """Run source code as a cell on every worker (see ``Workers.run``)."""

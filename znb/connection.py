@@ -302,7 +302,8 @@ def find_cluster(which: str | None = None, runtime: Path | None = None) -> Clust
     if which is None and running:
         return list(running.values())[-1]
     if which is None:
-        raise ServiceUnavailable("no cluster", "nothing runs here", hint="start one: `%znb cluster start`")
+        hint = "Start one: `%znb cluster start` in a notebook, znb.Cluster.start() in a script, `znb start` in a shell"
+        raise ServiceUnavailable("no cluster", "nothing runs here", hint=hint)
     if which in running:
         return running[which]
     hint = f"running: {', '.join(running) or 'none'}"

@@ -147,6 +147,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     group: bool = False
     keep: bool = False
     stop: bool = False
+    first: bool = False
 
 
 class Problem(msgspec.Struct, frozen=True):

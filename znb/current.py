@@ -26,6 +26,9 @@ class OpenCluster(Protocol):
     def __getitem__(self, target: Any, /) -> Any:
         """Return some of its workers."""
 
+    def placed(self, name: str, /) -> Any:
+        """Return the workers that repeat the call of this name (``Workers.call_anew``); ``None`` for no such call."""
+
 
 class Current:
     """The clusters of one process, in the order in which they were chosen."""
@@ -40,18 +43,20 @@ class Current:
             others = [ref for ref in self._clusters if (found := ref()) is not None and found is not cluster]
             self._clusters = [*others, weakref.ref(cluster)]
 
+    def clusters(self) -> list[OpenCluster]:
+        """Return those that this process holds, the one that is meant first."""
+        with self._lock:
+            refs = list(self._clusters)
+        return [found for ref in reversed(refs) if (found := ref()) is not None and not found.closed]
+
     def cluster(self) -> OpenCluster:
         """Return the cluster that is meant.
 
         Raises:
             NoWorkers: This process has none.
         """
-        with self._lock:
-            refs = list(self._clusters)
-        for ref in reversed(refs):
-            found = ref()
-            if found is not None and not found.closed:
-                return found
+        for found in self.clusters():
+            return found
         raise NoWorkers(
             "this process has no cluster; start one with znb.Cluster.start(), or attach to one with "
             "znb.Cluster.connect(), and keep it in a variable"

@@ -19,6 +19,7 @@ from znb.errors import NoWorkers, WorkerLost, ZnbError
 from znb.lifecycle import ClusterEvent, DeathCertificate, WorkerStatus
 from znb.link import LEFT, Link
 from znb.serialize import Codec
+from znb.standing import Standing
 from znb.transport import Reactor
 
 __all__ = ["Listener", "Membership"]
@@ -62,11 +63,19 @@ class Membership:
         listener: Hears of links that come and go.
         ended: Called on the reactor's thread, with the reason, when the whole cluster has ended.
         reader: Hears of links too.
+        standing: What each new process is asked to do.
     """
 
     def __init__(
-        self, reactor: Reactor, codec: Codec, listener: Listener, ended: Callable[[str], None], reader: Reader
+        self,
+        reactor: Reactor,
+        codec: Codec,
+        listener: Listener,
+        ended: Callable[[str], None],
+        reader: Reader,
+        standing: Standing,
     ) -> None:
+        self._standing = standing
         self._reader = reader
         self._ended = ended
         self._reactor = reactor
@@ -206,6 +215,7 @@ class Membership:
             self._links[member.name] = link
         self._listener.add_worker(link)
         self._reader.add_worker(link)
+        self._standing.add_worker(link)
 
     def _on_broken(self, link: Link) -> None:
         """Make another link to a worker whose connection broke, though nobody told of its death."""

@@ -25,10 +25,12 @@ class TqdmProgress:
     Args:
         title: What stands before the bar; empty for nothing.
         total: Number of results; ``None`` if that is not known.
+        begun: How many of them have been taken before it is shown.
     """
 
-    def __init__(self, title: str, total: int | None) -> None:
+    def __init__(self, title: str, total: int | None, begun: int = 0) -> None:
         self._title = title
+        self._begun = begun
         self._total = total
         self._bar: Any = None
         self._failed = 0
@@ -37,7 +39,7 @@ class TqdmProgress:
     def update(self, done: int, failed: int, retried: int) -> None:
         """So many more results have been taken, so many of them failures; so many runs were repeated in all."""
         if self._bar is None:
-            self._bar = _make_bar(self._title, self._total)
+            self._bar = _make_bar(self._title, self._total, self._begun)
         if failed or retried != self._retried:
             self._failed += failed
             self._retried = retried
@@ -62,7 +64,7 @@ def total_of(iterables: tuple[Iterable[Any], ...]) -> int | None:
     return min(lengths, default=None)
 
 
-def _make_bar(title: str, total: int | None) -> Any:
+def _make_bar(title: str, total: int | None, begun: int) -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # tqdm warns where its own choice is experimental
         from tqdm.auto import tqdm  # noqa: PLC0415 - 30 ms that only a bar needs
@@ -72,6 +74,7 @@ def _make_bar(title: str, total: int | None) -> Any:
     return tqdm(
         desc=title or None,
         total=total,
+        initial=begun,
         unit="job",
         mininterval=interval,
         maxinterval=interval,

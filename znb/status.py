@@ -114,6 +114,9 @@ class JobStats(msgspec.Struct, frozen=True, kw_only=True):
         names = ("queued", "running", "done", "failed", "cancelled", "retried")
         return {name: getattr(self, name) for name in names}
 
+    def __repr__(self) -> str:
+        return f"<jobs: {self}>"
+
     def __str__(self) -> str:
         """Say it in a line."""
         said = ", ".join(f"{count:,} {name}" for name, count in self.counts().items() if count) or "none"

@@ -157,6 +157,26 @@ class Workers:
         view = OutputView(self.names, shown, scope=self._cluster.name)
         return self._combine(self._ask("apply", (function, args, kwargs), view=view, label="apply", sink=shown))
 
+    def call_anew(self, name: str, function: Callable[..., Any], *args: Any) -> Any:
+        """Call a function on each worker, now and on each process that replaces one, and return what ``call`` does.
+
+        Args:
+            name: Stands for the call: another one of this name takes its place.
+            function: What to call.
+            args: Its arguments, encoded now.
+        """
+        standing = self._cluster.standing
+        standing.keep(name, self.names, self._cluster.codec.encode((function, args, {})))
+        try:
+            return self.call(function, *args)
+        except BaseException:
+            standing.forget(name, self.names)
+            raise
+
+    def forget_call(self, name: str) -> None:
+        """Have the processes that replace these workers make a call no more (``call_anew``)."""
+        self._cluster.standing.forget(name, self.names)
+
     # -- how -----------------------------------------------------------------------------------------------
 
     def _outcomes(self, method: str, obj: Any) -> dict[str, Any]:

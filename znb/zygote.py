@@ -319,7 +319,7 @@ class Zygote:
 
     def _do_start(self, request: Request, debt: Debt) -> None:
         members = self._nursery.members()
-        if members and request.names is None:  # two who start it at once mean the same workers
+        if members and request.first:  # two who start it at once mean the same workers
             debt.goal = self._nursery.scale(len(members))
             return
         n = request.n

@@ -170,7 +170,8 @@ def _in_usage(action: argparse.Action) -> str:
 def nearest(word: str, valid: Iterable[str]) -> str:
     """Return what to say after a wrong word: the nearest valid one, or all of them."""
     known = list(valid)
-    near = difflib.get_close_matches(word, known, n=1, cutoff=SIMILAR)
+    begun = [name for name in known if word and name.startswith(word)]
+    near = begun if len(begun) == 1 else difflib.get_close_matches(word, known, n=1, cutoff=SIMILAR)
     return f"; did you mean {near[0]}?" if near else f"; there are {', '.join(known)}"
 
 
@@ -277,7 +278,8 @@ class CommandTable:
         *first, last = words
         candidates = {name.split()[-1]: f"{self.prefix} {name}" for name in self.commands}
         candidates |= {word: " ".join([self.prefix, *first, word]) for word in self.next_words(first)}
-        near = difflib.get_close_matches(last, candidates, n=1, cutoff=SIMILAR)
+        begun = [name for name in candidates if last and name.startswith(last)]
+        near = begun if len(begun) == 1 else difflib.get_close_matches(last, candidates, n=1, cutoff=SIMILAR)
         return f"; did you mean {candidates[near[0]]}?" if near else ""
 
 

@@ -27,12 +27,12 @@ from znb.cli.calls import (
     to_json,
 )
 from znb.cli.commands import Command, Parser, WrongUsage, nearest
-from znb.cli.values import address, at_least_one, seconds
-from znb.errors import AuthError, CallTimeout, ServiceUnavailable, ZnbError
+from znb.cli.values import add_key_options, address, at_least_one, keys_of, seconds
+from znb.errors import CallTimeout, ServiceUnavailable, ZnbError
+from znb.rpc.describe import left_out
 from znb.rpc.description import inspect_service, ping
 from znb.rpc.failures import is_remote
 from znb.rpc.registry import list_services
-from znb.rpc.security import load_keys
 from znb.rpc.service import THREADS, Service
 from znb.transport import is_local
 
@@ -142,17 +142,11 @@ def _make_services(things: dict[str, Any], args: argparse.Namespace) -> list[Ser
     if len(things) > 1 and args.bind is not None and args.name is None:
         raise WrongUsage("one address for several objects: give --name, and they are one service")
     chosen: dict[str, Any] = things if args.name is None else {args.name: _together(things)}
-    keys = load_keys(args.keys) if args.keys is not None else None
-    if args.bind is not None and not is_local(args.bind):
-        if keys is None and not args.insecure:
-            raise AuthError(
-                f"{args.bind} can be reached from other machines, and whoever reaches it could call everything that is "
-                f"served. Give --keys FILE, and only who knows the address that is printed then may call; or say "
-                f"--insecure, if you trust everybody on the network"
-            )
-        if keys is None:
+    keys = keys_of(args)
+    for name, obj in chosen.items():
+        if left := left_out(obj):
             print(
-                f"znb: insecure: whoever can reach {args.bind} may call this, and what is said can be read on the way",
+                f"znb: left out of {name}: {', '.join(left)} (numbers, texts and the like have nothing to call)",
                 file=sys.stderr,
             )
     try:
@@ -309,21 +303,15 @@ def _serve_arguments(parser: Parser) -> None:
         default=THREADS,
         help=f"calls that run at a time (default: {THREADS}); 1 runs them one after the other",
     )
-    parser.argument(
-        "--keys",
-        metavar="FILE",
-        offers="paths",
-        help="the keys of the service, made if there are none: needed to be called from other machines",
-    )
-    parser.argument(
-        "--insecure", action="store_true", help="let other machines call without keys: whoever reaches it may call it"
-    )
+    add_key_options(parser)
 
 
 def _call_arguments(parser: Parser) -> None:
     _url_argument(parser)
     parser.argument("method", metavar="METHOD", nargs="?", help="what to call (default: list what there is)")
-    parser.argument("args", metavar="ARG", nargs="*", help="Python literals, such as 1 or '[1, 2]'; else strings")
+    parser.argument(
+        "args", metavar="ARG", nargs="*", default=[], help="Python literals, such as 1 or '[1, 2]'; else strings"
+    )
     add_call_options(parser)
     _json_option(parser, "take arguments as JSON and print results as JSON, one to a line")
 

@@ -10,20 +10,24 @@ import argparse
 import difflib
 import keyword
 import math
+import sys
 from importlib.metadata import entry_points
 
 from znb.cli.commands import Parser
 from znb.connection import check_name
-from znb.errors import ZnbError
+from znb.errors import AuthError, ZnbError
 from znb.launchers import BUILT_IN, GROUP, parse_where
-from znb.rpc.security import check_url
+from znb.rpc.security import Keys, check_url, load_keys
+from znb.transport import is_local
 
 __all__ = [
+    "add_key_options",
     "add_place_options",
     "add_target_option",
     "address",
     "at_least_one",
     "cluster_name",
+    "keys_of",
     "launchers",
     "not_negative",
     "place",
@@ -111,6 +115,40 @@ def address(text: str) -> str:
         return check_url(text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def add_key_options(parser: Parser) -> None:
+    """Add ``--keys FILE`` and ``--insecure``: who may come in (``keys_of``)."""
+    parser.argument(
+        "--keys",
+        metavar="FILE",
+        offers="paths",
+        help="the keys of the service, made if there are none: needed to be called from other machines",
+    )
+    parser.argument(
+        "--insecure", action="store_true", help="let other machines call without keys: whoever reaches it may call it"
+    )
+
+
+def keys_of(args: argparse.Namespace) -> Keys | None:
+    """Return the keys that ``--keys`` names; warns of a service that others reach without.
+
+    Raises:
+        AuthError: Others could reach it, and nothing protects it.
+    """
+    keys = load_keys(args.keys) if args.keys is not None else None
+    if args.bind is not None and not is_local(args.bind) and keys is None:
+        if not args.insecure:
+            raise AuthError(
+                f"{args.bind} can be reached from other machines, and whoever reaches it could call everything that is "
+                f"served. Give --keys FILE, and only who knows the address that is printed then may call; or say "
+                f"--insecure, if you trust everybody on the network"
+            )
+        print(
+            f"znb: insecure: whoever can reach {args.bind} may call this, and what is said can be read on the way",
+            file=sys.stderr,
+        )
+    return keys
 
 
 def add_target_option(parser: Parser) -> None:

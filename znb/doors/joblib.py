@@ -24,13 +24,13 @@ from znb.cluster import Cluster
 if TYPE_CHECKING:
     from znb.executor.futures import Future
 
-__all__ = ["Backend", "register"]
+__all__ = ["Backend", "ZnbBackend", "register"]
 
 #: What users call the backend.
 NAME = "znb"
 
 
-class Backend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[misc]
+class ZnbBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[misc]
     """Runs joblib's batches on a cluster.
 
     Args:
@@ -67,18 +67,21 @@ class Backend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[misc]
         return found
 
     def effective_n_jobs(self, n_jobs: int | None) -> int:
-        """Return how many jobs run at once: what is asked for, where -1 is all workers."""
+        """Return how many jobs run at once: what is asked for, where -1 is all workers, and two at least.
+
+        Of those two one waits if there is one worker: what is to run one at a time joblib runs in this process.
+        """
         if n_jobs == 0:
             raise ValueError("n_jobs == 0 has no meaning: give a number of jobs, or -1 for all workers")
         workers = len(self.cluster)
         if n_jobs is None:
             n_jobs = -1
-        return n_jobs if n_jobs > 0 else max(1, workers + 1 + n_jobs)
+        return n_jobs if n_jobs > 0 else max(2, workers + 1 + n_jobs)
 
     def configure(self, n_jobs: int = 1, parallel: Any = None, **_: Any) -> int:
         """Prepare for a call of ``Parallel``; one job at a time is run here."""
         count = self.effective_n_jobs(n_jobs)
-        if count == 1 and n_jobs == 1:
+        if count == 1:
             raise FallbackToBackend(SequentialBackend(nesting_level=self.nesting_level))
         self.parallel = parallel
         return count
@@ -103,6 +106,10 @@ class Backend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[misc]
     def terminate(self) -> None:
         """Forget what was learnt about the jobs of this call."""
         self.reset_batch_stats()
+
+
+#: joblib shows the class's own name.
+Backend = ZnbBackend
 
 
 def register(cluster: Cluster | None = None) -> None:

@@ -130,13 +130,13 @@ class JobClient:
         Raises:
             NoWorkers: Nothing of it ever will, because all workers wait.
         """
-        answers: queue.SimpleQueue[str] = queue.SimpleQueue()
+        answers: queue.SimpleQueue[tuple[str, Sequence[Link]]] = queue.SimpleQueue()
         self._reactor.call_soon(lambda: answers.put(self._explain(group)))
         try:
-            reason = answers.get(timeout=1.0)
+            reason, links = answers.get(timeout=1.0)
         except queue.Empty:
             return "the I/O thread is busy"
-        return reason or explain_wait([peer.link for peer in self._peers.values()], group.label)
+        return reason or explain_wait(links, group.label, others=len(links) < len(self._peers))
 
     def folder(self) -> str:
         """Return the folder where this cluster's sockets are."""
@@ -274,20 +274,23 @@ class JobClient:
             group.drop(index, index + 1)
         self.tick()
 
-    def _explain(self, group: Group) -> str:
+    def _explain(self, group: Group) -> tuple[str, Sequence[Link]]:
+        """Return why nothing of a group runs, as far as it is known here, and else which workers may tell."""
         if not self._peers:
-            return "there are no workers"
-        stats = next((found for found in self._scheduler.stats().groups if found.group == group.number), None)
-        if stats is None:
-            return ""
-        if not stats.eligible:
-            return "none of the workers it may run on is there"
+            return "there are no workers", ()
+        stats = self._scheduler.stats()
+        found = next((row for row in stats.groups if row.group == group.number), None)
+        if found is None:
+            return "", ()
+        if not found.eligible:
+            return "none of the workers it may run on is there", ()
         frozen = [peer.link.name for peer in self._peers.values() if peer.link.frozen()]
         if frozen:
-            return f"{', '.join(frozen)} is frozen (stopped by a signal)"
-        if stats.queued and not stats.running:
-            return "every worker is busy with something else"
-        return ""
+            return f"{', '.join(frozen)} is frozen (stopped by a signal)", ()
+        if found.queued and not found.running:
+            return "every worker is busy with something else", ()
+        holders = [self._peers[row.worker].link for row in stats.workers if group.number in row.groups]
+        return "", holders
 
     def _tick_soon(self) -> None:
         if not self._ticking:
@@ -368,7 +371,7 @@ class JobClient:
             index = end
         if command.attempt > 1:
             self._note_retry(command, peer, group)
-        group.receiver.sent(command.start, command.stop)
+        group.receiver.sent(command.start, command.stop, peer.link.name)
         chunk = frames.Chunk(self.id, command.chunk, command.group, command.start, command.attempt, segments)
         self._send(peer, chunk, buffers)
 

@@ -20,6 +20,7 @@ from typing import Any, Protocol
 from znb.errors import CallTimeout, NoWorkers
 from znb.spans import Brief, bound, mark
 from znb.spans.recorder import Parent
+from znb.waiters import Waiters
 
 __all__ = ["Batch", "Future", "Owner"]
 
@@ -108,7 +109,7 @@ class Future(concurrent.futures.Future[Any]):
     """A job's outcome: ``concurrent.futures.Future``, awaitable, whose ``cancel`` stops a running job too.
 
     Attributes:
-        worker: Name of the worker that ran it, once it is done.
+        worker: Name of the worker that runs it, or ran it; empty as long as none has it.
         index: The job's number within its group; -1 until it has one.
         label: What the job is called in messages.
         group: The jobs that it runs with (``groups.Group``).
@@ -127,7 +128,18 @@ class Future(concurrent.futures.Future[Any]):
         self._owner = owner
         self.index = -1
         self.thread = threading.get_ident()
+        self._waiters = Waiters(owner, self.thread)
         self._batch: Batch | None = None
+
+    def __repr__(self) -> str:
+        where = f" on {self.worker}" if self.worker else ""
+        said = f"{type(self).__name__} of {self.label}, state={states._STATE_TO_DESCRIPTION_MAP[self._state]}{where}"
+        batch, error = self._batch, self._exception
+        if batch is not None:  # its type is not known before somebody asks
+            said += " raised an exception" if self.index in batch.failed else ""
+        elif self._state == states.FINISHED:
+            said += f" raised {type(error).__name__}" if error else f" returned {type(self._result).__name__}"
+        return f"<{said}>"
 
     def __reduce__(self) -> str:
         raise TypeError(
@@ -229,8 +241,9 @@ class Future(concurrent.futures.Future[Any]):
 
     # -- the I/O thread ------------------------------------------------------------------------------------
 
-    def sent(self) -> None:
+    def sent(self, worker: str) -> None:
         """Note that the job is on its way to a worker."""
+        self.worker = worker
         if self.span is not None:
             mark(self.span, "sent_ns")
         if self._state == states.PENDING:

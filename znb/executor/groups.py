@@ -26,7 +26,7 @@ Show = Callable[[str, str, int, int, Output | None], None]
 class Receiver(Protocol):
     """Who hears of a group's jobs, on the reactor's thread: a map, or the futures of submits."""
 
-    def sent(self, start: int, stop: int) -> None:
+    def sent(self, start: int, stop: int, worker: str) -> None:
         """These jobs are on their way to a worker."""
 
     def deliver(self, batch: Batch, count: int, skip: Collection[int], worker: str, size_bytes: int) -> None:

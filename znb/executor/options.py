@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import math
+from znb.checks import check_seconds
 
 __all__ = ["check_map_options"]
 
 
 def check_map_options(
     *,
+    timeout: object,
     chunksize: object,
     buffersize: object,
     retries: object,
@@ -30,10 +31,12 @@ def check_map_options(
         if value < least:
             raise ValueError(f"{name} must be at least {least}, got {value}")
     if job_timeout is not None:
-        if not isinstance(job_timeout, int | float):
-            raise TypeError(f"job_timeout must be seconds or None, got {job_timeout!r}")
-        if not 0 < job_timeout < math.inf:
-            raise ValueError(f"job_timeout must be a positive number of seconds, got {job_timeout!r}")
+        check_seconds("job_timeout", job_timeout)
+    if timeout is not None:
+        if isinstance(timeout, bool) or not isinstance(timeout, int | float):
+            raise TypeError(f"timeout must be a number of seconds or None, got {timeout!r}")
+        if not timeout >= 0:
+            raise ValueError(f"timeout must not be negative, got {timeout!r}")
     if errors not in {"raise", "return"}:
         raise ValueError(f"errors must be 'raise' or 'return', got {errors!r}")
     for kind in retry_on if isinstance(retry_on, tuple) else (retry_on,):

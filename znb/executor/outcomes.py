@@ -1,4 +1,4 @@
-"""Outcomes of jobs as they come from a worker: values, and exceptions with their tracebacks."""
+"""Outcomes of jobs as they come from a worker: values, and exceptions with their tracebacks; and as they wait here."""
 
 from __future__ import annotations
 
@@ -11,7 +11,26 @@ from znb.link import Link
 from znb.serialize import Codec
 from znb.shipping import unpack
 
-__all__ = ["decode_results"]
+__all__ = ["Outcomes", "decode_results"]
+
+
+class Outcomes:
+    """Outcomes of consecutive jobs, decoded; errors by position.
+
+    Attributes:
+        size_bytes: What is to be said to be taken with them, so that more may be sent.
+        plain: Whether it does not matter how long the values are held.
+    """
+
+    __slots__ = ("errors", "plain", "size_bytes", "values")
+
+    def __init__(
+        self, values: list[Any], errors: dict[int, BaseException], size_bytes: int = 0, *, plain: bool = False
+    ) -> None:
+        self.values = values
+        self.errors = errors
+        self.size_bytes = size_bytes
+        self.plain = plain
 
 
 def decode_results(

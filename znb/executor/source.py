@@ -155,20 +155,28 @@ class Source:
         """Encode items together, or if one of them cannot be, all up to it; sets ``refused``, or ``error``."""
         first = self.count
         self.count += len(items)
-        try:
-            return [Part(self._payload(items), len(items))]
-        except SerializationError as error:
-            if len(items) == 1:
-                return self._refuse(items[0], first, error)
+        part = self._part(items)
+        if isinstance(part, Part):
+            return [part]
+        if len(items) == 1:
+            return self._refuse(items[0], first, part)
         parts: list[Part] = []
         for position, item in enumerate(items):
-            try:
-                parts.append(Part(self._payload([item]), 1))
-            except SerializationError as error:
-                parts += self._refuse(item, first + position, error)
-                if self.exhausted:
-                    break
+            part = self._part([item])
+            if isinstance(part, Part):
+                parts.append(part)
+                continue
+            parts += self._refuse(item, first + position, part)
+            if self.exhausted:
+                break
         return parts
+
+    def _part(self, items: Sequence[Any]) -> Part | SerializationError:
+        """Return items encoded; or why they cannot be, so that what is raised next has nothing to do with it."""
+        try:
+            return Part(self._payload(items), len(items))
+        except SerializationError as error:
+            return error
 
     def _payload(self, items: Sequence[Any]) -> Payload:
         payload = self._codec.encode(items)

@@ -42,12 +42,12 @@ class Stream:
         self.futures: dict[int, Future] = {}
         self.ended = False
 
-    def sent(self, start: int, stop: int) -> None:
+    def sent(self, start: int, stop: int, worker: str) -> None:
         """Mark futures as running."""
         for index in range(start, stop):
             future = self.futures.get(index)
             if future is not None:
-                future.sent()
+                future.sent(worker)
 
     def deliver(self, batch: Batch, count: int, skip: Collection[int], worker: str, _size_bytes: int) -> None:
         """Complete futures."""

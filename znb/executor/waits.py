@@ -25,7 +25,7 @@ ANSWER_TIMEOUT = 0.5
 #: Seconds between two looks whether all workers wait, before that is taken to be so for good.
 CONFIRM_AFTER = 0.3
 #: Where a thread is that waits for jobs: module and function.
-WAITS = frozenset((("znb.executor.futures", "wait_done"), ("znb.executor.maps", "_wait_result")))
+WAITS = frozenset((("znb.executor.futures", "wait_done"), ("znb.executor.mapflow", "_wait_result")))
 
 
 class Busy(NamedTuple):
@@ -40,18 +40,19 @@ class Busy(NamedTuple):
     stuck: bool = False
 
 
-def explain_wait(links: Sequence[Link], label: str) -> str:
+def explain_wait(links: Sequence[Link], label: str, *, others: bool) -> str:
     """Say what the workers run in place of jobs of this label; empty if one runs those, or is about to.
 
     Args:
         links: The workers that have the jobs.
         label: What the jobs are called.
+        others: Whether there are more, to which the jobs may move.
 
     Raises:
         NoWorkers: All of them wait for jobs, as this one does, so that none can ever run.
     """
     busy = _explain_busy(links, label)
-    if busy.stuck and os.getpid() in {link.pid for link in links}:
+    if busy.stuck and not others and os.getpid() in {link.pid for link in links}:
         time.sleep(CONFIRM_AFTER)
         if _explain_busy(links, label).stuck:
             raise NoWorkers(

@@ -112,7 +112,7 @@ class LocalLauncher:
                 self.reused = True
                 snapshot = self.connect(claimed)
                 if n != 0 and not snapshot.workers and not snapshot.stopping:  # whoever started it was killed at it
-                    snapshot = self._request("start", deadline - time.monotonic(), n=n)
+                    snapshot = self._request("start", deadline - time.monotonic(), n=n, first=True)
                 return snapshot
             try:
                 return self._launch(n, options, claimed, deadline)
@@ -155,7 +155,7 @@ class LocalLauncher:
         try:
             self._greet(deadline - time.monotonic())
             self._learn(read_cluster_file(directory / FILE_NAME))
-            return self._request("start", deadline - time.monotonic(), n=n)
+            return self._request("start", deadline - time.monotonic(), n=n, first=True)
         except ServiceUnavailable as error:
             raise self._explain(options.name, directory, str(error)) from None
         except CallTimeout:

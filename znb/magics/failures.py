@@ -14,16 +14,18 @@ Source: ``InteractiveShell.run_cell_async``, ``run_code`` and ``showtraceback`` 
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import os
+import re
 import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from types import TracebackType
+from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any
 
-from znb.errors import ZnbError
+from znb.errors import WorkerLost, ZnbError
 from znb.tracebacks import render, show_in_shell
 from znb.tracebacks.capture import HIDDEN_MODULES
 from znb.tracebacks.frames import is_hidden
@@ -35,8 +37,14 @@ __all__ = ["ErrorHandler", "explain_debug", "rendered", "show_message_only"]
 
 #: What znb raises, beside its own, about arguments, targets, methods and closed executors.
 _OF_USE = (TypeError, ValueError, LookupError, AttributeError, RuntimeError)
-#: Where the modules are that znb waits in: ``queue``, ``threading``.
+#: What the interrupt key raises; in a cell that awaits, the kernel cancels the cell.
+_INTERRUPTS = (KeyboardInterrupt, asyncio.CancelledError)
+#: Where the modules are that znb waits in: ``queue``, ``threading``, ``asyncio``.
 _LIBRARY = f"{Path(threading.__file__).parent}{os.sep}"
+#: Others, some of whose frames have no file.
+_WAITING_MODULES = frozenset({"zmq"})
+#: A line of faulthandler's stacks, up to the number.
+_STACK_LINE = re.compile(r'File "([^"]+)", line')
 
 
 def show_message_only(error: BaseException) -> None:
@@ -80,7 +88,7 @@ class ErrorHandler:
         """Take over from the handler that is there, which goes on to handle all that is not ours."""
         self._handled, self._handle = self._shell.custom_exceptions, self._shell.CustomTB
         self._shell.set_custom_exc(  # type: ignore[no-untyped-call]
-            (*self._handled, BaseExceptionGroup, SyntaxError, ZnbError, KeyboardInterrupt, *_OF_USE), self._show
+            (*self._handled, BaseExceptionGroup, SyntaxError, ZnbError, *_INTERRUPTS, *_OF_USE), self._show
         )
         self._installed = self._shell.CustomTB
 
@@ -97,10 +105,12 @@ class ErrorHandler:
         frames: TracebackType,
         tb_offset: int | None = None,
     ) -> Any:
+        if isinstance(error, WorkerLost):
+            _name_cells(shell, error)
         if not hasattr(error, "_render_traceback_"):
-            if isinstance(error, KeyboardInterrupt):
+            if isinstance(error, _INTERRUPTS):
                 error.__traceback__ = _without_wait(error.__traceback__)
-            if isinstance(error, ZnbError | KeyboardInterrupt) or _raised_by_znb(error):
+            if isinstance(error, (ZnbError, *_INTERRUPTS)) or _raised_by_znb(error):
                 error._render_traceback_ = functools.partial(render, error)  # type: ignore[attr-defined]
         if hasattr(error, "_render_traceback_"):
             return show_in_shell(shell, kind, error, frames, tb_offset)
@@ -114,6 +124,16 @@ class ErrorHandler:
         else:
             shell.showsyntaxerror()  # type: ignore[no-untyped-call]
         return None
+
+
+def _name_cells(shell: InteractiveShell, error: WorkerLost) -> None:
+    """Name the cells in the stack that a worker has left, as tracebacks do; they have the names of files there."""
+
+    def named(line: re.Match[str]) -> str:
+        found = shell.compile.format_code_name(line[1])
+        return f"{' '.join(found)}, line" if found else line[0]
+
+    error.__notes__ = [_STACK_LINE.sub(named, note) for note in getattr(error, "__notes__", ())]
 
 
 def _raised_by_znb(error: BaseException) -> bool:
@@ -130,14 +150,17 @@ def _without_wait(frames: TracebackType | None) -> TracebackType | None:
     entries = list(_entries(frames))
     inside = [is_hidden(entry.tb_frame.f_globals, HIDDEN_MODULES) for entry in entries]
     begin = next((at for at in range(1, len(entries)) if inside[at] and not inside[at - 1]), None)
-    if begin is None or not all(
-        inside[at] or entries[at].tb_frame.f_code.co_filename.startswith(_LIBRARY) for at in range(begin, len(entries))
-    ):
+    if begin is None or not all(inside[at] or _is_wait(entries[at].tb_frame) for at in range(begin, len(entries))):
         return frames
     result = None
     for entry in reversed(entries[:begin]):
         result = TracebackType(result, entry.tb_frame, entry.tb_lasti, entry.tb_lineno)
     return result
+
+
+def _is_wait(frame: FrameType) -> bool:
+    """Whether a frame below znb's is of what it waits with."""
+    return frame.f_code.co_filename.startswith(_LIBRARY) or is_hidden(frame.f_globals, _WAITING_MODULES)
 
 
 def _entries(frames: TracebackType | None) -> Iterator[TracebackType]:

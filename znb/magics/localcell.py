@@ -33,15 +33,16 @@ class LocalCell:
     Args:
         shell: Whose namespace it runs in.
         source: The cell's lines below the magic's.
+        number: The cell's, as tracebacks have it.
 
     Raises:
         SyntaxError: It is no Python.
     """
 
-    def __init__(self, shell: InteractiveShell, source: str) -> None:
+    def __init__(self, shell: InteractiveShell, source: str, number: int) -> None:
         self._shell = shell
         text: str = "\n" + shell.transform_cell(source)  # type: ignore[no-untyped-call]  # the first line is the magic's
-        self.filename: str = shell.compile.cache(text, shell.execution_count, raw_code=source)
+        self.filename: str = shell.compile.cache(text, number, raw_code=source)
         try:
             tree = compile(text, self.filename, "exec", shell.compile.flags | ast.PyCF_ONLY_AST, dont_inherit=True)
         except SyntaxError as error:

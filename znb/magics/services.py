@@ -12,12 +12,12 @@ from typing import Any
 from znb.cli import listing
 from znb.cli.calls import add_call_options, call, opened, read_arguments, show_items
 from znb.cli.commands import Command, Parser, WrongUsage
-from znb.cli.values import address
+from znb.cli.values import add_key_options, address, keys_of
 from znb.errors import ZnbError
 from znb.magics.localcell import LocalCell
 from znb.magics.session import Session
 from znb.rpc.description import inspect_service
-from znb.rpc.host import expose
+from znb.rpc.host import check_shared, expose, host
 from znb.rpc.registry import NAME_PATTERN, check_service_name, list_services
 from znb.rpc.streams import Stream
 
@@ -77,7 +77,10 @@ def split_method(text: str, words: list[str]) -> tuple[str, str, list[str]]:
 def _expose(session: Session, args: argparse.Namespace) -> Any:
     name = args.name or notebook_name(session)
     workers = session.workers(args.on) if args.on is not None else None
-    cell = LocalCell(session.shell, args.cell)
+    door = {"bind": args.bind, "keys": keys_of(args), "insecure": args.insecure}
+    if workers is not None:
+        check_shared(args.bind, workers)
+    cell = LocalCell(session.shell, args.cell, session.cell_number())
     names = cell.definitions()
     value = cell.run()
     offered, notes = _offered({name: session.namespace[name] for name in names if name in session.namespace})
@@ -86,11 +89,11 @@ def _expose(session: Session, args: argparse.Namespace) -> Any:
         raise WrongUsage(f"nothing to expose: this cell defines no public function or class{left}")
     if workers is None:  # or an instance of each worker's own would be better than copies of one that was made here
         made = {key: cell.call(obj) if isinstance(obj, type) else obj for key, obj in offered.items()}
-        expose(made, name=name, bind=args.bind)
+        expose(made, name=name, **door)
     else:
-        expose(offered, name=name, bind=args.bind, on=workers)
+        expose(offered, name=name, on=workers, **door)
     replicas = f" on {', '.join(workers.names)}" if workers is not None else ""
-    where = f" at {args.bind}" if args.bind is not None and "*" not in args.bind else ""
+    where = f" at {host.services[name].address}" if args.bind is not None and workers is None else ""
     print(f"Service {name!r}{replicas}{where}: {', '.join(_headline(key, obj) for key, obj in offered.items())}")
     print("\n".join([*notes, f'Call it: %znb call {name}.METHOD ARG…, or znb.connect("{name}")']))
     return value
@@ -149,7 +152,9 @@ def service_name(text: str) -> str:
 
 def _call_arguments(parser: Parser) -> None:
     parser.argument("method", metavar="SERVICE.METHOD", offers="methods", help="%%znb services lists them")
-    parser.argument("args", metavar="ARG", nargs="*", help="Python literals, such as 1 or '[1, 2]'; else strings")
+    parser.argument(
+        "args", metavar="ARG", nargs="*", default=[], help="Python literals, such as 1 or '[1, 2]'; else strings"
+    )
     add_call_options(parser)
 
 
@@ -169,6 +174,7 @@ def _expose_arguments(parser: Parser) -> None:
         offers="targets",
         help="expose it on workers instead, one replica each: all, any, 0, 0,2, 1:3, -1, or a name such as w0",
     )
+    add_key_options(parser)
 
 
 #: Line magics for services.

@@ -132,11 +132,15 @@ class Session:
         namespace: dict[str, Any] = self.shell.user_ns
         return namespace
 
-    def cell_label(self) -> str:
-        """Return what the running cell is called, as in ``In[3]``."""
+    def cell_number(self) -> int:
+        """Return the number of the running cell."""
         # The shell's counter is one ahead while a cell runs, or not, depending on IPython's version.
         history = self.shell.history_manager
-        return f"In[{len(history.input_hist_parsed) - 1 if history is not None else self.shell.execution_count}]"
+        return len(history.input_hist_parsed) - 1 if history is not None else self.shell.execution_count
+
+    def cell_label(self) -> str:
+        """Return what the running cell is called, as in ``In[3]``."""
+        return f"In[{self.cell_number()}]"
 
     def own_variables(self) -> list[str]:
         """Return the names that the user has given, modules left out."""

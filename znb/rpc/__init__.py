@@ -6,6 +6,7 @@
 ``host`` ``service`` ``work``         ``expose``: an object's methods at an address
 ``crew`` ``express`` ``eventloop``    the threads and the loop that run them
 ``proxy`` ``caller`` ``line``         ``connect``: the service as an object
+``tries`` ``silence``                 calls that do not arrive, or are not answered
 ``streams`` ``futures``               what its methods return, besides values
 ``oneway``                           zerorpc's PUSH/PULL and PUB/SUB
 ``describe`` ``description``          what a service says about itself: told, and heard

@@ -2,9 +2,9 @@
 
 A call that waits uses a blocking socket of its own (``znb.rpc.line``); futures and ``async for`` go over the I/O
 thread. Of several endpoints the one with the fewest calls under way is taken; one that nobody answers at is left
-alone for ``RETRY_AFTER`` seconds. A call that could not be sent is tried at the next endpoint, and, where the service
-was found by name, at those which the name leads to now; one that was under way when its server went is not repeated,
-because it may have run.
+alone for ``RETRY_AFTER`` seconds, and one that owes an answer gets no other call while the rest are free. A call that
+could not be sent is tried at the next endpoint, and, where the service was found by name, at those which the name leads
+to now; one that was under way when its server went is not repeated, because it may have run.
 
 Invariants: what is queued for a server that went is never delivered. Any thread may call; the sockets of a line belong
 to the thread that holds the line.
@@ -13,10 +13,11 @@ to the thread that holds the line.
 from __future__ import annotations
 
 import collections
+import itertools
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from time import perf_counter_ns
 from typing import Any, NamedTuple
 
@@ -31,6 +32,7 @@ from znb.rpc.client import Connection
 from znb.rpc.hooks import Hook, Hooks, current_call, process_hooks
 from znb.rpc.line import Line
 from znb.rpc.outgoing import MAX_BYTES, Outgoing
+from znb.rpc.silence import Peer
 from znb.spans import OFF_STATE, RECORDER, continue_call, pack_context, record_call
 from znb.spans.recorder import Parent
 from znb.transport import Reactor
@@ -39,6 +41,8 @@ __all__ = ["Caller", "Endpoint", "Limits", "Outgoing"]
 
 #: Seconds during which an endpoint that did not answer is asked only if no other is left.
 RETRY_AFTER = 1.0
+#: Calls that others get before one that owes an answer does: as many as a service runs at a time by default.
+SILENT_LOAD = 8
 #: Seconds to wait for a service that is found by name and is just being replaced (promise: ServiceUnavailable in 1 s).
 REPLACE_PATIENCE = 0.8
 #: Seconds between looks for it.
@@ -75,6 +79,7 @@ class Endpoint:
         "busy",
         "failed_at",
         "lines",
+        "peer",
         "pid",
         "prepare",
         "url",
@@ -90,10 +95,16 @@ class Endpoint:
         self.busy: set[object] = set()
         self.failed_at = -RETRY_AFTER
         self.lines: collections.deque[Line] = collections.deque()
+        self.peer = Peer(caller.name, url)
         self.pid = os.getpid()
         self._caller = caller
         self._connection: Connection | None = None
         self._inherited: collections.deque[Line] | None = None
+
+    @property
+    def load(self) -> int:
+        """Calls under way; more if nobody knows whether it does anything."""
+        return len(self.busy) + (SILENT_LOAD if self.peer.silent else 0)
 
     def take_line(self) -> Line:
         """Return a line for one call.
@@ -116,7 +127,10 @@ class Endpoint:
             if self._caller.by_name:  # ask for the name anew, before waiting for an address that may be dead
                 self.close()
                 raise ServiceUnavailable(self.url, "the connection was lost")
-        return Line(zmq.Context.instance(), self.url, self.prepare)
+        known = self.peer.process
+        if self._caller.by_name and known is not None and self.peer.find_process() is None:
+            raise ServiceUnavailable(self.url, f"its process {known.pid} has ended")
+        return Line(zmq.Context.instance(), self.url, self.prepare, self.peer)
 
     def take_idle_line(self) -> Line | None:
         """Return a line that was used just now, or has been looked at; ``None`` if there is none."""
@@ -141,7 +155,8 @@ class Endpoint:
     def connection(self) -> Connection:
         """Return the connection for calls that nobody blocks for."""
         if self._connection is None or self._connection.reactor.stopped or self._connection.reactor.forked:
-            self._connection = Connection(self._caller.reactor(), self.url, watch=True, raw=True, prepare=self.prepare)
+            reactor, peer = self._caller.reactor(), self.peer
+            self._connection = Connection(reactor, self.url, watch=True, raw=True, prepare=self.prepare, peer=peer)
         return self._connection
 
     def close(self) -> None:
@@ -150,20 +165,33 @@ class Endpoint:
             self.lines.pop().close()
 
 
+def locate(targets: Sequence[str]) -> list[str]:
+    """Return the addresses that names and addresses mean.
+
+    Raises:
+        ServiceUnavailable: There is no service of one of the names.
+    """
+    found = ([target] if "://" in target else [e.url for e in registry.find_service(target)] for target in targets)
+    return list(dict.fromkeys(itertools.chain.from_iterable(found)))
+
+
 class Caller:
     """Calls one service, wherever it is.
 
     Args:
-        name: The service's name, or ``""`` if it was dialled by address.
+        targets: Its names and addresses, as the user gave them.
         addresses: Where it is.
         limits: How long calls may take.
         hooks: See ``znb.rpc.hooks``.
     """
 
-    def __init__(self, name: str, addresses: list[str], limits: Limits, hooks: tuple[Hook, ...]) -> None:
+    def __init__(
+        self, targets: Sequence[str], addresses: Sequence[str], limits: Limits, hooks: tuple[Hook, ...]
+    ) -> None:
         self._traced = False
-        self.by_name = bool(name)
-        self.name = name or addresses[0].partition("#")[0]
+        self.targets = tuple(targets)
+        self.by_name = any("://" not in target for target in targets)
+        self.name = targets[0].partition("#")[0]
         self.limits = limits
         self.hooks = Hooks(hooks, process_hooks)
         self.endpoints = [Endpoint(self, address) for address in addresses]
@@ -307,12 +335,9 @@ class Caller:
         keep = False
         try:
             channel = self.start(endpoint, line, outgoing)
-            deadline, allowed = outgoing.deadline, outgoing.allowed
-            if streams and limits.item_timeout is not None:
-                allowed = limits.item_timeout if deadline is None else min(allowed, limits.item_timeout)
-                deadline = time.monotonic() + allowed
+            patience = limits.item_timeout if streams else None
             try:
-                event, size = line.receive(channel, deadline=deadline, what=outgoing.what, allowed=allowed)
+                event, size = outgoing.receive(line, channel, patience)
             except KeyboardInterrupt:
                 line.cancel(channel, "interrupted")
                 keep = True
@@ -346,6 +371,7 @@ class Caller:
         packed, buffers = outgoing.frames(endpoint, None, headers)
         blob = _encode((headers, outgoing.method, packed))
         line.send([blob, *buffers])
+        endpoint.peer.asked()
         outgoing.mark("sent_ns")
         return channel
 
@@ -362,6 +388,7 @@ class Caller:
         if len(self.endpoints) == 1 and not self.by_name:
             return attempt(self.endpoints[0])
         tried: set[str] = set()
+        began = time.monotonic()
         deadline: float | None = None
         while True:
             endpoint = self._choose(tried)
@@ -379,10 +406,13 @@ class Caller:
                 raise last
             deadline = deadline or time.monotonic() + REPLACE_PATIENCE
             self._look_up(deadline)
-            tried = {url for url in tried if url not in {e.url for e in self.endpoints}}
+            urls = {endpoint.url for endpoint in self.endpoints}
+            if urls <= tried and time.monotonic() > began + REPLACE_PATIENCE:
+                raise last
+            tried -= urls
 
     def _choose(self, tried: set[str]) -> Endpoint | None:
-        """Return the endpoint with the fewest calls under way; those that failed lately come last."""
+        """Return the endpoint with the fewest calls under way; those that failed or fell silent lately come last."""
         open_ = [endpoint for endpoint in self.endpoints if endpoint.url not in tried]
         if not open_:
             return None
@@ -391,14 +421,14 @@ class Caller:
         self._turn += 1
         recently = time.monotonic() - RETRY_AFTER
         start = self._turn % len(open_)
-        return min(open_[start:] + open_[:start], key=lambda e: (e.failed_at > recently, len(e.busy)))
+        return min(open_[start:] + open_[:start], key=lambda e: (e.failed_at > recently, e.load))
 
     def _look_up(self, deadline: float) -> None:
         """Find out where the service is now; wait a moment if it is just being replaced."""
         known = {endpoint.url: endpoint for endpoint in self.endpoints}
         while True:
             try:
-                found = registry.find_service(self.name)
+                found = locate(self.targets)
             except ServiceUnavailable:
                 if time.monotonic() > deadline:
                     raise
@@ -406,9 +436,9 @@ class Caller:
                 continue
             break
         endpoints = []
-        for entry in found:
-            url = security.split_address(entry.url)[0]
-            endpoints.append(known.pop(url) if url in known else Endpoint(self, entry.url))
+        for address in found:
+            url = security.split_address(address)[0]
+            endpoints.append(known.pop(url) if url in known else Endpoint(self, address))
         for gone in known.values():
             gone.close()
         self.endpoints = endpoints

@@ -13,7 +13,7 @@ from __future__ import annotations
 import collections
 import time
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 import zmq
@@ -25,6 +25,9 @@ from znb.rpc.security import KEY_DIGITS
 from znb.spans import OFF_STATE, Context, pack_context
 from znb.transport import Reactor, Timer, is_local, receive_at_dealer, send_message
 
+if TYPE_CHECKING:
+    from znb.rpc.silence import Peer, Process
+
 __all__ = ["MONITORED", "Call", "Connection", "ConnectionStats", "Lost", "Reply", "connect_timeout"]
 
 #: Items of a stream that may be under way at once (zerorpc's figure).
@@ -33,6 +36,8 @@ STREAM_WINDOW = 100
 LOCAL_CONNECT_TIMEOUT = 0.8
 #: Seconds that a server on another machine has to take a connection and to prove its key.
 REMOTE_CONNECT_TIMEOUT = 5.0
+#: Seconds between looks whether the process behind a connection is still there, while calls are under way.
+LOOK_AFTER = 0.5
 
 #: Packed calls in one message.
 BATCH_CALLS = 64
@@ -155,6 +160,7 @@ class Connection:
         raw: Whether replies keep their arguments as ``msgspec.Raw``, and items come gathered (``ITEMS``).
         prepare: Sets options of the socket before it dials, such as keys.
         on_change: Told of what happens to the connection, one ``MONITORED`` event at a time; without ``watch``.
+        peer: Who listens there, if its process may be looked at.
     """
 
     def __init__(
@@ -166,6 +172,7 @@ class Connection:
         raw: bool = False,
         prepare: Callable[[zmq.Socket[bytes]], object] | None = None,
         on_change: Callable[[int], object] | None = None,
+        peer: Peer | None = None,
     ) -> None:
         self.reactor = reactor
         self._tell_change = on_change
@@ -173,6 +180,9 @@ class Connection:
         self._watch = watch
         self._raw = raw
         self._prepare_socket = prepare
+        self._peer = peer
+        self._process: Process | None = None
+        self._look: Timer | None = None
         self._ids = wire.message_ids()
         self._calls: dict[int, Call] = {}
         self._socket: zmq.Socket[bytes] | None = None
@@ -246,6 +256,7 @@ class Connection:
             silent = ServiceUnavailable(self.url, f"nobody answered within {timeout:g} s")
             self._dialling = self.reactor.call_later(timeout, self._hang_up, silent)
         self._socket.connect(self.url)
+        self._process = None if self._peer is None else self._peer.find_process()
         self.reactor.add_socket(self._socket, self._on_message, receive=receive_at_dealer)
         self.reactor.at_stop(self._on_stop)
 
@@ -285,12 +296,25 @@ class Connection:
         if self._dialling is not None:
             self._dialling.cancel()
             self._dialling = None
+        if self._look is not None:
+            self._look.cancel()
+            self._look = None
         if self._socket is not None:
             self.reactor.close_socket(self._socket)
             self._socket = None
         calls, self._calls = self._calls, {}
         for call in calls.values():
             self.reactor.guard(call.deliver, Lost(error))
+
+    def _look_after(self) -> None:
+        """End the calls if the process is gone, though a child of it may hold the connection."""
+        self._look = None
+        loss = None if self._process is None else self._process.loss(self.url)
+        if loss is not None:
+            loss.fields["may_have_run"] = loss.may_have_run = self._dialling is None  # type: ignore[attr-defined]
+            self._hang_up(loss)
+        elif self._calls:
+            self._look = self.reactor.call_later(LOOK_AFTER, self._look_after)
 
     def _on_stop(self) -> None:
         self.close(ServiceUnavailable(self.url, "this end of the connection was closed"))
@@ -323,6 +347,8 @@ class Connection:
             call.deliver(Lost(self._closed or never))
             return False
         self._calls[call.id] = call
+        if self._look is None and self._process is not None:
+            self._look = self.reactor.call_later(LOOK_AFTER, self._look_after)
         return True
 
     def _flush(self) -> None:

@@ -28,6 +28,8 @@ __all__ = ["Method", "describe", "methods_of", "read_signature", "zerorpc_args",
 MAX_TEXT = 200
 #: Levels of things within things.
 MAX_DEPTH = 3
+#: Where the types of plain values are.
+VALUE_MODULES = frozenset({"builtins", "datetime", "decimal", "fractions", "uuid"})
 
 Kind = Literal["call", "stream", "coroutine", "async stream"]
 
@@ -71,6 +73,18 @@ def methods_of(obj: Any, name: str) -> dict[str, Method]:
     return found
 
 
+def left_out(obj: Any) -> list[str]:
+    """Return the public names of a dict that are not offered, because they stand for values."""
+    return [str(key) for key, value in obj.items() if is_value(value)] if isinstance(obj, Mapping) else []
+
+
+def is_value(obj: Any) -> bool:
+    """Whether an object is a number, text, date, list or the like, whose methods nobody wants to call from afar."""
+    return type(obj).__module__ in VALUE_MODULES and not (
+        isinstance(obj, types.ModuleType | type | Mapping) or callable(obj)
+    )
+
+
 def _walk(obj: Any, name: str, prefix: str, depth: int) -> Iterator[tuple[str, Callable[..., Any]]]:
     if depth > MAX_DEPTH:
         return
@@ -85,6 +99,8 @@ def _walk(obj: Any, name: str, prefix: str, depth: int) -> Iterator[tuple[str, C
         return
     if isinstance(obj, type):
         obj = _instance(obj)
+    elif is_value(obj):
+        return
     names = list(_public_names(obj))
     for attribute in names:
         value = getattr(obj, attribute)

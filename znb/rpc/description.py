@@ -14,7 +14,7 @@ import types
 from typing import TYPE_CHECKING, Any
 
 from znb.errors import CallTimeout, ServiceUnavailable
-from znb.rpc import describe
+from znb.rpc import describe, security
 from znb.rpc.caller import Caller, Endpoint, Limits, Outgoing, Raised, Started
 
 if TYPE_CHECKING:
@@ -82,6 +82,14 @@ class Description:
         """
         self._caller.try_endpoints(self._fetch)
 
+    def told(self) -> dict[str, Any]:
+        """Return what is known, as plain data."""
+        return {"name": self.name, "doc": self.doc, "methods": self.methods, "known": self.known}
+
+    def learn(self, told: dict[str, Any]) -> None:
+        """Take what another has found out (``told``)."""
+        self.name, self.doc, self.methods, self.known = told["name"], told["doc"], told["methods"], told["known"]
+
     def signature(self, method: str) -> inspect.Signature | None:
         """Return a method's signature; ``None`` if it is not known."""
         if method not in self._signatures:
@@ -114,6 +122,7 @@ class Description:
         return "\n".join(parts)
 
     def _fetch(self, endpoint: Endpoint) -> None:
+        security.check_host(endpoint.url)
         wanted = self._caller.limits.timeout
         limits = Limits(DESCRIBE_TIMEOUT if wanted is None else min(DESCRIBE_TIMEOUT, max(DESCRIBE_LEAST, wanted)))
         answer = self._ask(endpoint, "_znb_inspect", limits)

@@ -27,7 +27,7 @@ import logging
 from collections.abc import Callable, Iterable
 from typing import Any
 
-__all__ = ["CallInfo", "Hook", "Hooks", "current_call", "process_hooks"]
+__all__ = ["CallInfo", "Hook", "Hooks", "check_hooks", "current_call", "process_hooks"]
 
 logger = logging.getLogger("znb.rpc")
 
@@ -98,6 +98,11 @@ class Hooks:
         self._more = more
 
     @property
+    def own(self) -> tuple[Hook, ...]:
+        """Those that are asked last, in order."""
+        return self._own
+
+    @property
     def all(self) -> tuple[Hook, ...]:
         """The hooks, in order."""
         return self._own if self._more is None else self._more._own + self._own
@@ -109,6 +114,19 @@ class Hooks:
     def remove(self, hook: Hook) -> None:
         """Ask a hook no more. May be called twice."""
         self._own = tuple(other for other in self._own if other is not hook)
+
+
+def check_hooks(hooks: Iterable[Hook]) -> tuple[Hook, ...]:
+    """Return hooks if they are such.
+
+    Raises:
+        TypeError: One is something else, such as a class.
+    """
+    found = tuple(hooks)
+    for hook in found:
+        if not isinstance(hook, Hook):
+            raise TypeError(f"hooks must be instances of znb.Hook, got {hook!r:.100}")
+    return found
 
 
 def run_before(hooks: tuple[Hook, ...], moment: str, call: CallInfo) -> None:

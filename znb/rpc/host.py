@@ -18,10 +18,10 @@ from typing import Any, Literal
 from znb.current import current
 from znb.errors import ServiceUnavailable, ZnbError
 from znb.rpc import registry, security
-from znb.rpc.hooks import Hook
+from znb.rpc.hooks import Hook, check_hooks
 from znb.rpc.service import MAX_BYTES, QUEUE, THREADS, Service
 
-__all__ = ["Host", "expose", "host", "serve", "unexpose"]
+__all__ = ["Host", "check_shared", "expose", "host", "serve", "unexpose"]
 
 
 class Host:
@@ -124,9 +124,10 @@ def expose(
             only this user reaches.
         on: Workers to expose it on instead, one replica each: ``"all"``, ``"any"``, ``0``, ``"0,2"``, ``"1:3"``, a name
             (of the cluster that this process started or connected to last), or ``cluster[:]``; ``None`` for this
-            process.
+            process. The process that replaces a worker exposes it again, with an object of its own, as long as this
+            process holds the cluster.
         threads: Calls that may run at the same time; 1 serialises them.
-        queue: Calls that may wait for a thread.
+        queue: Calls that may wait for a thread; those beyond it wait 2 s at most, and are then refused.
         max_bytes: Bytes of msgpack in one message.
         hooks: See ``znb.rpc.hooks``.
         keys: ``True`` for new keys, or a file to keep them in: needed to be reached from other machines.
@@ -144,7 +145,7 @@ def expose(
         "threads": threads,
         "queue": queue,
         "max_bytes": max_bytes,
-        "hooks": tuple(hooks),
+        "hooks": check_hooks(hooks),
         "keys": _load(keys),
         "insecure": insecure,
     }
@@ -163,15 +164,17 @@ def unexpose(name: str, *, on: Any = None) -> None:
 
     Args:
         name: Its name.
-        on: The workers, as for ``expose``; ``None`` for this process.
+        on: The workers, as for ``expose``; ``None`` for this process, or where it was exposed with ``on``.
 
     Raises:
         ServiceUnavailable: There is none of that name.
     """
-    if on is None:
+    workers = workers_of(on) if on is not None else None if name in host.services else _where_placed(name)
+    if workers is None:
         host.withdraw(name)
     else:
-        workers_of(on).call(_withdraw_here, name)
+        workers.forget_call(name)
+        workers.call(_withdraw_here, name)
 
 
 def name_of(obj: Any) -> str:
@@ -192,8 +195,9 @@ def _expose(obj: Any, name: str | None, bind: str | None, on: Any, options: dict
         host.serve(obj, called, bind, options)
     else:
         workers = workers_of(on)
-        _check_shared(bind, workers)
-        workers.call(_expose_here, obj, called, bind, {**_with_keys(options), "group": security.new_group()})
+        check_shared(bind, workers)
+        made = {**_with_keys(options), "group": security.new_group()}
+        workers.call_anew(called, _expose_here, obj, called, bind, made)
     return obj
 
 
@@ -208,7 +212,13 @@ def workers_of(on: Any) -> Any:
     return on if hasattr(on, "call") else current.cluster()[on]
 
 
-def _check_shared(bind: str | None, workers: Any) -> None:
+def _where_placed(name: str) -> Any:
+    """Return the workers on which this process has exposed a service; ``None`` if there are none."""
+    found = (cluster.placed(name) for cluster in current.clusters())
+    return next((workers for workers in found if workers is not None), None)
+
+
+def check_shared(bind: str | None, workers: Any) -> None:
     """Raise ``ZnbError`` for one address that several workers are to listen at."""
     if bind is not None and len(workers) > 1 and not bind.endswith((":*", ":0")):
         raise ZnbError(

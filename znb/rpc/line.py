@@ -17,6 +17,7 @@ import zmq
 from znb import wire
 from znb.errors import AuthError, CallTimeout, ProtocolError, ServiceUnavailable
 from znb.rpc.client import MONITORED, broken, connect_timeout
+from znb.rpc.silence import Peer, Process, Silence
 from znb.transport import prepare_socket, receive_small, send_message
 
 __all__ = ["Line"]
@@ -39,6 +40,7 @@ class Line:
         context: Where the sockets belong.
         url: Where the server listens.
         prepare: Sets options of the socket before it dials, such as keys.
+        peer: Who listens there.
 
     Attributes:
         ids: Source of channel and message ids.
@@ -50,10 +52,14 @@ class Line:
         "_connected",
         "_dialled",
         "_heard",
+        "_keyed",
         "_monitor",
         "_patience",
+        "_peer",
         "_pid",
+        "_process",
         "_refusals",
+        "_silence",
         "_socket",
         "ids",
         "url",
@@ -61,7 +67,11 @@ class Line:
     )
 
     def __init__(
-        self, context: zmq.Context[Any], url: str, prepare: Callable[[zmq.Socket[bytes]], object] | None
+        self,
+        context: zmq.Context[Any],
+        url: str,
+        prepare: Callable[[zmq.Socket[bytes]], object] | None,
+        peer: Peer,
     ) -> None:
         self.url = url
         self.ids = wire.message_ids()
@@ -70,6 +80,10 @@ class Line:
         self._heard = 0.0
         self._broken: Exception | None = None
         self._refusals = 0
+        self._keyed = prepare is not None
+        self._peer = peer
+        self._process: Process | None = None
+        self._silence: Silence | None = None
         self._pid = os.getpid()
         self._dialled = time.monotonic()
         self._patience = connect_timeout(url)
@@ -80,6 +94,7 @@ class Line:
             prepare(self._socket)
         self._monitor = self._socket.get_monitor_socket(MONITORED)
         self._socket.connect(url)
+        self._process = peer.find_process()
 
     def __del__(self) -> None:
         self.close()
@@ -130,14 +145,17 @@ class Line:
             AuthError: The server refused our key.
             ProtocolError: The server sent what is no event.
         """
+        self._silence = None
         while True:
             frames = self._next(channel, deadline, what, allowed)
             start = 1 if len(frames) > 1 and len(frames[0]) == 0 else 0
             event = wire.decode_event(frames[start], frames[start + 1 :], raw=True)
             if event.headers.get("response_to") != channel:
-                continue  # of a call that was given up
+                self._hear_other(event)
+                continue
             name = event.name
             if name in wire.REPLIES:
+                self._peer.heard()
                 return event, len(frames[start]) + sum(len(frame) for frame in event.buffers)
             if name == wire.HEARTBEAT:
                 if "znb" not in event.headers:  # zerorpc wants to hear the same, or gives us up
@@ -191,8 +209,36 @@ class Line:
             self._broken.add_note(f"while {what} was waited for")
             raise self._broken from None  # zmq.Again says nothing
         if not self._connected and time.monotonic() - self._dialled > self._patience:
-            self._broken = ServiceUnavailable(self.url, f"nobody answered within {self._patience:g} s")
+            self._broken = self._never_connected()
             raise self._broken from None  # zmq.Again says nothing
+        if self._silence is None:
+            self._silence = Silence(self._peer, self._process, None if self.zerorpc else self._ask)
+        gone = self._silence.look(connected=self._connected)
+        if gone is not None:
+            gone.fields["may_have_run"] = gone.may_have_run = self._connected  # type: ignore[attr-defined]
+            self._broken = gone
+            raise gone from None  # zmq.Again says nothing
+
+    def _never_connected(self) -> ServiceUnavailable:
+        if self._refusals:
+            hint = "Does the service want a key? Its address ends in '#' and its public key then"
+            return ServiceUnavailable(self.url, "what listens there closes each connection at once", hint=hint)
+        if self._process is not None and self._process.frozen:
+            hint = f"`kill -CONT {self._process.pid}` lets it go on"
+            return ServiceUnavailable(self.url, "its process is frozen (stopped by a signal)", hint=hint)
+        return ServiceUnavailable(self.url, f"nobody answered within {self._patience:g} s")
+
+    def _hear_other(self, event: wire.Event) -> None:
+        """Take an event of a call that was given up, or an answer to ``_ask``."""
+        if self._silence is not None:
+            self._silence.hear(event)
+
+    def _ask(self) -> int:
+        """Ask the server for its figures; return the channel of the answer."""
+        channel = next(self.ids)
+        headers = {"message_id": channel, "v": 3, "znb": wire.WIRE_VERSION}
+        self.send([wire.encode_event(headers, "_znb_stats", [])])
+        return channel
 
     def _listen(self) -> None:
         while True:
@@ -208,7 +254,7 @@ class Line:
             if not self._connected and not isinstance(error, AuthError):
                 # Nothing was sent yet, and it dials anew. Which end notices first that keys do not fit is a race.
                 self._refusals += event != zmq.EVENT_DISCONNECTED
-                if self._refusals < REFUSALS_MAX:
+                if not self._keyed or self._refusals < REFUSALS_MAX:
                     continue
                 error = AuthError(
                     f"{self.url} closes each connection before it is made: its keys are not those of this address"

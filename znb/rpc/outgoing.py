@@ -11,13 +11,15 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from znb.errors import CallTimeout, ServiceUnavailable
+from znb.errors import CallTimeout, SerializationError, ServiceUnavailable
 from znb.rpc import values
 from znb.rpc.hooks import CallInfo, current_call, run_after, run_before, run_lost
 from znb.spans import OpenSpan, calling, mark
 
 if TYPE_CHECKING:
+    from znb import wire
     from znb.rpc.caller import Caller, Endpoint
+    from znb.rpc.line import Line
 
 __all__ = ["MAX_BYTES", "Outgoing"]
 
@@ -97,12 +99,31 @@ class Outgoing:
             buffers.clear()
             packed = _encode(values.encode(content, out_of_band, where="args", careful=True))
         if len(packed) > MAX_BYTES:
-            raise ValueError(
-                f"the arguments of {self.what} are {len(packed) / 1e6:.1f} MB of msgpack, and {MAX_BYTES / 1e6:g} MB "
-                f"are allowed; arrays and bytes travel beside it without a limit"
+            raise SerializationError(
+                f"the arguments of {self.what}",
+                f"they are {len(packed):,} bytes of msgpack, and {MAX_BYTES:,} are allowed",
+                hint="Arrays and bytes travel beside it without a limit: make such of them (text.encode(), "
+                "numpy.array), send them in several calls, or give them to jobs instead, with cluster.put",
             )
         self.mark("encoded_ns")
         return msgspec.Raw(packed), buffers
+
+    def limit(self, item_timeout: float | None) -> tuple[float | None, str, float]:
+        """Return the deadline of the next answer, what would be late then, and the seconds that it was made of.
+
+        Args:
+            item_timeout: Seconds for it alone; ``None`` for any.
+        """
+        if item_timeout is not None:
+            patience = time.monotonic() + item_timeout
+            if self.deadline is None or patience < self.deadline:
+                return patience, f"one item of {self.what}", item_timeout
+        return self.deadline, self.what, self.allowed
+
+    def receive(self, line: Line, channel: int, item_timeout: float | None) -> tuple[wire.Event, int]:
+        """Wait for the next answer on a line (``Line.receive``), for ``item_timeout`` seconds at most."""
+        deadline, what, allowed = self.limit(item_timeout)
+        return line.receive(channel, deadline=deadline, what=what, allowed=allowed)
 
     def mark(self, name: str) -> None:
         """Note how far the call has come (see ``znb.traces.pieces``)."""

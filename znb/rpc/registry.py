@@ -8,8 +8,8 @@
 A service with several replicas has a file for each; they have the same ``group``. Of two services of one name that know
 nothing of each other the newer one is found.
 
-Invariants: a file that others could have written is not believed; what is alive is decided by connecting to it, not by
-what a file says; a leftover of a dead process is removed by whoever finds it. No state, no threads.
+Invariants: a file that others could have written is not believed; what is alive is decided by its process and by
+connecting to it; a leftover of a dead process is removed by whoever finds it. No state, no threads.
 """
 
 from __future__ import annotations
@@ -26,13 +26,16 @@ from pathlib import Path
 
 import msgspec
 
-from znb.errors import ServiceUnavailable, ZnbError
+from znb.connection import process_start
+from znb.errors import AuthError, ServiceUnavailable, ZnbError
 from znb.rundir import SERVICE_SUFFIX, runtime_dir
+from znb.transport import is_local
 
 __all__ = [
     "ServiceFile",
     "check_service_name",
     "default_url",
+    "find_pid",
     "find_service",
     "list_services",
     "publish",
@@ -167,6 +170,19 @@ def find_service(name: str) -> list[ServiceFile]:
     return [entry for entry in named if entry.group == group]
 
 
+def find_pid(url: str) -> int | None:
+    """Return the process of the service of this machine that listens at a URL; ``None`` if it is not known."""
+    if not is_local(url):
+        return None
+    try:
+        entries = [_read(path) for path in runtime_dir().glob(f"*{SERVICE_SUFFIX}")]
+    except (AuthError, OSError):  # whoever dials an address needs no such directory
+        return None
+    node = os.uname().nodename
+    found = [e for e in entries if e is not None and e.host == node and e.url.partition("#")[0] == url]
+    return next((e.pid for e in sorted(found, key=lambda e: -e.created) if process_start(e.pid)), None)
+
+
 def _read(path: Path) -> ServiceFile | None:
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
@@ -184,6 +200,8 @@ def _read(path: Path) -> ServiceFile | None:
 
 
 def _is_alive(entry: ServiceFile) -> bool:
+    if not process_start(entry.pid):
+        return False  # though a child of it may still hold its socket
     scheme, _, rest = entry.url.partition("://")
     if scheme == "ipc":
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
@@ -194,13 +212,6 @@ def _is_alive(entry: ServiceFile) -> bool:
                 return True  # its queue of connections is full: busy is not dead
             except OSError:
                 return False
-        return True
-    try:
-        os.kill(entry.pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
     return True
 
 

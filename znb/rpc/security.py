@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 import secrets
+import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -17,7 +18,7 @@ import msgspec
 import zmq
 from zmq.utils import z85
 
-from znb.errors import AuthError, ZnbError
+from znb.errors import AuthError, ServiceUnavailable, ZnbError
 from znb.rundir import check_private
 from znb.transport import is_local
 
@@ -25,6 +26,7 @@ __all__ = [
     "Keys",
     "callable_url",
     "check_bind",
+    "check_host",
     "check_url",
     "client_options",
     "load_keys",
@@ -35,6 +37,8 @@ __all__ = [
 
 #: What an address looks like.
 URL_PATTERN = re.compile(r"(ipc|inproc)://.+|tcp://(\[[0-9A-Fa-f:.%\w]*\]|[^\s:/\[\]]+):(\d{1,5}|\*)")
+#: The highest port of TCP.
+PORT_MAX = 65_535
 #: Hex digits of a public key in an address.
 KEY_DIGITS = 64
 
@@ -115,9 +119,24 @@ def check_url(url: str) -> str:
         >>> check_url("tcp://127.0.0.1:4242")
         'tcp://127.0.0.1:4242'
     """
-    if URL_PATTERN.fullmatch(url.partition("#")[0]):
+    found = URL_PATTERN.fullmatch(url.partition("#")[0])
+    if found:
+        port = found[3]
+        if port and port != "*" and int(port) > PORT_MAX:
+            raise ValueError(f"expected a port from 0 to {PORT_MAX}, got {port} in {url!r:.200}")
         return url
     raise ValueError(f"expected an address such as tcp://127.0.0.1:4242 or ipc:///path/to/socket, got {url!r:.200}")
+
+
+def check_host(url: str) -> None:
+    """Raise ``ServiceUnavailable`` if an address has the name of a host that cannot be found."""
+    scheme, _, rest = url.partition("://")
+    if scheme == "tcp":
+        name = rest.rpartition(":")[0].strip("[]")
+        try:
+            socket.getaddrinfo(name, None)
+        except (socket.gaierror, UnicodeError) as error:
+            raise ServiceUnavailable(url, f"there is no host {name!r} that could be found ({error})") from None
 
 
 def callable_url(url: str, host: str) -> str:

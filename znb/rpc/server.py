@@ -226,6 +226,8 @@ class Server:
             request.heard = time.monotonic()
             if not request.from_znb:  # whatever its interval is, it hears of us as often as we of it
                 self._send_nowait(self.frames(request, wire.HEARTBEAT, [0], None, {}))
+            if not request.from_znb:  # whatever its interval is, it hears of us as often as we of it
+                self._send_nowait(self.frames(request, wire.HEARTBEAT, [0], None, {}))
         else:
             raise ProtocolError(f"expected a control event on an open channel, got {event.name!r:.50}")
 
@@ -343,6 +345,6 @@ def _count(args: Any) -> int:
 
 def _too_large(size: int, limit: float) -> ProtocolError:
     return ProtocolError(
-        f"expected at most {limit / 1e6:g} MB of msgpack in a message, got {size / 1e6:.1f} MB; arrays and bytes "
+        f"expected at most {limit:,} bytes of msgpack in a message, got {size:,}; arrays and bytes "
         f"travel beside it without a limit, and the service's max_bytes raises this one"
     )

@@ -34,6 +34,7 @@ import msgspec
 import zmq
 
 from znb import wire
+from znb.checks import check_count
 from znb.errors import ServiceUnavailable, ZnbError
 from znb.profiler import SAMPLER
 from znb.rpc import describe, failures, registry, security
@@ -123,7 +124,7 @@ class Service:
         self.hooks = Hooks(hooks, process_hooks)
         self.url = ""
         self.asked_url = bind
-        self._queue = queue
+        self._queue = check_count("queue", queue)
         self._keys = keys
         self._insecure = insecure
         self._group = group or security.new_group()
@@ -131,7 +132,7 @@ class Service:
         self._closed = False
         self._idle_looks = 0
         self._file: Path | None = None
-        self._max_bytes = max_bytes
+        self._max_bytes = check_count("max_bytes", max_bytes)
         self.pool = Pool(threads, f"znb-{name}")
         self.loop = EventLoop(f"znb-{name}-loop")
         self._entries: dict[str, Entry] = {}
@@ -227,8 +228,9 @@ class Service:
         """
         methods = describe.methods_of(obj, self.name)
         if options is not None:
+            queue = check_count("queue", options.get("queue", QUEUE))
             self.pool.resize(options.get("threads", THREADS))
-            self._queue = options.get("queue", QUEUE)
+            self._queue = queue
             self.hooks = Hooks(options.get("hooks", ()), process_hooks)
             self._group = options.get("group") or self._group
         known = self._entries
@@ -371,8 +373,8 @@ class Service:
         self._refused += 1
         busy = ServiceUnavailable(
             self.name,
-            f"it is busy: {self.pool.running} calls run and {self.pool.waiting} wait",
-            hint="try again later, or start it with more threads",
+            f"it is busy: running {self.pool.running}, waiting {self.pool.waiting} (its queue= is {self._queue})",
+            hint="Try again later, or expose it with more threads= or a longer queue=",
         )
         work.span.end(busy)
         failures.fail(work.request, busy, service=self.name)

@@ -17,6 +17,7 @@ from znb.flow import CreditWindow, window_for
 from znb.rpc import failures, values
 from znb.rpc.caller import Caller, Limits, Outgoing, Started
 from znb.rpc.client import Call, Lost, Reply
+from znb.rpc.futures import awake
 
 if TYPE_CHECKING:
     from znb.rpc.caller import Endpoint
@@ -159,14 +160,8 @@ class _Reader:
     def _wait(self) -> None:
         assert self._line is not None  # noqa: S101 - the caller has looked
         outgoing = self._outgoing
-        deadline, allowed = outgoing.deadline, outgoing.allowed
-        item_timeout = self._limits.item_timeout
-        if item_timeout is not None:
-            patience = time.monotonic() + item_timeout
-            if deadline is None or patience < deadline:
-                deadline, allowed = patience, item_timeout
         try:
-            event, size = self._line.receive(self._channel, deadline=deadline, what=outgoing.what, allowed=allowed)
+            event, size = outgoing.receive(self._line, self._channel, self._limits.item_timeout)
             self._take(event, size)
         except BaseException as error:
             if self._line is not None:
@@ -263,17 +258,21 @@ class _AsyncReader:
 
     async def _wait(self) -> Reply | Lost:
         outgoing = self._outgoing
-        left = [outgoing.deadline - time.monotonic()] if outgoing.deadline is not None else []
-        left += [self._limits.item_timeout] if self._limits.item_timeout is not None else []
+        deadline, what, allowed = outgoing.limit(self._limits.item_timeout)
         while not self._events:
             self._arrived.clear()
             if self._events:
                 break
             try:
-                await asyncio.wait_for(self._arrived.wait(), min(left) if left else None)
+                with awake():
+                    left = None if deadline is None else deadline - time.monotonic()
+                    await asyncio.wait_for(self._arrived.wait(), left)
             except TimeoutError:
                 self.close()
-                raise CallTimeout(outgoing.what, min(left)) from None
+                raise CallTimeout(what, allowed) from None
+            except BaseException:  # the task was cancelled, or interrupted: nobody will come back to it
+                self.close()
+                raise
         return self._events.popleft()
 
     def _take(self, event: Reply | Lost) -> None:

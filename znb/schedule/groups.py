@@ -68,6 +68,7 @@ class Group:
         pulled: Whether a source is pulled from; otherwise jobs are fed as the caller submits them.
         weight: Share of the workers' time against other groups.
         targets: Names of the workers that may run it; ``None`` for all.
+        retry_timeouts: Whether a job that overran its ``job_timeout`` is charged an attempt, and may run again.
     """
 
     __slots__ = (
@@ -97,6 +98,7 @@ class Group:
         "ready",
         "retried",
         "retries",
+        "retry_timeouts",
         "returned",
         "sharers",
         "taken",
@@ -116,6 +118,7 @@ class Group:
         pulled: bool,
         weight: float,
         targets: frozenset[str] | None,
+        retry_timeouts: bool,
     ) -> None:
         self.number = number
         self.retries = retries
@@ -125,6 +128,7 @@ class Group:
         self.pulled = pulled
         self.weight = weight
         self.targets = targets
+        self.retry_timeouts = retry_timeouts
         # With no retry to spare, a death must be certain: one job at a time on a worker of its own.
         self.exclusive = retries == 0 and chunksize is None
         self.fed = 0

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
 __all__ = ["requeue"]
 
-#: Seconds within which the outcomes of a chunk that has ended arrive. After a longer silence, no chunk behind
-#: the oldest one can have begun.
+#: Seconds within which the outcomes of jobs that have ended arrive. After a longer silence, no job behind the oldest
+#: one can have begun.
 FLUSH_TIME = 0.1
 #: Into how many pieces a chunk is cut when its worker died in a job that is not certain.
 SPLIT = 8
@@ -50,12 +50,11 @@ def requeue(placement: Placement, lost: Worker, reason: str, now: float, *, char
     idle = lost.busy and not reported  # somebody else's cell was running
     charged = charge and not idle and not guilty.is_stopped(index)
     # What can have begun decides only what is said of a job, not what is done with it.
-    exact = ended and (reported or alone or idle)
-    behind_began = not exact and not (ended and now - lost.heard > FLUSH_TIME)
+    exact = ended and (reported or alone or idle or now - lost.heard > FLUSH_TIME)
     attempt = Attempt(lost.name, reason)
     passed = False
     for chunk in lost.queue:
-        begun = chunk.next if passed and not behind_began else chunk.stop
+        begun = chunk.next if passed and exact else chunk.stop
         if chunk is guilty:
             passed = True
             if exact:

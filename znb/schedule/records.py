@@ -179,6 +179,7 @@ class WorkerStats(msgspec.Struct, frozen=True):
         run_time: Seconds of work that it reported.
         sent_bytes: Bytes sent to it, as told by ``count_bytes``.
         received_bytes: Bytes received from it, as told by ``count_bytes``.
+        groups: Groups whose jobs it holds.
     """
 
     worker: int
@@ -192,6 +193,7 @@ class WorkerStats(msgspec.Struct, frozen=True):
     run_time: float
     sent_bytes: int
     received_bytes: int
+    groups: tuple[int, ...] = ()
 
 
 class SchedulerStats(msgspec.Struct, frozen=True):

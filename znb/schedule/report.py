@@ -60,7 +60,7 @@ class Totals:
         """Keep the counts of a worker that is gone, by its name."""
         self.lost_workers += 1
         lost = self._worker(worker)
-        self._former[worker.name] = msgspec.structs.replace(lost, state="lost", chunks=0, running=0)
+        self._former[worker.name] = msgspec.structs.replace(lost, state="lost", chunks=0, running=0, groups=())
 
     def _worker(self, worker: Worker) -> WorkerStats:
         """Return a worker's counts, with those of its former incarnations."""
@@ -82,6 +82,7 @@ class Totals:
             run_time=worker.run_time + former.run_time,
             sent_bytes=worker.sent_bytes + former.sent_bytes,
             received_bytes=worker.received_bytes + former.received_bytes,
+            groups=tuple(dict.fromkeys(chunk.group.number for chunk in worker.queue)),
         )
 
     def snapshot(self, groups: Iterable[Group], fleet: Fleet, holding: Iterable[Worker]) -> SchedulerStats:

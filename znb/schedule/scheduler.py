@@ -58,8 +58,7 @@ class Scheduler:
         self._placement = Placement()
         self._fleet = self._placement.fleet
         self._totals = Totals()
-        self._last_worker = 0
-        self._last_group = 0
+        self._last_worker = self._last_group = 0
 
     # --- groups -----------------------------------------------------------------------------------------
 
@@ -73,6 +72,7 @@ class Scheduler:
         pulled: bool = False,
         weight: float = 1.0,
         targets: Iterable[str] | None = None,
+        retry_timeouts: bool = False,
     ) -> int:
         """Open a group of jobs and return its number.
 
@@ -85,6 +85,7 @@ class Scheduler:
             pulled: Whether ``Pull`` commands are wanted; otherwise ``feed`` is called at will.
             weight: Share of the workers' time against other groups.
             targets: Names of the workers that may run it; ``None`` for all, now and later.
+            retry_timeouts: Whether a job that overran its ``job_timeout`` is charged an attempt, and may run again.
 
         Raises:
             ValueError: An option is out of its range.
@@ -111,6 +112,7 @@ class Scheduler:
             pulled=pulled,
             weight=weight,
             targets=targets,
+            retry_timeouts=retry_timeouts,
         )
         if pulled:
             self._placement.hungry[group.number] = group

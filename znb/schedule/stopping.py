@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from znb.schedule.records import Fail, Interrupt, Kill, Revoke
+from znb.schedule.records import Attempt, Fail, Interrupt, Kill, Revoke
 
 if TYPE_CHECKING:
     from znb.schedule.fleet import Chunk, Worker
@@ -58,7 +58,7 @@ def watch(placement: Placement, now: float, grace: float) -> None:
 
 
 def overran(placement: Placement, worker: Worker, now: float, grace: float) -> bool:
-    """End the job that overran its limit; return whether its worker has to go, because it was told before.
+    """End the job that overran its limit, or this run of it; return whether its worker, told before, has to go.
 
     Args:
         placement: The books.
@@ -80,8 +80,16 @@ def overran(placement: Placement, worker: Worker, now: float, grace: float) -> b
         return True
     if not chunk.is_stopped(index):
         chunk.mark().stopped.add(index)
-        group.failed += 1
-        out.append(Fail(group.number, index, "timeout", group.attempts.pop(index, ())))
+        before = group.attempts.get(index, ())
+        reason = f"ran for longer than {group.job_timeout:g} s"
+        if group.retry_timeouts and group.charge(index, Attempt(worker.name, reason)):
+            worker.retried += 1
+            group.put_back(index, index + 1, chunk.attempt + 1, 0)
+            placement.line_up(group)
+        else:
+            group.attempts.pop(index, None)
+            group.failed += 1
+            out.append(Fail(group.number, index, "timeout", before))
     interrupt(placement, chunk, index)
     worker.overrun = True
     worker.grace = grace

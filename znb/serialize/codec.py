@@ -148,7 +148,7 @@ class Codec:
         try:
             return self.attempt(obj)
         except Exception as error:  # noqa: BLE001 - whatever it is, it is explained
-            raise explain(self, obj, error, labels) from (None if _says_nothing(error) else error)
+            raise explain(self, obj, error, labels) from (None if _says_nothing(error) else _of_user(error))
 
     def decode(self, body: bytes | memoryview, buffers: Iterable[Frame] = ()) -> Any:
         """Return the object of a payload.
@@ -392,3 +392,11 @@ def _refuse_names(body: bytes) -> None:
 def _says_nothing(error: Exception) -> bool:
     """Whether an error is the pickler's own, which the explanation replaces; others are of the user's code."""
     return isinstance(error, pickle.PicklingError) or (isinstance(error, TypeError) and "pickle" in str(error))
+
+
+def _of_user(error: Exception) -> Exception:
+    """Return an error of the user's code without the frames here that led to it."""
+    frames = error.__traceback__
+    while frames is not None and frames.tb_next is not None and frames.tb_frame.f_code.co_filename == __file__:
+        frames = frames.tb_next
+    return error.with_traceback(frames)

@@ -271,13 +271,19 @@ class Store:
             kept.version += 1
 
     def _shrink(self) -> None:
-        """Drop what is too much."""
+        """Drop what is too much.
+
+        This process's own and those of others are counted apart: what workers tell may come before what this process
+        recorded of the same trace.
+        """
         size = sum(kept.parts.size_bytes for kept in self._traces.values())
-        while len(self._traces) > self._traces_max or size > self._bytes_max:
-            free = [trace_id for trace_id, kept in self._traces.items() if not kept.pinned]
-            if not free:
-                return
-            foreign = [trace_id for trace_id in free if not self._traces[trace_id].ours]
-            dropped = self._traces.pop((foreign or free)[0])
-            size -= dropped.parts.size_bytes
-            self._dropped += 1
+        own = [trace_id for trace_id, kept in self._traces.items() if kept.ours]
+        foreign = [trace_id for trace_id, kept in self._traces.items() if not kept.ours]
+        for traces in (foreign, own):
+            excess = len(traces) - self._traces_max
+            for trace_id in traces:
+                if (excess <= 0 and size <= self._bytes_max) or self._traces[trace_id].pinned:
+                    continue
+                size -= self._traces.pop(trace_id).parts.size_bytes
+                excess -= 1
+                self._dropped += 1

@@ -88,6 +88,7 @@ class Explorer(anywidget.AnyWidget):
         self._wanted = threading.Event()
         self._thread: threading.Thread | None = None
         self._shown: tuple[NotebookCell, str] | None = None
+        self._finished = False
         #: Whether pages are heard while a cell runs, so that they can ask for what they missed.
         self._heard = False
         super().__init__(
@@ -255,7 +256,8 @@ class Explorer(anywidget.AnyWidget):
 
         They take what a cell shows until it has ended, and nothing after that.
         """
-        if self._shown is not None and not self._mounted.is_set():
+        if self._shown is not None and not self._mounted.is_set() and not self._finished:
+            self._finished = True
             _update(*self._shown, self._bundle())
 
     def _bundle(self, *, widget: bool = True) -> dict[str, Any]:
@@ -267,9 +269,12 @@ class Explorer(anywidget.AnyWidget):
 
     def _settle(self, cell: NotebookCell, identity: str) -> None:
         """Replace the display by a picture when the trace has ended and the page has everything."""
+        grew = self.live
         while self.live:
             time.sleep(0.05)
         self.wait_sent()
+        if grew:
+            self.finish()
         self._mounted.wait(MOUNT_TIMEOUT)
         self.send({"kind": "settled"})
         _update(cell, identity, self._bundle(widget=False))
