@@ -40,21 +40,21 @@ class Busy(NamedTuple):
     stuck: bool = False
 
 
-def explain_wait(links: Sequence[Link], label: str, *, others: bool) -> str:
+def explain_wait(holders: Sequence[Link], workers: Sequence[Link], label: str) -> str:
     """Say what the workers run in place of jobs of this label; empty if one runs those, or is about to.
 
     Args:
-        links: The workers that have the jobs.
+        holders: The workers that have the jobs.
+        workers: All of them: the jobs may move.
         label: What the jobs are called.
-        others: Whether there are more, to which the jobs may move.
 
     Raises:
         NoWorkers: All of them wait for jobs, as this one does, so that none can ever run.
     """
-    busy = _explain_busy(links, label)
-    if busy.stuck and not others and os.getpid() in {link.pid for link in links}:
+    busy = _explain_busy(holders, label)
+    if busy.stuck and os.getpid() in {link.pid for link in workers} and _explain_busy(workers, label).stuck:
         time.sleep(CONFIRM_AFTER)
-        if _explain_busy(links, label).stuck:
+        if _explain_busy(workers, label).stuck:
             raise NoWorkers(
                 f"{label} can never run: every worker runs a job that waits for other jobs of this cluster "
                 f"({busy.reason}). Have more workers than jobs that wait (cluster.scale), or submit the inner jobs "
