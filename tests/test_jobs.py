@@ -324,6 +324,7 @@ def test_breaking_out_of_a_map_frees_the_workers(tmp_path):
             break
         assert cluster.submit(pow, 2, 3).result() == 8
         assert {worker.pid for worker in cluster.workers} == pids
+        cluster[:].call(abs, -1)  # each has stopped what it ran, and so has heard that the rest is not wanted
         began = len(gate.runs())
         assert list(cluster.map(jobs.square, range(100))) == [x * x for x in range(100)]
         assert len(gate.runs()) == began, "nothing of it began after the break"

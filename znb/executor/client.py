@@ -136,7 +136,7 @@ class JobClient:
             reason, links = answers.get(timeout=1.0)
         except queue.Empty:
             return "the I/O thread is busy"
-        return reason or explain_wait(links, group.label, others=len(links) < len(self._peers))
+        return reason or explain_wait(links, [peer.link for peer in self._peers.values()], group.label)
 
     def folder(self) -> str:
         """Return the folder where this cluster's sockets are."""

@@ -32,39 +32,42 @@ class Busy(NamedTuple):
     """Why jobs do not begin.
 
     Attributes:
-        reason: What the workers do; empty if one runs jobs like these, or is about to.
+        reason: What the workers do; empty if one has nothing to do, so that it is about to begin.
         stuck: Whether all of them run jobs that wait for other jobs of their own cluster.
+        runs: Whether one of them runs jobs like these.
     """
 
     reason: str = ""
     stuck: bool = False
+    runs: bool = False
 
 
-def explain_wait(links: Sequence[Link], label: str, *, others: bool) -> str:
-    """Say what the workers run in place of jobs of this label; empty if one runs those, or is about to.
+def explain_wait(holders: Sequence[Link], workers: Sequence[Link], label: str) -> str:
+    """Say what the workers do in place of jobs of this label; empty if one runs those, or is about to.
 
     Args:
-        links: The workers that have the jobs.
+        holders: The workers that have the jobs.
+        workers: All of them: the jobs may move, unless who has them does not answer.
         label: What the jobs are called.
-        others: Whether there are more, to which the jobs may move.
 
     Raises:
         NoWorkers: All of them wait for jobs, as this one does, so that none can ever run.
     """
-    busy = _explain_busy(links, label)
-    if busy.stuck and not others and os.getpid() in {link.pid for link in links}:
+    busy = _explain_busy(workers, label)
+    if busy.runs:
+        return ""
+    if busy.stuck and os.getpid() in {link.pid for link in workers}:
         time.sleep(CONFIRM_AFTER)
-        if _explain_busy(links, label).stuck:
+        if _explain_busy(workers, label).stuck:
             raise NoWorkers(
                 f"{label} can never run: every worker runs a job that waits for other jobs of this cluster "
                 f"({busy.reason}). Have more workers than jobs that wait (cluster.scale), or submit the inner jobs "
                 f"from outside"
             )
-    return busy.reason
+    return busy.reason or _explain_busy(holders, label).reason
 
 
 def _explain_busy(links: Sequence[Link], label: str) -> Busy:
-    """Say what workers do, if none of them runs jobs of this label."""
     answers: queue.SimpleQueue[tuple[str, Any]] = queue.SimpleQueue()
     silent = {link.name for link in links}
     for link in links:
@@ -72,16 +75,22 @@ def _explain_busy(links: Sequence[Link], label: str) -> Busy:
     deadline = time.monotonic() + ANSWER_TIMEOUT
     reasons = {}
     waiting = 0
+    idle = False
     while silent:
         try:
             name, running = answers.get(timeout=max(0.0, deadline - time.monotonic()))
         except queue.Empty:
             break
-        if running is None or isinstance(running, Lost) or (running["label"] == label and not running["waits"]):
-            return Busy()
         silent.discard(name)
+        if running is None or isinstance(running, Lost):
+            idle = True
+            continue
+        if running["label"] == label and not running["waits"]:
+            return Busy(runs=True)
         waiting += running["waits"]
         reasons[name] = f"{name} is busy with {running['label']} for {running['seconds']:.0f} s"
+    if idle:
+        return Busy()
     reasons |= {name: f"{name} does not answer: its interpreter is held by native code" for name in silent}
     return Busy("; ".join(reasons[link.name] for link in links), stuck=0 < len(links) == waiting)
 
