@@ -14,7 +14,10 @@ SOON = 5.0
 
 @pytest.fixture(scope="module")
 def notebook(shared_kernel):
-    return with_cluster(shared_kernel, 2)
+    notebook = with_cluster(shared_kernel, 2)
+    # NumPy cannot be imported again after an import that was interrupted.
+    notebook.run(remote("import numpy")).ok()
+    return notebook
 
 
 def interrupt(kernel, cell):
