@@ -132,9 +132,11 @@ def test_code_that_cleans_up_may_do_so(notebook):
 
 def test_calls_copies_and_maps_are_interrupted_too(notebook):
     sleep = "import time\ndef sleep(*_):\n    print('begun', flush=True)\n    time.sleep(600)\n"
+    # An interrupt between `submit` and `result` would leave the job alone, as with any executor.
     for line in ("cluster[:].call(sleep)", "list(cluster.map(sleep, range(8)))", "cluster.submit(sleep).result()"):
+        until = "begun" if "submit" in line else "asked"
         cell = notebook.start(f"{sleep}print('asked', flush=True)\n{line}")
-        cell.wait_until(lambda cell: "asked" in plain(cell))
+        cell.wait_until(lambda cell, until=until: until in plain(cell))
         interrupt(notebook, cell)
         works(notebook)
 
@@ -272,6 +274,61 @@ print("end")
 def test_an_interrupt_may_hit_at_any_moment(world):
     printed = run_script(AT_ANY_MOMENT, world).splitlines()
     assert [line for line in printed if "│ more" not in line and "left out" not in line] == ["end"]
+
+
+AT_EVERY_STEP = """
+import dis, os, sys, time, znb
+
+CHECKED = {dis.opmap[name] for name in ("CALL", "RESUME")}  # after these the interpreter looks for signals
+MAP = lambda: cluster.map(sleep, range(8)), ("executor/maps.py", "znb/cluster.py")
+# Not `Cluster.submit`: once the future is on its way to the caller, nobody can tell whether it has been kept.
+SUBMIT = lambda: cluster.submit(sleep, 0), ("executor/submits.py",)
+
+class Interrupt:
+    def __init__(self, number, files):
+        self.left, self.files, self.before = number, files, {}
+    def called(self, frame, event, arg):
+        if frame.f_code.co_filename.endswith(self.files):
+            frame.f_trace_opcodes = True
+            return self.step
+    def step(self, frame, event, arg):
+        if event == "opcode":
+            self.left -= self.before.get(frame) in CHECKED
+            self.before[frame] = frame.f_code.co_code[frame.f_lasti]
+            if not self.left:
+                sys.settrace(None)
+                self.before.clear()
+                raise KeyboardInterrupt
+        return self.step
+
+def sleep(item):
+    time.sleep(600)
+
+cluster = znb.Cluster.start(2)
+try:
+    for start, files in (MAP, SUBMIT):
+        number, over = 0, False
+        while not over:
+            number += 1
+            sys.settrace(Interrupt(number, files).called)
+            try:
+                kept = start()
+                over = True
+            except KeyboardInterrupt as error:
+                kept = error  # and with its traceback all that its frames hold, as in a notebook
+            finally:
+                sys.settrace(None)
+            if not over:
+                assert cluster.run("1", timeout=5) == {"w0": 1, "w1": 1}, number
+        assert kept.cancel() is not False
+        print(number > 15)
+finally:
+    cluster.stop()
+"""
+
+
+def test_a_map_or_job_that_was_interrupted_while_it_started_does_not_go_on(world):
+    assert run_script(AT_EVERY_STEP, world).splitlines() == ["True", "True"]
 
 
 def test_ctrl_c_in_a_script_stops_the_workers_and_the_script(world):

@@ -417,10 +417,10 @@ class MapFlow:
         """Cancel what is left, and yield no more. May be called twice."""
         if self._ended:
             return
-        self._ended = True
-        self._cut()
         if not self._finished:
             self._client.cancel(self.group)
+        self._ended = True
+        self._cut()
         if self._progress is not None:
             self._update_progress()
             self._progress.close()

@@ -151,16 +151,23 @@ class Submits:
             part.span = span.span_id
             mark(span, "encoded_ns")
         RECORDER.touch()
-        with self._lock:
-            self.check_open()
-            stream, over = self._stream(encoded, label, targets)
-            future = Future(self, stream.group, label, caller, span)
-            self._incoming.append((stream, future, part))
-            if not self._flushing:
-                self._flushing = True
-                self._reactor.call_soon(self._flush)
-        if over is not None:
-            self._close((over,))
+        future: Future | None = None
+        try:
+            with self._lock:
+                self.check_open()
+                stream, over = self._stream(encoded, label, targets)
+                future = Future(self, stream.group, label, caller, span)
+                self._incoming.append((stream, future, part))
+                if not self._flushing:
+                    self._flushing = True
+                    self._reactor.call_soon(self._flush)
+            if over is not None:
+                self._close((over,))
+        except KeyboardInterrupt:
+            if future is not None:  # nobody will ever hold it
+                future.cancel()
+            self._reactor.call_soon(self._flush)  # it may not have been asked for
+            raise
         return future
 
     def _encode_arguments(self, args: tuple[Any, ...], kwargs: dict[str, Any], caller: Parent) -> Part:
