@@ -493,6 +493,7 @@ class Cluster(concurrent.futures.Executor):
 
     def kill(self, name: str) -> None:
         """Kill a worker's process; it is replaced under its name."""
+        self._membership.condemn(name)
         self._launcher.kill((name,))
 
     def interrupt(self, target: Target = "all") -> None:

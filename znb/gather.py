@@ -35,8 +35,6 @@ ASK_AFTER = 0.7
 LOOK_EVERY = 0.1
 #: Seconds that an interrupted wait gives the workers to stop (issue: KeyboardInterrupt within 1 s).
 INTERRUPT_PATIENCE = 0.8
-#: Seconds between two looks whether a worker that was killed is known to be gone: what that takes on an idle machine.
-ENDS_WITHIN = 0.005
 #: Interrupts that a cell may ignore before the next one kills its worker.
 INTERRUPTS_BEFORE_KILL = 2
 
@@ -109,7 +107,6 @@ class Gather:
         self._events: queue.SimpleQueue[tuple[str, ObjectCall | None, Any]] = queue.SimpleQueue()
         self._calls: dict[str, ObjectCall] = {}
         self._pending: dict[str, _Pending] = {}
-        self._killed: list[Link] = []
         self._outcomes: dict[str, Outcome] = {}
         self._label = ""
         self._notice = ""
@@ -301,8 +298,6 @@ class Gather:
                 except queue.Empty:
                     break
                 self._take(*event)
-            while any(link.alive for link in self._killed) and time.monotonic() < deadline:
-                time.sleep(ENDS_WITHIN)  # else the next cell would be sent to a process that is about to be gone
         except KeyboardInterrupt:
             pass  # the caller raises the first one
         finally:
@@ -319,7 +314,6 @@ class Gather:
             for call, ignored in list(link.stubborn.items()):
                 if ignored >= INTERRUPTS_BEFORE_KILL:
                     self._kill(link.name)
-                    self._killed.append(link)
                     self._tell(
                         f"{link.name} (pid {link.pid}) ignored {ignored} interrupts: it is killed, and a new process "
                         f"takes its place, without its variables"

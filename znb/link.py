@@ -166,6 +166,7 @@ class Link:
         pid: Process id on its host.
         jobs_url: Where it takes jobs.
         alive: Whether it is still the worker of that name.
+        condemned: Whether it is being killed, so that nothing more is to be sent to it.
         known: Keys of the definitions that this connection has carried.
         stubborn: Calls that went on after an interrupt, by id, with the number of interrupts they ignored.
     """
@@ -179,6 +180,7 @@ class Link:
         self.pid = member.pid
         self.jobs_url = member.jobs
         self.alive = True
+        self.condemned = False
         self.known: set[bytes] = set()
         self.stubborn: dict[int, int] = {}
         self.connection = Connection(reactor, member.calls)

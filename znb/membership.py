@@ -119,7 +119,7 @@ class Membership:
         try:
             while True:
                 with self._changed:
-                    missing = [name for name in names if name not in self._links]
+                    missing = [name for name in names if not self._serves(name)]
                     if not missing:
                         return [self._links[name] for name in names]
                     self._check_coming(missing)
@@ -132,6 +132,15 @@ class Membership:
         finally:
             if notify is not None and said:
                 notify("")
+
+    def condemn(self, name: str) -> None:
+        """Note that a worker is about to be killed: nothing more is sent to this process, but to the next."""
+        with self._changed:
+            if name in self._links:
+                self._links[name].condemned = True
+
+    def _serves(self, name: str) -> bool:
+        return name in self._links and not self._links[name].condemned
 
     def take_news(self, names: Sequence[str]) -> Sequence[str]:
         """Return, once, what happened to these workers that their user has not been told."""
