@@ -67,7 +67,7 @@ class Storm:
 
     def run(self):
         while not self.over.wait(STORM_PAUSE):
-            if serving := [link.pid for link in self.cluster._membership.links()]:
+            if serving := [link.pid for link in self.cluster._attached.membership.links()]:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(self.random.choice(serving), signal.SIGKILL)
                     self.kills += 1
@@ -278,7 +278,7 @@ def test_cancelled_jobs_stop(tmp_path):
 
 def test_a_cancelled_job_that_ignores_its_interrupt_is_killed_in_the_end(tmp_path, capfd):
     with started(1) as cluster:
-        cluster._jobs._scheduler._cancel_grace = 0.3
+        cluster._attached.jobs._scheduler._cancel_grace = 0.3
         future = cluster.submit(jobs.stubborn, str(tmp_path))
         wait_until((tmp_path / "stubborn").exists)
         assert future.cancel()
@@ -382,7 +382,7 @@ def test_cancel_what_is_claimed_but_has_not_begun(tmp_path):
         first.wait_running()
         assert futures[3].cancel()
         assert futures[4].cancel()
-        cluster._jobs.stats()  # the cancellations have been sent …
+        cluster._attached.jobs.stats()  # the cancellations have been sent …
         cluster.workers[0].stats()  # … and the worker's I/O thread has had its turn
         first.open()
         assert [future.result() for future in futures[:3]] == [False, False, True]

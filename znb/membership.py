@@ -133,11 +133,12 @@ class Membership:
             if notify is not None and said:
                 notify("")
 
-    def condemn(self, name: str) -> None:
+    def condemn(self, name: str, *, condemned: bool = True) -> None:
         """Note that a worker is about to be killed: nothing more is sent to this process, but to the next."""
         with self._changed:
             if name in self._links:
-                self._links[name].condemned = True
+                self._links[name].condemned = condemned
+                self._changed.notify_all()
 
     def _serves(self, name: str) -> bool:
         return name in self._links and not self._links[name].condemned
