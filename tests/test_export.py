@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from explorer_traces import pipeline
 from made_traces import BASE, PROCESSES, Made, make_samples, make_trace, random_spans, text
 from znb.errors import ServiceUnavailable, ZnbError
 from znb.export import FORMATS, TraceFileError, flame_svg, load, render, save
@@ -253,6 +254,14 @@ def test_what_overlaps_takes_lanes_and_gives_them_back():
         [Made("a", 0, 10), Made("b", 1, 9), Made("c", 2, 8), Made("d", 10, 20), Made("e", 11, 25), Made("f", 30, 40)]
     )
     assert [len(lane.rows) for lane in lanes(data)] == [2, 2, 2]
+
+
+def test_spans_of_two_threads_that_are_no_relatives_have_lanes_of_their_own():
+    data = pipeline()
+    table = data.table
+    for lane in lanes(data):
+        assert {table.threads[table.thread[row]][2] for row in lane.rows} == {table.threads[lane.thread][2]}
+        assert lane.nth == 0
 
 
 # -- speedscope

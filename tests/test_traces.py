@@ -241,7 +241,7 @@ def test_what_a_lost_process_had_open_is_lost():
     assert data.status(1) == "lost"
     assert data.span(1).end_ns is None
     assert data.events(1)[0].attributes == {"reason": "was killed by SIGKILL"}
-    assert [note for note in data.notes if "w0 is gone (was killed by SIGKILL)" in note]
+    assert [note for note in data.notes if "w0 was killed by SIGKILL; what it had not told" in note]
     assert "lost" in text_tree(data)
 
 
@@ -632,7 +632,7 @@ def test_pieces_never_overlap(made):
 def test_the_text_tree():
     text = text_tree(failing(), "my cell\x1b[31m")
     lines = text.splitlines()
-    assert lines[0] == "my cell [31m · 100 ns · 5 spans · 3 processes · 4 failed"
+    assert lines[0] == "my cell [31m · 100 ns · 5 spans · 3 processes · 2 failed"
     assert "✗ call svc.f [call]" in text
     assert "✗ ValueError: bad" in text
     assert "cell (pid 100) → call svc.f (pid 100) → svc.f (w0)" in text

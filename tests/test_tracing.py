@@ -98,12 +98,13 @@ def test_of_a_lost_process_is_shown_what_had_come(peers):
         TRACES.collect(1.0)
         with pytest.raises(TypeError), OpenSpan(RECORDER, "call a.second", "call"):
             peers["a"].process.kill()
+            peers["a"].process.wait()
             error, _ = peers["a"].ask("call", "a.second", [], {})
         row = t.data.row_of(t.find("a.first")[0])
         TRACES.store.lose(t.data.table.process(row).key, "was killed by SIGKILL")
     assert [one.name for one in t.spans] == ["half", "call a.first", "a.first", "call a.second"]
-    assert any("a is gone (was killed by SIGKILL)" in note for note in t.notes)
-    assert "! a is gone" in t.text()
+    assert any("a was killed by SIGKILL; what it had not told" in note for note in t.notes)
+    assert "! a was killed" in t.text()
 
 
 def test_a_trace_can_be_looked_at_while_it_grows():

@@ -83,6 +83,61 @@ def test_spans_of_remote_cells_and_interrupted_ones(kernel):
     assert "[serve] ×2" in text
 
 
+def test_tracebacks_name_cells_and_hops_as_people_know_them(kernel):
+    kernel.run("def inner(x):\n    return 1 / (x - 4)\n\ndef outer(x):\n    return inner(x)")
+    defined = kernel.run("1").reply["execution_count"] - 1
+    cell = kernel.start("cluster.submit(outer, 4).result()").wait()
+    number = cell.reply["execution_count"]
+    text, _ = picture(kernel.run("%znb trace last"))
+    shown = [line.strip() for line in text.splitlines()]
+    for line in (
+        f'File "Cell In[{number}]", line 1, in <module>',
+        f'File "Cell In[{defined}]", line 5, in outer',
+        "return inner(x)",
+        f'File "Cell In[{defined}]", line 2, in inner',
+        "return 1 / (x - 4)",
+    ):
+        assert line in shown
+    assert any(line.startswith("── on w") for line in shown)
+    for word in ("ipykernel", "interactiveshell", "in remote"):
+        assert word not in text
+    kernel.run("import znb\nlast = list(znb.tracing.TRACES)[-1]\nlast.save('told.html')")
+    assert kernel.run("'return 1 / (x - 4)' in open('told.html').read().partition('\"sources\"')[2]").value == "True"
+    assert kernel.run(f"'Cell In[{defined}]' in str(last.errors()[0].traceback)").value == "True"
+
+
+def test_a_cell_that_fails_ends_when_its_code_does(kernel):
+    kernel.start("import time\ncluster.submit(double, 'x' * 10).result()\nbegan = time.time_ns()\n1 / 0").wait()
+    kernel.run("import znb\nspan = list(znb.tracing.TRACES)[-1].spans[0]")
+    assert kernel.run("span.status, span.end_ns - began < 5_000_000").value == "('error', True)"
+
+
+INTERRUPTED = """
+import os, signal, threading
+import znb
+
+class Sly:
+    def __enter__(self):
+        znb.span("left").__enter__()
+        znb.span("behind").__enter__()
+    def __exit__(self, *_):
+        return False
+
+with Sly():
+    raise KeyboardInterrupt
+"""
+
+
+def test_a_cell_leaves_nothing_behind_that_others_would_belong_to(kernel):
+    assert kernel.start(INTERRUPTED).wait().error.name == "KeyboardInterrupt"
+    kernel.run("with znb.trace('probe') as t:\n    pass")
+    assert kernel.run("[span.kind for span in t.spans]").value == "['cell', 'trace']"
+    kernel.start("%%znb trace watched\n" + INTERRUPTED).wait()
+    kernel.run("with znb.trace('probe') as t:\n    pass")
+    assert kernel.run("[span.kind for span in t.spans]").value == "['cell', 'trace']"
+    assert kernel.run("znb.spans.RECORDER.live").value == "0"
+
+
 def test_a_trace_is_saved_by_its_suffix(kernel, world):
     kernel.run("%%znb trace to be saved\ncluster.submit(double, 1).result()")
     said = kernel.run(f"%znb trace --save {world.home}/t.json").stdout

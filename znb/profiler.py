@@ -27,7 +27,8 @@ from types import CodeType, FrameType
 from typing import Any, Final, NamedTuple
 
 import znb
-from znb.spans.recorder import RECORDER, OpenSpan, Parent, Recorder, _current
+from znb.spans.opened import _current
+from znb.spans.recorder import RECORDER, OpenSpan, Parent, Recorder
 from znb.spans.ring import Cursor, Ring
 from znb.spans.samples import Frame, SamplePart
 

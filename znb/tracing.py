@@ -216,8 +216,18 @@ class LiveTrace(Trace):
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace_back: object) -> None:
+        self.unwind()
         self._span.__exit__(kind, error, trace_back)
         self._traces.ended(self)
+
+    def close(self, error: BaseException | None, end_ns: int) -> None:
+        """Leave it as of a time that has passed (``perf_counter_ns``)."""
+        self._span.close(error, end_ns)
+        self._traces.ended(self)
+
+    def unwind(self) -> None:
+        """End what was entered inside of it on this thread and left without a word, as cancelled."""
+        self._span.unwind()
 
 
 class Traces:

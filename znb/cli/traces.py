@@ -13,6 +13,7 @@ from znb.errors import AuthError
 from znb.export import TraceFileError
 from znb.spans import Recorder
 from znb.traces import Feed, Store
+from znb.traces.analysis import failures
 from znb.traces.text import duration
 from znb.tracing import Trace
 
@@ -48,7 +49,7 @@ def trace_table(traces: Sequence[Trace]) -> str:
     rows = [("id", "took", "spans", "failed", "began", "title")]
     for found in traces:
         data = found.data
-        failed = sum(status == 1 for status in data.table.status)
+        failed = len(failures(data))
         began = time.strftime("%H:%M:%S", time.localtime(data.start_ns / 1e9)) if len(data) else ""
         took = duration(data.end_ns - data.start_ns) if len(data) else ""
         rows.append((found.trace_id[:8], took, f"{len(data):,}", str(failed or ""), began, found.title))

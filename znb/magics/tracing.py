@@ -10,7 +10,10 @@ Invariants: a cell's span is recorded only if something became a child of it. Ev
 from __future__ import annotations
 
 import argparse
+import functools
+import linecache
 import shlex
+import sys
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -48,18 +51,45 @@ class TracedCells:
         self._table = CommandTable("%%znb", CELL_COMMANDS)
         self._running: list[tuple[ExecutionInfo, OptionalSpan | LiveTrace]] = []
         self._explorer: Any = None
+        self._failed_ns = 0
 
     def install(self) -> None:
         """Make a span of each cell from now on."""
         self._shell.events.register("pre_run_cell", self._begin)
         self._shell.events.register("post_run_cell", self._end)
         self._shell.input_transformers_cleanup.append(self.transform)
+        show = self._shell.showtraceback
+
+        @functools.wraps(show)
+        def showtraceback(*args: Any, **kwargs: Any) -> None:
+            self.failed()
+            show(*args, **kwargs)
+
+        self._shell.showtraceback = showtraceback  # type: ignore[method-assign]
+        TRACES.store.cell_of = self.cell_of
+
+    def failed(self) -> None:
+        """Note that an exception has left the cell: what follows is IPython showing it."""
+        self._failed_ns = time.perf_counter_ns()
+
+    def cell_of(self, file: str) -> str:
+        """Return what people call a cell whose code Python knows by the name of a file; empty if it is none."""
+        found = self._shell.compile.format_code_name(file)
+        if not found:
+            return ""
+        name = " ".join(found)
+        text = linecache.cache.get(file)
+        if text is not None:
+            linecache.cache[name] = text  # so that its lines can be shown
+        return name
 
     def remove(self) -> None:
         """Make no more spans."""
         self._shell.events.unregister("pre_run_cell", self._begin)
         self._shell.events.unregister("post_run_cell", self._end)
         self._shell.input_transformers_cleanup.remove(self.transform)
+        vars(self._shell).pop("showtraceback", None)
+        TRACES.store.cell_of = None
 
     def transform(self, lines: list[str]) -> list[str]:
         """Take the magic's line out of a cell before it runs; not if it is wrong, or asks for help."""
@@ -80,7 +110,9 @@ class TracedCells:
         return " ".join(args.title) if command.name == "trace" else None
 
     def _begin(self, info: ExecutionInfo) -> None:
-        # Some kinds of runs leave no end; and cells may run others.
+        self._failed_ns = 0
+        if not _inside_a_cell():
+            self._reset()
         del self._running[:-CELLS_MAX]
         history = self._shell.history_manager
         label = "a cell"
@@ -97,14 +129,23 @@ class TracedCells:
         if isinstance(span, LiveTrace) and _has_front_end(self._shell):
             self._explorer = show(span)
 
+    def _reset(self) -> None:
+        """Begin anew: nothing is left of earlier cells, whose ends may not have been heard of."""
+        while self._running:
+            _, span = self._running.pop()
+            span.unwind()
+            span.close(None, time.perf_counter_ns())
+
     def _end(self, result: ExecutionResult) -> None:
         while self._running:
             info, span = self._running.pop()
             error = None
             if info is result.info:
                 error = result.error_before_exec or result.error_in_exec
+            end_ns = (self._failed_ns if error is not None else 0) or time.perf_counter_ns()
+            span.unwind()
             if isinstance(span, LiveTrace):
-                span.__exit__(None if error is None else type(error), error, None)
+                span.close(error, end_ns)
                 if not _has_front_end(self._shell):
                     print(span.text())
                 elif self._explorer is not None:
@@ -112,7 +153,7 @@ class TracedCells:
                 else:
                     display(span)  # type: ignore[no-untyped-call]
             else:
-                span.__exit__(None, error if span.used else None, None)
+                span.close(error if span.used else None, end_ns)
             if info is result.info:
                 return
 
@@ -168,6 +209,16 @@ def _trace_cell(session: Session, args: argparse.Namespace) -> None:
         explorer.finish()
     else:
         display(traced)  # type: ignore[no-untyped-call]
+
+
+def _inside_a_cell() -> bool:
+    """Whether the cell that begins is run by another one."""
+    frame, cells = sys._getframe(1), 0
+    while frame is not None and cells < 2:
+        code = frame.f_code
+        cells += code.co_name == "run_cell_async" and "interactiveshell" in code.co_filename
+        frame = frame.f_back  # type: ignore[assignment]
+    return cells > 1
 
 
 def _has_front_end(shell: InteractiveShell) -> bool:

@@ -27,6 +27,7 @@ __all__ = [
     "critical_path",
     "diff",
     "errors",
+    "failures",
     "find",
     "self_ns",
     "self_times",
@@ -285,21 +286,20 @@ def _by_end(data: TraceData, row: int) -> list[int]:
     return found
 
 
+def failures(data: TraceData) -> list[int]:
+    """Return the innermost span that each exception ended: one row for each, by time."""
+    failed = {row for row, status in enumerate(data.table.status) if status == 1}
+    above = {data.parent[row] for row in failed}
+    return sorted(failed - above, key=data.end)
+
+
 def errors(data: TraceData) -> list[Failure]:
     """Return each exception once, where it happened."""
-    table = data.table
-    failed = {row for row, status in enumerate(table.status) if status == 1}
-    above: dict[int, int] = {}
-    for row in failed:
-        parent = data.parent[row]
-        if parent in failed:
-            above[parent] = row
+    status = data.table.status
     found = []
-    for row in sorted(failed, key=data.end):
-        if row in above:
-            continue
+    for row in failures(data):
         count, up = 1, data.parent[row]
-        while up in failed:
+        while up >= 0 and status[up] == 1:
             count, up = count + 1, data.parent[up]
         details = _exception(data, row)
         path = tuple(data.span(step) for step in data.path(row))
@@ -318,8 +318,12 @@ def _chain(data: TraceData, row: int) -> str:
 
 
 def _exception(data: TraceData, row: int) -> dict[str, Any]:
-    """Return what is known of the exception that ended a span."""
-    return next((event.attributes for event in reversed(data.events(row)) if event.name == "exception"), {})
+    """Return what is known of the exception that ended a span, or a child of it that was cancelled."""
+    for at in (row, *(child for child in data.children(row) if data.table.status[child] == 2)):
+        for event in reversed(data.events(at)):
+            if event.name == "exception":
+                return event.attributes
+    return {}
 
 
 def find(data: TraceData, pattern: str) -> list[int]:

@@ -146,7 +146,7 @@ class Feed:
             or {}),
              list(s.events or ()))
             for s in [*self._recorder.open.values(), *self._recorder.briefs.values()][-OPEN_MAX:]
-            if hasattr(s, "start_ns") and s.trace_id and not s.optional
+            if hasattr(s, "start_ns") and s.trace_id and (not s.optional or s.used)
         ]  # fmt: skip
         return pack_entries(entries, self._recorder.thread_name)
 

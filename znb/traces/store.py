@@ -19,6 +19,7 @@ from znb.traces.assemble import Parts, assemble
 from znb.traces.clock import Interval, RoundTrips
 from znb.traces.feed import Batch, Feed, Request, decode_batch
 from znb.traces.model import TraceData
+from znb.traces.names import CellNames
 
 __all__ = ["Store", "StoreStats"]
 
@@ -61,8 +62,8 @@ class _Kept:
 
     __slots__ = ("began_ns", "epoch_ns", "ours", "parts", "pinned", "title", "version")
 
-    def __init__(self, trace_id: int) -> None:
-        self.parts = Parts(trace_id)
+    def __init__(self, trace_id: int, cell_of: CellNames | None) -> None:
+        self.parts = Parts(trace_id, cell_of=cell_of)
         self.ours = False
         self.pinned = False
         self.title = ""
@@ -81,11 +82,13 @@ class Store:
 
     Attributes:
         called: Addresses of services that the processes read have called.
+        cell_of: What people call files, where this process knows cells.
     """
 
     def __init__(self, feed: Feed, traces_max: int = TRACES_MAX, bytes_max: int = BYTES_MAX) -> None:
         self._feed = feed
         self.called: set[str] = set()
+        self.cell_of: CellNames | None = None
         self._lock = threading.RLock()
         self._traces: dict[int, _Kept] = {}
         self._requests: dict[str, Request] = {}
@@ -238,7 +241,7 @@ class Store:
     def _kept(self, trace_id: int) -> _Kept:
         kept = self._traces.get(trace_id)
         if kept is None:
-            kept = self._traces[trace_id] = _Kept(trace_id)
+            kept = self._traces[trace_id] = _Kept(trace_id, self.cell_of)
         return kept
 
     def _take(self, batch: Batch, *, ours: bool) -> None:

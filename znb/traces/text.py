@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from znb.spans.table import KINDS
-from znb.traces.analysis import errors, self_ns
+from znb.traces.analysis import errors, failures, self_ns
 from znb.traces.model import TraceData
 
 __all__ = ["duration", "text_tree"]
@@ -28,13 +28,26 @@ WORKERS_MAX = 4
 class _Group:
     """Spans of one name below one parent group."""
 
-    __slots__ = ("below", "count", "failed", "first", "kind", "longest", "lost", "name", "own", "total", "workers")
+    __slots__ = (
+        "below",
+        "cancelled",
+        "count",
+        "failed",
+        "first",
+        "kind",
+        "longest",
+        "lost",
+        "name",
+        "own",
+        "total",
+        "workers",
+    )
 
     def __init__(self, name: str, kind: int, first: int) -> None:
         self.name = name
         self.kind = kind
         self.first = first
-        self.count = self.total = self.own = self.longest = self.failed = self.lost = 0
+        self.count = self.total = self.own = self.longest = self.failed = self.lost = self.cancelled = 0
         self.workers: dict[str, int] = {}
         self.below: dict[tuple[str, int], _Group] = {}
 
@@ -63,7 +76,7 @@ def _headline(data: TraceData, title: str) -> str:
     processes = len({number for number, _, _ in data.table.threads})
     if processes > 1:
         parts.append(f"{processes} processes")
-    failed = data.table.status.count(1)
+    failed = len(failures(data))
     if failed:
         parts.append(f"{failed} failed")
     return " · ".join(parts)
@@ -88,6 +101,7 @@ def _group(data: TraceData) -> dict[tuple[str, int], _Group]:
         group.longest = max(group.longest, took)
         group.failed += table.status[row] == 1
         group.lost += table.status[row] == 4
+        group.cancelled += table.status[row] == 2
         worker = table.process(row).label
         group.workers[worker] = group.workers.get(worker, 0) + 1
     return roots
@@ -134,6 +148,8 @@ def _line(data: TraceData, group: _Group, prefix: str, width: int) -> str:
     more = [_workers(group.workers)]
     if group.failed and group.count > 1:
         more.append(f"{group.failed} failed")
+    if group.cancelled:
+        more.append("cancelled" if group.count == 1 else f"{group.cancelled} cancelled")
     if group.lost:
         more.append("lost" if group.count == 1 else f"{group.lost} lost")
     elif group.count == 1 and not data.table.end_ns[group.first]:
