@@ -17,12 +17,12 @@ from znb.callees import Callees
 from znb.profiler import SAMPLER, Sampler
 from znb.spans import RECORDER, OpenSpan, Process, Recorder, Span, SpanTable
 from znb.spans.samples import SampleTable
-from znb.traces import analysis
+from znb.traces import analysis, compare
 from znb.traces.feed import Feed
 from znb.traces.model import SpanList, TraceData
-from znb.traces.pieces import Piece, pieces
+from znb.traces.pieces import Pieces, pieces
 from znb.traces.store import Store
-from znb.traces.text import text_tree
+from znb.traces.text import Roots, text_tree
 
 __all__ = ["TRACES", "LiveTrace", "Picture", "Trace", "Traces", "trace"]
 
@@ -110,19 +110,19 @@ class Trace:
 
     # -- what it tells -------------------------------------------------------------------------------------
 
-    def tree(self) -> list[analysis.TreeNode]:
+    def tree(self) -> Roots:
         """Return the roots; each node has its span and its ``children``."""
-        return analysis.tree(self.data)
+        return Roots(self.data)
 
     def critical_path(self) -> analysis.Segments:
         """Return what the whole took its time for, segment by segment, from start to end."""
         return analysis.critical_path(self.data)
 
-    def self_times(self) -> list[analysis.SelfTime]:
+    def self_times(self) -> analysis.SelfTimes:
         """Return what the spans of each name cost by themselves, the most expensive first."""
         return analysis.self_times(self.data)
 
-    def errors(self) -> list[analysis.Failure]:
+    def errors(self) -> analysis.Failures:
         """Return each exception once: where it happened, through which spans it went, and its traceback."""
         return analysis.errors(self.data)
 
@@ -131,14 +131,17 @@ class Trace:
         data = self.data
         return SpanList(data, analysis.find(data, pattern))
 
-    def pieces(self, span: Span | str) -> list[Piece]:
+    def pieces(self, span: Span | str) -> Pieces:
         """Return where the time of a call went: encoding, transfer, queueing, running, and so on."""
         data = self.data
         return pieces(data, data.row_of(span))
 
-    def diff(self, other: Trace) -> list[analysis.Change]:
-        """Return by call path what ``other`` takes more or less, the largest difference first."""
-        return analysis.diff(self.data, other.data)
+    def diff(self, other: Trace) -> compare.Changes:
+        """Return by call path what ``other`` takes more or less, the largest difference first.
+
+        What the cell, or the outermost ``znb.trace``, is called makes no difference.
+        """
+        return compare.diff(self.data, other.data)
 
     def to_pandas(self) -> Any:
         """Return a ``pandas.DataFrame`` with a row for each span.

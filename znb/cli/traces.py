@@ -14,7 +14,7 @@ from znb.export import TraceFileError
 from znb.spans import Recorder
 from znb.traces import Feed, Store
 from znb.traces.analysis import failures
-from znb.traces.text import duration
+from znb.traces.tables import duration
 from znb.tracing import Trace
 
 __all__ = ["COMMANDS", "save", "trace_table"]

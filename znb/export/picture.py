@@ -15,7 +15,7 @@ from xml.sax.saxutils import escape
 
 from znb.traces.analysis import failures
 from znb.traces.model import TraceData
-from znb.traces.text import duration
+from znb.traces.tables import duration
 
 __all__ = ["flame_svg", "write_svg"]
 

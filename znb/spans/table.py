@@ -118,6 +118,11 @@ class Span(msgspec.Struct, frozen=True):
         """Seconds from start to end; ``None`` if it has not ended."""
         return None if self.end_ns is None else (self.end_ns - self.start_ns) / 1e9
 
+    def __repr__(self) -> str:
+        took = "not ended" if self.end_ns is None else f"{(self.end_ns - self.start_ns) / 1e6:.4g} ms"
+        more = "".join(f", {key}={value!r:.60}" for key, value in self.attributes.items())
+        return f"<Span {self.name!r} [{self.kind}] {took}, {self.status}, on {self.worker}{more}>"
+
 
 def by_name(attributes: Any) -> dict[str, Any]:
     """Return attributes that came from elsewhere, if they are a dict by text; else raise ``TypeError``."""

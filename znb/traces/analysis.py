@@ -1,4 +1,4 @@
-"""What a trace tells: where time went, what everybody waited for, what failed, and how two traces differ.
+"""What a trace tells: where time went, what everybody waited for, and what failed.
 
 Invariants: pure functions over ``TraceData``; none takes more than some seconds for a million spans; none recurses,
 since call trees may be deeper than Python's stack.
@@ -15,17 +15,15 @@ import msgspec
 
 from znb.spans.table import KINDS, Span
 from znb.traces.model import TraceData
+from znb.traces.tables import ROWS_MAX, Listing, duration, html_table, text_table
 
 __all__ = [
-    "Change",
     "Failure",
-    "PathTotals",
     "Segment",
     "Segments",
     "SelfTime",
     "TreeNode",
     "critical_path",
-    "diff",
     "errors",
     "failures",
     "find",
@@ -80,7 +78,18 @@ class Segments(Sequence[Segment]):
         return Segment(self._data.span(row), start, end)
 
     def __repr__(self) -> str:
-        return f"<critical path of {len(self)} segments>"
+        return text_table(self._HEADS, self._texts(), len(self)) if self else "no spans"
+
+    def _repr_html_(self) -> str:
+        return html_table(self._HEADS, self._texts(), len(self)) if self else "no spans"
+
+    _HEADS = (">at", ">took", "waited for", "on")
+
+    def _texts(self) -> Iterator[tuple[str, ...]]:
+        for row, start, end in self._stretches[:ROWS_MAX]:
+            data = self._data
+            what = f"{data.name(row)} [{KINDS[data.table.kind[row]]}]"
+            yield duration(start - data.start_ns), duration(end - start), what, data.table.process(row).label
 
 
 class SelfTime(NamedTuple):
@@ -124,9 +133,37 @@ class Failure(msgspec.Struct, frozen=True):
     count: int
     chain: str = ""
 
+    def __repr__(self) -> str:
+        return f"<{self.type}: {self.message[:80]}, in {self.span.name} on {self.span.worker}>"
+
     def __str__(self) -> str:
         hops = " → ".join(f"{span.name} ({span.worker})" for span in self.path)
         return f"{self.type}: {self.message}\n  in {hops}"
+
+
+class SelfTimes(Listing[SelfTime]):
+    """What the spans of each name cost by themselves."""
+
+    HEADS = (">self", ">running", ">total", ">calls", ">failed", "name")
+    EMPTY = "no spans"
+
+    def row(self, item: SelfTime) -> tuple[str, ...]:
+        """Return the texts of a row."""
+        running = "" if item.running is None else duration(item.running * 1e9)
+        times = (duration(item.own * 1e9), running, duration(item.total * 1e9))
+        return *times, f"{item.calls:,}", str(item.errors or ""), f"{item.name} [{item.kind}]"
+
+
+class Failures(Listing[Failure]):
+    """Exceptions, each where it happened; ``print`` one for its way, its ``chain`` for its traceback."""
+
+    HEADS = ("exception", "message", "in", "on", "way")
+    EMPTY = "nothing failed"
+
+    def row(self, item: Failure) -> tuple[str, ...]:
+        """Return the texts of a row."""
+        way = " → ".join(span.name for span in item.path[:-1])
+        return item.type, item.message, f"{item.span.name} [{item.span.kind}]", item.span.worker, way
 
 
 class TreeNode:
@@ -216,7 +253,7 @@ def self_ns(data: TraceData) -> array[int]:
     return own
 
 
-def self_times(data: TraceData) -> list[SelfTime]:
+def self_times(data: TraceData) -> SelfTimes:
     """Return what each name costs, the most expensive in itself first."""
     own, table = self_ns(data), data.table
     sums: dict[tuple[int, int], list[int]] = {}
@@ -240,7 +277,7 @@ def self_times(data: TraceData) -> list[SelfTime]:
         SelfTime(table.strings[name], KINDS[kind], f[0], f[1] / 1e9, f[2] / 1e9, f[3] / 1e9 if f[5] else None, f[4])
         for (name, kind), f in sums.items()
     ]
-    return sorted(totals, key=lambda total: -total.own)
+    return SelfTimes(sorted(totals, key=lambda total: -total.own))
 
 
 def critical_path(data: TraceData, row: int | None = None) -> Segments:
@@ -293,10 +330,10 @@ def failures(data: TraceData) -> list[int]:
     return sorted(failed - above, key=data.end)
 
 
-def errors(data: TraceData) -> list[Failure]:
+def errors(data: TraceData) -> Failures:
     """Return each exception once, where it happened."""
     status = data.table.status
-    found = []
+    found = Failures()
     for row in failures(data):
         count, up = 1, data.parent[row]
         while up >= 0 and status[up] == 1:
@@ -334,67 +371,6 @@ def find(data: TraceData, pattern: str) -> list[int]:
             wanted.add(number)
     rows = [row for row, name in enumerate(data.table.name) if name in wanted]
     return sorted(rows, key=data.table.start_ns.__getitem__)
-
-
-class PathTotals(NamedTuple):
-    """What the spans of one call path cost together, in seconds."""
-
-    calls: int
-    total: float
-    own: float
-
-
-class Change(NamedTuple):
-    """A call path in two traces.
-
-    Attributes:
-        path: Names from the root.
-        before: In this trace; ``None`` if it is not there.
-        after: In the other.
-        difference: Seconds of self time that the other takes more.
-    """
-
-    path: tuple[str, ...]
-    before: PathTotals | None
-    after: PathTotals | None
-    difference: float
-
-
-def by_path(data: TraceData) -> dict[tuple[str, ...], PathTotals]:
-    """Return what each call path costs."""
-    own, table = self_ns(data), data.table
-    nodes: dict[tuple[int, int], int] = {}
-    at = array("i", bytes(4 * len(data)))
-    sums: list[list[int]] = []
-    for row, _ in data.walk():
-        up = data.parent[row]
-        key = (at[up] if up >= 0 else -1, table.name[row])
-        node = nodes.get(key)
-        if node is None:
-            node = nodes[key] = len(sums)
-            sums.append([0, 0, 0])
-        at[row] = node
-        found = sums[node]
-        found[0] += 1
-        found[1] += (table.end_ns[row] or data.end_ns) - table.start_ns[row]
-        found[2] += own[row]
-    paths: list[tuple[str, ...]] = []
-    for parent, name in nodes:
-        paths.append((*(paths[parent] if parent >= 0 else ()), table.strings[name]))
-    return {
-        path: PathTotals(count, total / 1e9, alone / 1e9)
-        for path, (count, total, alone) in zip(paths, sums, strict=True)
-    }
-
-
-def diff(before: TraceData, after: TraceData) -> list[Change]:
-    """Return how the call paths of two traces differ, the largest difference of self time first."""
-    first, second = by_path(before), by_path(after)
-    changes = []
-    for path in dict.fromkeys((*first, *second)):
-        one, other = first.get(path), second.get(path)
-        changes.append(Change(path, one, other, (other.own if other else 0.0) - (one.own if one else 0.0)))
-    return sorted(changes, key=lambda change: -abs(change.difference))
 
 
 def to_pandas(data: TraceData) -> Any:

@@ -8,10 +8,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from znb.spans.table import KINDS
-from znb.traces.analysis import errors, failures, self_ns
+from znb.traces.analysis import TreeNode, errors, failures, self_ns, tree
 from znb.traces.model import TraceData
+from znb.traces.tables import clean, duration
 
-__all__ = ["duration", "text_tree"]
+__all__ = ["Roots", "text_tree"]
 
 #: Lines of the tree.
 LINES_MAX = 200
@@ -21,8 +22,24 @@ PART_MIN = 0.001
 ERRORS_MAX = 5
 #: Lines of each one's traceback, the last.
 TRACEBACK_LINES = 24
+#: Functions shown of a branch that was sampled, the most expensive.
+FUNCTIONS_MAX = 3
+#: The part of a branch's time that makes a function worth a line.
+FUNCTION_PART = 0.05
 #: Workers named on one line.
 WORKERS_MAX = 4
+
+
+class Roots(list[TreeNode]):
+    """The roots of a trace, shown as its tree."""
+
+    def __init__(self, data: TraceData, width: int = 100) -> None:
+        super().__init__(tree(data))
+        self._data = data
+        self._width = width
+
+    def __repr__(self) -> str:
+        return "\n".join(_lines(self._data, self._width)) or "no spans"
 
 
 class _Group:
@@ -34,6 +51,7 @@ class _Group:
         "count",
         "failed",
         "first",
+        "functions",
         "kind",
         "longest",
         "lost",
@@ -50,6 +68,7 @@ class _Group:
         self.count = self.total = self.own = self.longest = self.failed = self.lost = self.cancelled = 0
         self.workers: dict[str, int] = {}
         self.below: dict[tuple[str, int], _Group] = {}
+        self.functions: dict[str, int] = {}
 
 
 def text_tree(data: TraceData, title: str = "", width: int = 100) -> str:
@@ -60,19 +79,19 @@ def text_tree(data: TraceData, title: str = "", width: int = 100) -> str:
     if failures:
         lines.append("")
     for failure in failures[:ERRORS_MAX]:
-        lines.append(f"✗ {failure.type}: {_clean(failure.message)[: 2 * width]}")
-        lines.append("    " + " → ".join(f"{_clean(span.name)} ({span.worker})" for span in failure.path))
-        lines += [f"    {_clean(line)}" for line in failure.chain.rstrip().splitlines()[-TRACEBACK_LINES:]]
+        lines.append(f"✗ {failure.type}: {clean(failure.message)[: 2 * width]}")
+        lines.append("    " + " → ".join(f"{clean(span.name)} ({span.worker})" for span in failure.path))
+        lines += [f"    {clean(line)}" for line in failure.chain.rstrip().splitlines()[-TRACEBACK_LINES:]]
     if len(failures) > ERRORS_MAX:
         lines.append(f"… and {len(failures) - ERRORS_MAX} more that failed: trace.errors()")
     if data.notes:
-        lines += ["", *(f"! {_clean(note)}" for note in data.notes)]
+        lines += ["", *(f"! {clean(note)}" for note in data.notes)]
     return "\n".join(lines)
 
 
 def _headline(data: TraceData, title: str) -> str:
     name = title or (data.name(data.roots[0]) if data.roots else "empty trace")
-    parts = [_clean(name), duration(data.end_ns - data.start_ns), f"{len(data)} span{'s' * (len(data) != 1)}"]
+    parts = [clean(name), duration(data.end_ns - data.start_ns), f"{len(data)} span{'s' * (len(data) != 1)}"]
     processes = len({number for number, _, _ in data.table.threads})
     if processes > 1:
         parts.append(f"{processes} processes")
@@ -104,7 +123,30 @@ def _group(data: TraceData) -> dict[tuple[str, int], _Group]:
         group.cancelled += table.status[row] == 2
         worker = table.process(row).label
         group.workers[worker] = group.workers.get(worker, 0) + 1
+    _add_samples(data, group_of)
     return roots
+
+
+def _add_samples(data: TraceData, group_of: list[_Group | None]) -> None:
+    """Add up what the user's functions took by the samples: those that were running, or waiting for a library."""
+    samples = data.samples
+    if not len(samples):
+        return
+    rows = dict(zip(data.table.span_id, range(len(data)), strict=True))
+    names: list[str] = []
+    for parent, number in zip(samples.stack_parent, samples.stack_frame, strict=True):
+        frame = samples.frames[number]
+        above = names[parent] if parent >= 0 else ""
+        names.append(f"{frame.name}, {_place(frame.file)}:{frame.first_line}" if frame.origin == "user" else above)
+    for span_id, wall, stack in zip(samples.span_id, samples.wall_ns, samples.stack, strict=True):
+        group = group_of[rows[span_id]] if span_id in rows else None
+        if group is not None and names[stack]:
+            group.functions[names[stack]] = group.functions.get(names[stack], 0) + wall
+
+
+def _place(file: str) -> str:
+    """Return a file as it is named on a line: without its folders."""
+    return file.rpartition("/")[2]
 
 
 def _lines(data: TraceData, width: int) -> Iterator[str]:
@@ -127,14 +169,19 @@ def _lines(data: TraceData, width: int) -> Iterator[str]:
             continue
         count += 1
         yield _line(data, group, prefix + ("└─ " if last else "├─ "), width)
-        push(group.below, prefix + ("   " if last else "│  "))
+        below = prefix + ("   " if last else "│  ")
+        functions = sorted(group.functions.items(), key=lambda item: -item[1])[:FUNCTIONS_MAX]
+        for name, took in functions:
+            if took >= group.total * FUNCTION_PART:
+                yield _function(name, took, below + ("│  " if group.below else "   "), width)
+        push(group.below, below)
     if hidden:
         yield f"… {hidden} more branches"
 
 
 def _line(data: TraceData, group: _Group, prefix: str, width: int) -> str:
     mark = "✗ " if group.failed else "? " if group.lost else ""
-    name = _clean(group.name)
+    name = clean(group.name)
     kind = KINDS[group.kind]
     left = f"{prefix}{mark}{name}" + (f" [{kind}]" if kind not in {"span", "trace"} else "")
     if group.count > 1:
@@ -157,21 +204,16 @@ def _line(data: TraceData, group: _Group, prefix: str, width: int) -> str:
     return f"{left:<{room}} {figures}  {' · '.join(more)}".rstrip()
 
 
+def _function(name: str, took: int, prefix: str, width: int) -> str:
+    room = max(24, width - 40)
+    left = f"{prefix}· {clean(name)}"
+    left = left if len(left) <= room else left[: room - 1] + "…"
+    return f"{left:<{room}} {duration(took):>8} sampled"
+
+
 def _workers(workers: dict[str, int]) -> str:
     if len(workers) == 1:
         return next(iter(workers))
     named = sorted(workers.items(), key=lambda item: -item[1])
     text = ", ".join(f"{name} {count}" for name, count in named[:WORKERS_MAX])
     return text + (f", {len(named) - WORKERS_MAX} more" if len(named) > WORKERS_MAX else "")
-
-
-def duration(nanoseconds: float) -> str:
-    """Return a duration as people write it: ``1.23 s``, ``45.6 ms``, ``789 µs``."""
-    for limit, unit in ((1e3, "ns"), (1e6, "µs"), (1e9, "ms")):
-        if abs(nanoseconds) < limit * 0.9995:
-            return f"{nanoseconds / limit * 1e3:.3g} {unit}"
-    return f"{nanoseconds / 1e9:.3g} s" if abs(nanoseconds) < 999.5e9 else f"{nanoseconds / 1e9:.0f} s"
-
-
-def _clean(text: str) -> str:
-    return "".join(char if char.isprintable() else " " for char in text)

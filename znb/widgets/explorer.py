@@ -31,7 +31,7 @@ from znb.errors import ZnbError
 from znb.export import flame_svg
 from znb.sinks import NotebookCell
 from znb.spans import Span
-from znb.traces import Parts, analysis
+from znb.traces import Parts, compare
 from znb.traces.assemble import clock_of
 from znb.traces.clock import Interval
 from znb.tracing import TRACES, Trace
@@ -156,7 +156,7 @@ class Explorer(anywidget.AnyWidget):
         ]
 
     def _diff(self, question: dict[str, Any]) -> list[dict[str, Any]]:
-        changes = analysis.diff(TRACES[str(question["id"])].data, self.trace.data)
+        changes = compare.diff(TRACES[str(question["id"])].data, self.trace.data)
         return [
             {"path": change.path, "before": _totals(change.before), "after": _totals(change.after)}
             for change in changes
