@@ -22,9 +22,11 @@ from znb.export.folded import folded_sums
 from znb.export.lanes import lanes
 from znb.export.otlp import attribute, read_otlp, value_of
 from znb.export.page import PAGE_START
+from znb.spans.samples import Frame, SampleTable
 from znb.spans.table import Event
 from znb.traces import TraceData
 from znb.traces.model import ClockError, SpanList
+from znb.traces.text import text_tree
 
 SCHEMA = Path(__file__).parent / "data" / "speedscope-schema.json"
 READABLE = (".json", ".otlp.json", ".html")
@@ -513,6 +515,18 @@ def test_without_the_extra_it_says_what_to_install(known, monkeypatch):
         send_otlp(known, "http://127.0.0.1:1")
 
 
+def test_a_collector_that_is_not_there_is_told_at_once(known, monkeypatch):
+    pytest.importorskip("opentelemetry.exporter.otlp.proto.http")
+    with Collector() as collector:
+        url = collector.url
+    with pytest.raises(ServiceUnavailable, match="no OpenTelemetry collector listens there") as refused:
+        send_otlp(known, url)
+    assert url in str(refused.value)
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", url.removesuffix("/v1/traces"))
+    with pytest.raises(ServiceUnavailable, match="OTEL_EXPORTER_OTLP_ENDPOINT"):
+        send_otlp(known)
+
+
 # -- folded, SVG, HTML
 
 
@@ -532,6 +546,25 @@ def test_folded_samples_stand_below_their_spans_and_nothing_is_counted_twice():
     assert sums["a", "<module>"] == 10
     assert sum(sums.values()) == 100
     assert folded_sums(data, frozenset())["a", "b", "<module>", "loop", "call"] == 10
+
+
+def test_folded_stacks_begin_with_the_users_code_and_tell_jobs_from_calls():
+    samples = SampleTable()
+    thread = samples.place(PROCESSES[1], 8, "MainThread")
+    worker = samples.node(-1, Frame("<module>", "<string>", 1, 1, "user"))
+    inside = samples.node(worker, Frame("run", "/x/znb/runner.py", 1, 1, "znb"))
+    burn = samples.node(inside, Frame("burn", "/home/u/cell.py", 1, 1, "user"))
+    launcher = samples.node(-1, Frame("start", "/lib/ipykernel.py", 1, 1, "library"))
+    cell = samples.node(launcher, Frame("<module>", "/home/u/cell.py", 1, 1, "user"))
+    samples.add(3, BASE + 50, 20, 20, thread, burn)
+    samples.add(1, BASE + 90, 10, 0, thread, samples.node(cell, Frame("sleep", "/lib/time.py", 1, 1, "library")))
+    data = make_trace([
+        Made("burn", 0, 100, kind="map"), Made("burn", 20, 70, 0, 0, "submit"), Made("burn", 30, 60, 1, 1, "job"),
+    ], samples)  # fmt: skip
+    sums = folded_sums(data)
+    assert sums["burn [map]", "burn [submit]", "burn [job]", "burn"] == 20
+    assert sums["burn [map]", "<module>", "sleep"] == 10
+    assert "· burn, cell.py:1" in text_tree(data)
 
 
 @settings(max_examples=50)
@@ -555,7 +588,15 @@ def test_the_picture_has_no_script_and_loads_nothing(known):
     svg = flame_svg(known)
     assert "<script" not in svg
     assert set(re.findall(r'https?://[^"]*', svg)) == {"http://www.w3.org/2000/svg"}
-    assert "3 failed" in svg
+    assert "2 failed" in svg
+    assert 'width="100%"' in svg  # as wide as there is room, so that nothing is cut off
+
+
+def test_the_picture_tells_what_was_cancelled():
+    svg = flame_svg(make_trace([Made("a", 0, 100), Made("sleep", 10, 90, 0, status="cancelled")]))
+    assert "sleep (cancelled)" in svg
+    assert "1 cancelled" in svg
+    assert "#d8d8d8" in svg
 
 
 def test_the_page_loads_nothing_and_no_name_ends_its_script(known):

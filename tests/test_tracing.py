@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import concurrent.futures
 import itertools
+import pickle
 import time
 
 import msgspec
@@ -9,9 +11,9 @@ import pytest
 import znb.tracing
 from trace_peer import Failed, Peer, run
 from znb.export import TraceFileError
-from znb.spans import RECORDER, OpenSpan, current, span
+from znb.spans import RECORDER, OpenSpan, Recorder, current, span
 from znb.traces import Request
-from znb.tracing import TRACES, Trace, Traces, trace
+from znb.tracing import TRACES, Begin, Trace, Traces, trace
 
 
 @pytest.fixture
@@ -166,8 +168,9 @@ def test_how_a_trace_is_shown(tmp_path):
     bundle = t._repr_mimebundle_()
     assert bundle["image/svg+xml"].startswith("<svg")
     assert bundle["text/plain"] == str(t) == t.text()
-    assert repr(t) == "<Trace 'shown', 1 spans>"
+    assert repr(t) == "<Trace 'shown', 1 span>"
     assert t.flame()._repr_svg_() == str(t.flame())
+    assert repr(t.flame()) == t.text()
     assert t.save(tmp_path / "t.json").exists()
     with pytest.raises(TraceFileError):
         t.save(tmp_path / "t.doc")
@@ -225,3 +228,48 @@ def test_sending_says_what_is_missing(monkeypatch):
 def test_a_request_travels():
     assert msgspec.msgpack.decode(msgspec.msgpack.encode(Request("k", (1, 2))), type=Request) == Request("k", (1, 2))
     assert issubclass(Failed, Exception)
+
+
+def test_the_latest_trace_is_found_by_name():
+    with trace("outer") as outer, trace("nested"):
+        pass
+    assert trace.last().trace_id == outer.trace_id
+    assert trace.last().title == "outer"  # one inside of another is part of that
+    kept = trace.list()
+    assert repr(kept).splitlines()[-1].split()[0] == outer.trace_id[:8]
+    assert repr(kept).splitlines()[0].split() == ["id", "took", "spans", "failed", "began", "title"]
+    assert "last()" in repr(trace)
+    assert pickle.loads(pickle.dumps(trace)) is trace
+    empty = Traces(Recorder())
+    with pytest.raises(LookupError, match="no traces yet"):
+        Begin(empty).last()
+    empty.sampler.close()
+
+
+def test_what_was_done_while_tracing_was_off_says_so():
+    nothing = TRACES.of(0)
+    assert len(nothing.spans) == 0
+    assert nothing.errors() == []
+    assert "! tracing was off" in str(nothing)
+
+
+def test_threads_begun_in_a_trace_are_part_of_it():
+    with concurrent.futures.ThreadPoolExecutor(2) as pool, trace("threads") as t:
+
+        def work(number):
+            with span(f"work {number}"):
+                return number
+
+        assert list(pool.map(work, range(3))) == [0, 1, 2]
+    assert {one.name for one in t.spans} == {"threads", "work 0", "work 1", "work 2"}
+
+
+def test_where_a_trace_cannot_be_saved_is_told_and_home_is_known(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    with trace("kept") as t:
+        pass
+    assert t.save("~/t.json") == tmp_path / "t.json"
+    assert Trace.load("~/t.json").title == "kept"
+    with pytest.raises(FileNotFoundError) as refused:
+        t.save("~/nowhere/t.json")
+    assert refused.value.filename == str(tmp_path / "nowhere")

@@ -8,35 +8,42 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, Self
 
 from znb import export
 from znb.callees import Callees
 from znb.profiler import SAMPLER, Sampler
-from znb.spans import RECORDER, OpenSpan, Process, Recorder, Span, SpanTable
+from znb.spans import RECORDER, OpenSpan, Process, Recorder, Span, SpanTable, follow_threads
 from znb.spans.samples import SampleTable
 from znb.traces import analysis, compare
 from znb.traces.feed import Feed
 from znb.traces.model import SpanList, TraceData
 from znb.traces.pieces import Pieces, pieces
-from znb.traces.store import Store
+from znb.traces.store import TRACES_MAX, Store
+from znb.traces.tables import Listing, duration
 from znb.traces.text import Roots, text_tree
 
-__all__ = ["TRACES", "LiveTrace", "Picture", "Trace", "Traces", "trace"]
+__all__ = ["TRACES", "Begin", "LiveTrace", "Picture", "Trace", "TraceList", "Traces", "trace"]
 
 #: Milliseconds between two samples.
 INTERVAL_MS = 10
 #: Seconds to wait for what workers have recorded, when a trace ends or is looked at.
 COLLECT_TIMEOUT = 2.0
+#: What is to be said of what was done while tracing was off.
+NOT_RECORDED = "tracing was off, so nothing of this was recorded; `%znb trace on` switches it on"
 
 
 class Picture:
     """A picture that notebooks show."""
 
-    def __init__(self, svg: str) -> None:
+    def __init__(self, svg: str, text: str = "") -> None:
         self.svg = svg
+        self._text = text
+
+    def __repr__(self) -> str:
+        return self._text or "<Picture>"
 
     def _repr_svg_(self) -> str:
         return self.svg
@@ -58,8 +65,15 @@ class Trace:
         ['epoch']
     """
 
-    def __init__(self, title: str, trace_id: int, read: Callable[[int], tuple[int, TraceData | None]]) -> None:
+    def __init__(
+        self,
+        title: str,
+        trace_id: int,
+        read: Callable[[int], tuple[int, TraceData | None]],
+        notes: Sequence[str] = (),
+    ) -> None:
         self.title = title
+        self._notes = notes
         self._id = trace_id
         self._read = read
         self._version = -1
@@ -84,7 +98,7 @@ class Trace:
             if data is not None:
                 self._version, self._data = version, data
         if self._data is None:
-            self._data = TraceData(self._id, SpanTable(), SampleTable())
+            self._data = TraceData(self._id, SpanTable(), SampleTable(), self._notes)
         return self._data
 
     @property
@@ -155,7 +169,7 @@ class Trace:
 
     def flame(self) -> Picture:
         """Return the flame graph."""
-        return Picture(export.flame_svg(self.data, self.title))
+        return Picture(export.flame_svg(self.data, self.title), self.text())
 
     def text(self, width: int = 100) -> str:
         """Return the call tree as text."""
@@ -194,7 +208,8 @@ class Trace:
         return self.text()
 
     def __repr__(self) -> str:
-        return f"<Trace {self.title!r}, {len(self.data)} spans>"
+        count = len(self.data)
+        return f"<Trace {self.title!r}, {count} span{'s' * (count != 1)}>"
 
     def _repr_mimebundle_(self, **_: Any) -> dict[str, Any]:
         return {"text/plain": self.text(), "image/svg+xml": export.flame_svg(self.data, self.title)}
@@ -233,6 +248,21 @@ class LiveTrace(Trace):
         self._span.unwind()
 
 
+class TraceList(Listing[Trace]):
+    """Traces, shown as a table."""
+
+    HEADS = ("id", ">took", ">spans", ">failed", "began", "title")
+    EMPTY = "no traces yet"
+    ROWS = TRACES_MAX  # all, since the latest are the last
+
+    def row(self, item: Trace) -> tuple[str, ...]:
+        """Return the texts of a row."""
+        data = item.data
+        began = time.strftime("%H:%M:%S", time.localtime(data.start_ns / 1e9)) if len(data) else ""
+        took = duration(data.end_ns - data.start_ns) if len(data) else ""
+        return item.trace_id[:8], took, f"{len(data):,}", str(len(analysis.failures(data)) or ""), began, item.title
+
+
 class Traces:
     """The traces of a session.
 
@@ -263,6 +293,8 @@ class Traces:
     def new(self, title: str, interval: float, attributes: dict[str, Any]) -> LiveTrace:
         """Return a trace to enter."""
         self.sampler.install()
+        if self.recorder is RECORDER:
+            follow_threads(watched=True)
         return LiveTrace(self, title, round(interval * 1000), attributes)
 
     def began(self, live: LiveTrace) -> None:
@@ -302,9 +334,13 @@ class Traces:
     def of(self, trace_id: int) -> Trace:
         """Return the trace of an id, with everything that has been recorded of it until now.
 
+        What was done while tracing was off has an empty one, which says so.
+
         Raises:
             KeyError: It is not kept any more.
         """
+        if not trace_id:
+            return Trace("tracing was off", 0, lambda _version: (0, None), notes=(NOT_RECORDED,))
         self.collect(COLLECT_TIMEOUT)
         return self[trace_id]
 
@@ -335,18 +371,56 @@ class Traces:
 TRACES: Final = Traces(RECORDER)
 
 
-def trace(title: str = "trace", /, *, interval: float = INTERVAL_MS / 1000, **attributes: Any) -> LiveTrace:
-    """Begin a trace: what happens inside ``with`` is recorded here and wherever it leads, and sampled.
-
-    Args:
-        title: What to call it.
-        interval: Seconds between two samples.
-        attributes: What to know about it.
+class Begin:
+    """``znb.trace``: begins traces, and knows the latest ones.
 
     Example:
-        >>> with trace("epoch", lr=0.1) as t:
+        >>> begin = Begin(TRACES)
+        >>> with begin("epoch", lr=0.1) as t:
         ...     total = sum(range(10))
         >>> t.spans[0].attributes
         {'lr': 0.1}
+        >>> begin.last().title
+        'epoch'
     """
-    return TRACES.new(title, interval, attributes)
+
+    def __init__(self, traces: Traces) -> None:
+        self._traces = traces
+
+    def __call__(
+        self, title: str = "trace", /, *, interval: float = INTERVAL_MS / 1000, **attributes: Any
+    ) -> LiveTrace:
+        """Begin a trace: what happens inside ``with`` is recorded here and wherever it leads, and sampled.
+
+        Args:
+            title: What to call it.
+            interval: Seconds between two samples.
+            attributes: What to know about it.
+        """
+        return self._traces.new(title, interval, attributes)
+
+    def last(self) -> Trace:
+        """Return the latest trace, with everything that has been recorded of it until now: what ``%znb trace`` shows.
+
+        Raises:
+            LookupError: There is none yet.
+        """
+        found = self.list()
+        if not found:
+            raise LookupError("there are no traces yet: a call, a job or `with znb.trace()` leaves one")
+        return found[-1]
+
+    def list(self) -> TraceList:
+        """Return the traces that are kept, the latest last: what ``%znb trace list`` shows."""
+        self._traces.collect(COLLECT_TIMEOUT)
+        return TraceList(self._traces)
+
+    def __reduce__(self) -> str:
+        return "trace"
+
+    def __repr__(self) -> str:
+        return "<znb.trace: with znb.trace(TITLE) as t: … · znb.trace.last() · znb.trace.list()>"
+
+
+#: What users write.
+trace: Final = Begin(TRACES)

@@ -6,6 +6,9 @@ Source: opentelemetry-exporter-otlp-proto-http.
 
 from __future__ import annotations
 
+import socket
+import urllib.parse
+import urllib.request
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -43,19 +46,41 @@ def send_otlp(
     except ImportError as error:
         raise ZnbError("sending traces to a collector needs an extra: pip install 'znb[otlp]'") from error
     exporter = OTLPSpanExporter(endpoint=endpoint, headers=dict(headers or {}) or None, timeout=timeout)
+    address = endpoint or str(getattr(exporter, "_endpoint", "the OTLP collector"))
     sent = 0
     try:
+        _check_reachable(address, timeout)
         for batch in _batches(data):
             if exporter.export(batch) is not SpanExportResult.SUCCESS:
                 raise ServiceUnavailable(
-                    endpoint or "the OTLP collector",
-                    f"took {sent} of {len(data)} spans and refused the next",
+                    address,
+                    f"took {sent} of {len(data)} spans and not the next",
                     hint="The log of opentelemetry.exporter says why",
                 )
             sent += len(batch)
     finally:
         exporter.shutdown()  # type: ignore[no-untyped-call]
     return sent
+
+
+def _check_reachable(address: str, timeout: float) -> None:
+    """Raise ``ServiceUnavailable`` if nobody listens: the exporter would try again and again, and not say why."""
+    parts = urllib.parse.urlsplit(address)
+    if not parts.hostname or (parts.scheme in urllib.request.getproxies() and not _goes_direct(parts.hostname)):
+        return
+    port = parts.port or (443 if parts.scheme == "https" else 80)
+    try:
+        socket.create_connection((parts.hostname, port), timeout).close()
+    except OSError as error:
+        raise ServiceUnavailable(
+            address,
+            f"no OpenTelemetry collector listens there: {error.strerror or error}",
+            hint='Start one, or say where it is: OTEL_EXPORTER_OTLP_ENDPOINT, or t.send("http://HOST:4318/v1/traces")',
+        ) from error
+
+
+def _goes_direct(host: str) -> bool:
+    return bool(urllib.request.proxy_bypass(host))
 
 
 def _batches(data: TraceData) -> Iterator[list[Any]]:

@@ -7,6 +7,7 @@ holds, opening it gives a trace or a ``TraceFileError``.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import tempfile
 from collections.abc import Callable, Iterator
@@ -59,8 +60,10 @@ def save(data: TraceData, path: str | os.PathLike[str], title: str = "") -> Path
         TraceFileError: No format has this suffix.
         OSError: The file cannot be written.
     """
-    target = Path(path)
+    target = Path(path).expanduser()
     pieces = _writer(target)(data, title)
+    if not target.parent.is_dir():
+        raise FileNotFoundError(errno.ENOENT, "No such directory", str(target.parent))
     handle, beside = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
     try:
         with os.fdopen(handle, "wb") as file:
@@ -96,7 +99,7 @@ def load(path: str | os.PathLike[str]) -> tuple[TraceData, str]:
         TraceFileError: It is no such file, it is cut off or damaged, or its format does not hold enough.
         OSError: It cannot be read.
     """
-    content = Path(path).read_bytes()
+    content = Path(path).expanduser().read_bytes()
     if not content.strip():
         raise TraceFileError(path, "the file is empty")
     found = _parse(path, content)

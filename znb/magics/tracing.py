@@ -176,7 +176,8 @@ def _trace(_session: Session, args: argparse.Namespace) -> Trace | None:
         return None
     found = _find(kept, which)
     if args.save:
-        print(save(found, args.save))
+        for file in args.save:
+            print(save(found, file))
         return None
     return found
 
@@ -237,6 +238,7 @@ def _trace_arguments(parser: Parser) -> None:
     parser.argument(
         "--save",
         metavar="FILE",
+        action="append",
         offers="paths",
         help="write it to a file: .json, .speedscope.json, .otlp.json, .folded, .html or .svg",
     )

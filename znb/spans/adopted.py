@@ -39,4 +39,5 @@ def adopt_active() -> Adopted | None:
 
 def program_name() -> str:
     """Return what the script is called whose calls belong to no span."""
-    return Path(sys.argv[0] if sys.argv and sys.argv[0] else "python").name
+    name = Path(sys.argv[0] if sys.argv and sys.argv[0] else "python").name
+    return "outside of cells" if name == "ipykernel_launcher.py" else name

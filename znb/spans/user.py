@@ -46,7 +46,16 @@ class UserSpan(OpenSpan):
         self.live = 0
         self.used = self.entered = False
         self.outer = None
-        self.span_id = 0
+        self.span_id = self.start_ns = 0
+
+    def __repr__(self) -> str:
+        if not self.span_id:
+            how = "not begun"
+        else:
+            open_ = self.entered or self.span_id in self.recorder.open
+            how = f"open for {(perf_counter_ns() - self.start_ns) / 1e6:.4g} ms" if open_ else f"ended, {self.status}"
+        more = "".join(f", {key}={value!r:.60}" for key, value in (self.attributes or {}).items())
+        return f"<span {self.name!r}, {how}{more}>"
 
 
 #: What users write.
@@ -56,9 +65,17 @@ span: Final = UserSpan
 @overload
 def traced(function: F, /) -> F: ...
 @overload
-def traced(name: str = "", /, **attributes: Any) -> Callable[[F], F]: ...
-def traced(function: Callable[..., Any] | str = "", /, **attributes: Any) -> Any:
+def traced(function: str = "", /, *, name: str = "", **attributes: Any) -> Callable[[F], F]: ...
+def traced(function: Callable[..., Any] | str = "", /, *, name: str = "", **attributes: Any) -> Any:
     """Make each call of a function a span. For functions, coroutines, generators and methods.
+
+    Args:
+        function: What is decorated; or what to call its spans.
+        name: The same, by keyword. Without a name they are called as the function is.
+        attributes: What to know about each.
+
+    Raises:
+        TypeError: There are two names.
 
     Example:
         >>> @traced
@@ -71,8 +88,11 @@ def traced(function: Callable[..., Any] | str = "", /, **attributes: Any) -> Any
         ...     return 3 * x
     """
     if callable(function):
-        return _wrap(function, function.__qualname__, {})
-    return lambda wrapped: _wrap(wrapped, function or wrapped.__qualname__, attributes)
+        return _wrap(function, name or function.__qualname__, attributes)
+    if function and name:
+        raise TypeError(f"expected one name for the spans of a function, got {function!r} and name={name!r}")
+    title = function or name
+    return lambda wrapped: _wrap(wrapped, title or wrapped.__qualname__, attributes)
 
 
 def _wrap(function: Callable[..., Any], name: str, attributes: dict[str, Any]) -> Callable[..., Any]:
@@ -85,6 +105,7 @@ def _wrap(function: Callable[..., Any], name: str, attributes: dict[str, Any]) -
 
         @functools.wraps(function)
         def generator(*args: Any, **kwargs: Any) -> Any:
+            __tracebackhide__ = True
             return (yield from _step(begin().start(), function(*args, **kwargs)))
 
         return generator
@@ -92,6 +113,7 @@ def _wrap(function: Callable[..., Any], name: str, attributes: dict[str, Any]) -
 
         @functools.wraps(function)
         async def coroutine(*args: Any, **kwargs: Any) -> Any:
+            __tracebackhide__ = True
             with begin():
                 return await function(*args, **kwargs)
 
@@ -99,6 +121,7 @@ def _wrap(function: Callable[..., Any], name: str, attributes: dict[str, Any]) -
 
     @functools.wraps(function)
     def plain(*args: Any, **kwargs: Any) -> Any:
+        __tracebackhide__ = True  # of the debugger and of tracebacks, which show the user's frames
         with begin():
             return function(*args, **kwargs)
 
@@ -158,6 +181,7 @@ class _Stepping:
 
 def _step(opened: OpenSpan, generator: Generator[Any, Any, Any]) -> Generator[Any, Any, Any]:
     """Run a generator so that it is inside its span, and whoever takes its items is not."""
+    __tracebackhide__ = True
     stepping = _Stepping(opened)
     advance: Callable[[], Any] = functools.partial(next, generator)
     failure: BaseException | None = None
@@ -190,6 +214,7 @@ def _wrap_async_generator(function: Callable[..., Any], begin: Callable[[], Open
 
     @functools.wraps(function)
     async def wrapper(*args: Any, **kwargs: Any) -> AsyncGenerator[Any, Any]:
+        __tracebackhide__ = True
         stepping = _Stepping(begin().start())
         generator = function(*args, **kwargs)
         advance: Callable[[], Any] = generator.__anext__

@@ -89,22 +89,28 @@ def _left_out(hidden: int) -> list[str]:
 class Listing(list[T]):
     """A list that shows as a table.
 
-    Subclasses say how: ``HEADS`` names the columns, ``row`` returns the texts of an item, ``EMPTY`` is shown for none.
+    Subclasses say how: ``HEADS`` names the columns, ``row`` returns the texts of an item, ``EMPTY`` is shown for none,
+    ``ROWS`` is how many are shown.
     """
 
     HEADS: tuple[str, ...] = ()
     EMPTY = "nothing"
+    ROWS = ROWS_MAX
 
     def row(self, item: T) -> Sequence[str]:
         """Return the texts of a row."""
         raise NotImplementedError
 
+    def text(self) -> str:
+        """Return all of it as a table."""
+        return text_table(self.HEADS, map(self.row, self), len(self))
+
     def __repr__(self) -> str:
         if not self:
             return self.EMPTY
-        return text_table(self.HEADS, map(self.row, self[:ROWS_MAX]), len(self))
+        return text_table(self.HEADS, map(self.row, self[: self.ROWS]), len(self))
 
     def _repr_html_(self) -> str:
         if not self:
             return html.escape(self.EMPTY)
-        return html_table(self.HEADS, map(self.row, self[:ROWS_MAX]), len(self))
+        return html_table(self.HEADS, map(self.row, self[: self.ROWS]), len(self))

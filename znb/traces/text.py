@@ -123,12 +123,18 @@ def _group(data: TraceData) -> dict[tuple[str, int], _Group]:
         group.cancelled += table.status[row] == 2
         worker = table.process(row).label
         group.workers[worker] = group.workers.get(worker, 0) + 1
-    _add_samples(data, group_of)
+    _add_samples(data, group_of, list(own))
     return roots
 
 
-def _add_samples(data: TraceData, group_of: list[_Group | None]) -> None:
-    """Add up what the user's functions took by the samples: those that were running, or waiting for a library."""
+def _add_samples(data: TraceData, group_of: list[_Group | None], left: list[int]) -> None:
+    """Add up what the user's functions took by the samples: those that were running, or waiting for a library.
+
+    Args:
+        data: The trace.
+        group_of: By row.
+        left: By row, nanoseconds that no child covers: what is waited for stands on its own lines.
+    """
     samples = data.samples
     if not len(samples):
         return
@@ -137,11 +143,15 @@ def _add_samples(data: TraceData, group_of: list[_Group | None]) -> None:
     for parent, number in zip(samples.stack_parent, samples.stack_frame, strict=True):
         frame = samples.frames[number]
         above = names[parent] if parent >= 0 else ""
-        names.append(f"{frame.name}, {_place(frame.file)}:{frame.first_line}" if frame.origin == "user" else above)
+        users = frame.origin == "user" and (parent >= 0 or frame.file != "<string>")  # so a worker begins
+        names.append(f"{frame.name}, {_place(frame.file)}:{frame.first_line}" if users else above)
     for span_id, wall, stack in zip(samples.span_id, samples.wall_ns, samples.stack, strict=True):
-        group = group_of[rows[span_id]] if span_id in rows else None
+        row = rows.get(span_id, -1)
+        group = group_of[row] if row >= 0 else None
         if group is not None and names[stack]:
-            group.functions[names[stack]] = group.functions.get(names[stack], 0) + wall
+            part = min(wall, left[row])
+            left[row] -= part
+            group.functions[names[stack]] = group.functions.get(names[stack], 0) + part
 
 
 def _place(file: str) -> str:
