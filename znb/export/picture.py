@@ -13,7 +13,6 @@ from collections.abc import Iterator
 from typing import Final, NamedTuple
 from xml.sax.saxutils import escape
 
-from znb.traces.analysis import failures
 from znb.traces.model import TraceData
 from znb.traces.tables import duration
 
@@ -159,7 +158,8 @@ def _legend(data: TraceData, y: int) -> Iterator[str]:
 
 
 def _headline(data: TraceData, title: str, hidden: int) -> str:
-    failed = len(failures(data)) + data.table.status.count(4)
+    bad = {row for row, status in enumerate(data.table.status) if status in {1, 4}}
+    failed = len(bad - {data.parent[row] for row in bad})  # each once, where it was raised
     parts = [
         title or (data.name(data.roots[0]) if data.roots else "empty trace"),
         duration(data.end_ns - data.start_ns),
