@@ -20,6 +20,7 @@ from znb.executor.groups import Show
 from znb.executor.submits import Submits
 from znb.launchers import Launcher, make_launcher
 from znb.lifecycle import ClusterEvent, Snapshot
+from znb.locks import Event
 from znb.membership import Membership
 from znb.serialize import Codec
 from znb.standing import Standing
@@ -126,7 +127,7 @@ class Attachment:
         try:
             self.submits.refuse("cannot schedule new futures after shutdown")
             self._collector.collect(END_TIMEOUT)
-            done = threading.Event()
+            done = Event()
             self.reactor.call_soon(self._end_links, done)
             done.wait(END_TIMEOUT)
             self.jobs.wait_delivered(END_TIMEOUT)
@@ -150,7 +151,7 @@ class Attachment:
         self.submits.refuse(self.ended)
         self._end(self.ended)
 
-    def _end_links(self, done: threading.Event) -> None:
+    def _end_links(self, done: Event) -> None:
         self._collector.close()
         self._end(f"the cluster {self.name!r} has been closed here; connect to it, or start another")
         done.set()

@@ -10,7 +10,6 @@ change.
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable, Sequence
 from typing import Protocol
@@ -18,6 +17,7 @@ from typing import Protocol
 from znb.errors import NoWorkers, WorkerLost, ZnbError
 from znb.lifecycle import ClusterEvent, DeathCertificate, WorkerStatus
 from znb.link import LEFT, Link
+from znb.locks import Condition
 from znb.serialize import Codec
 from znb.standing import Standing
 from znb.transport import Reactor
@@ -81,7 +81,7 @@ class Membership:
         self._reactor = reactor
         self._codec = codec
         self._listener = listener
-        self._changed = threading.Condition()
+        self._changed = Condition()
         self._links: dict[str, Link] = {}
         self._members: dict[str, WorkerStatus] = {}
         self._dead: dict[str, int] = {}
