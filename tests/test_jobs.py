@@ -346,6 +346,18 @@ def test_an_interrupted_map_frees_the_workers(tmp_path):
         assert cluster.submit(pow, 2, 3).result() == 8
 
 
+def test_the_clusters_interrupt_reaches_jobs_and_the_next_ones_run(cluster, tmp_path):
+    gate = Gate(tmp_path)
+    future = cluster.submit(gate)
+    results = cluster.map(gate, range(4), errors="return")
+    wait_until(lambda: len(gate.runs()) == 2, "both workers are in a job")
+    cluster.interrupt()
+    with pytest.raises(znb.Cancelled, match="KeyboardInterrupt"):
+        future.result()
+    results.cancel()
+    assert cluster.submit(pow, 2, 3).result() == 8
+
+
 def test_an_interrupted_wait_for_a_future_cancels_what_this_thread_submitted(tmp_path):
     gate = Gate(tmp_path)
     with started() as cluster:
