@@ -109,8 +109,8 @@ def test_a_cluster_that_has_ended_says_so_and_is_not_kept_by_its_panel(notebook)
     wait_for(notebook, lambda: notebook.run("other.closed").value == "True")
     assert notebook.run("short.look()").value == "{'name': 'short', 'ended': True, 'workers': []}"
     notebook.run("short._handle_custom_msg({'type': 'do', 'id': 21, 'action': 'scale', 'number': 1}, [])").ok()
-    wait_for(notebook, lambda: [answer for answer in sent(notebook, "done") if answer["id"] == 21])
-    assert "has ended" in sent(notebook, "done")[-1]["problem"]
+    wait_for(notebook, lambda: 21 in {answer["id"] for answer in sent(notebook, "done")})
+    assert "has ended" in next(answer["problem"] for answer in sent(notebook, "done") if answer["id"] == 21)
     notebook.run("cluster = znb.Cluster.connect('shown')\npanel = panel_of(cluster)").ok()
 
 
