@@ -72,6 +72,7 @@ class JobClient:
         kill: Kills the process of a worker that ignores its interrupt; called on the delivery thread.
         notify: Shows a line to the user; called from any thread.
         view: Returns what shows the output of jobs that the calling cell starts.
+        absence: Says why there are no workers; empty if that is not known.
 
     Attributes:
         id: What its jobs are known by at the workers.
@@ -85,12 +86,14 @@ class JobClient:
         kill: Callable[[str], object],
         notify: Callable[[str], None],
         view: Callable[[], Show],
+        absence: Callable[[], str],
     ) -> None:
         self.view = view
         self.codec = codec
         self.notify = notify
         self._reactor = reactor
         self._kill = kill
+        self._absence = absence
         self.id = os.urandom(8)
         self._scheduler = Scheduler()
         self._peers: dict[int, _Peer] = {}
@@ -258,7 +261,7 @@ class JobClient:
     def _explain(self, group: Group) -> tuple[str, Sequence[Link]]:
         """Return why nothing of a group runs, as far as it is known here, and else which workers may tell."""
         if not self._peers:
-            return "there are no workers", ()
+            return self._absence() or "there are no workers", ()
         stats = self._scheduler.stats()
         found = next((row for row in stats.groups if row.group == group.number), None)
         if found is None:
