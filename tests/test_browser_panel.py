@@ -59,6 +59,15 @@ def test_buttons_work_while_a_cell_runs(lab, chromium):
     restart.click()
     page.wait_for_function("document.querySelectorAll('.znb-panel tbody tr')[2].cells[1].textContent === 'idle ↻1'")
 
+    stop = row(page, 2).get_by_role("button", name="stop w2")
+    stop.focus()
+    page.keyboard.press("Enter")
+    assert stop.get_attribute("aria-label").startswith("Sure? Press again: stop w2 for good")
+    page.keyboard.press("Enter")
+    page.wait_for_function("document.querySelectorAll('.znb-panel tbody tr').length === 2")
+    # the keys that follow go to the panel, not to the notebook
+    assert page.evaluate("document.activeElement.classList.contains('znb-panel')")
+
     # the cell that was waited for all the time
     row(page, 0).get_by_role("button", name="interrupt").click()
     page.wait_for_selector(".jp-OutputArea-output:has-text('KeyboardInterrupt')")

@@ -85,6 +85,8 @@ class Watched:
             cluster.interrupt(worker)
         elif action == "restart":
             cluster.restart(worker or "all")
+        elif action == "retire":
+            cluster.retire(worker)
         elif action == "scale":
             cluster.scale(number)
         elif action == "stop":

@@ -1,7 +1,8 @@
 // The cluster panel in a notebook.
 
 import type { AnyModel, RenderProps } from "@anywidget/types";
-import { fill, h } from "../shared/dom";
+import { fill, focusIn, h } from "../shared/dom";
+import { timeOfDay } from "../shared/format";
 import { type KernelWatch, watchKernel } from "../shared/kernel";
 import { watchTheme } from "../shared/theme";
 import { History, type Look, since, size, sparkline, summary, type Worker } from "./rows";
@@ -29,6 +30,7 @@ function button(name: string, title: string, sure: boolean, act: () => void): HT
     clearTimeout(timer);
     timer = 0;
     made.textContent = name;
+    made.setAttribute("aria-label", title);
     made.classList.remove("sure");
   };
   made.addEventListener("click", () => {
@@ -38,6 +40,7 @@ function button(name: string, title: string, sure: boolean, act: () => void): HT
       return;
     }
     made.textContent = "sure?";
+    made.setAttribute("aria-label", `Sure? Press again: ${title}`);
     made.classList.add("sure");
     timer = window.setTimeout(calm, SURE_MS);
   });
@@ -84,6 +87,7 @@ class Row {
         this.interrupt,
         button("≡", `show where ${name} is`, false, () => act("stack", name, 0)),
         button("↻", `restart ${name}: what it runs is killed, its variables are gone`, true, () => act("restart", name, 0)),
+        button("✕", `stop ${name} for good: what it runs is killed, its jobs go to others`, true, () => act("retire", name, 0)),
       ),
     );
   }
@@ -213,12 +217,15 @@ class Panel {
       this.rows.get(worker.name)!.show(worker, this.history);
     }
     const wanted = names.map((name) => this.rows.get(name)!.element);
-    if (wanted.length !== this.body.children.length || wanted.some((row, i) => row !== this.body.children[i])) fill(this.body, ...wanted);
+    if (wanted.length === this.body.children.length && wanted.every((row, i) => row === this.body.children[i])) return;
+    const focused = focusIn(this.body);
+    fill(this.body, ...wanted);
+    if (focused) (focused.isConnected ? focused : this.element).focus(); // or keys would go to the notebook
   }
 
   private act(action: string, worker: string, number: number): void {
     const id = ++this.asked;
-    const what = action === "scale" ? `scale to ${number}` : [action, worker].filter(Boolean).join(" ");
+    const what = action === "scale" ? `scale to ${number}` : [action === "retire" ? "stop" : action, worker].filter(Boolean).join(" ");
     this.waiting.set(id, { what, stack: action === "stack" ? worker : "" });
     this.problem.textContent = "";
     this.model.send({ type: "do", id, action, worker, number });
@@ -245,7 +252,7 @@ class Panel {
       this.rows.get(worker)?.element.querySelector("button")?.focus();
     });
     const again = button("again", `where ${worker} is now`, false, () => this.act("stack", worker, 0));
-    fill(this.stack, h("div", { class: "znb-head" }, h("strong", { text: `${worker} at ${new Date().toLocaleTimeString()}` }), h("div", { class: "znb-tools" }, again, close)), h("pre", { tabindex: "0", text }));
+    fill(this.stack, h("div", { class: "znb-head" }, h("strong", { text: `${worker} at ${timeOfDay(Date.now() / 1000).slice(0, 8)}` }), h("div", { class: "znb-tools" }, again, close)), h("pre", { tabindex: "0", text }));
     this.stack.hidden = false;
   }
 }

@@ -1,8 +1,9 @@
 // The latest pictures, side by side.
 
 import { fill, h } from "../shared/dom";
+import { timeOfDay } from "../shared/format";
 import { bytes, type Frame } from "./frames";
-import { timeOfDay, type View } from "./shell";
+import type { View } from "./shell";
 
 export class ImageView implements View {
   readonly element = h("div", { class: "znb-images" });

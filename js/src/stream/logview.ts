@@ -1,10 +1,10 @@
 // A log: follows its end unless the reader has scrolled away from it.
 
 import { fill, h } from "../shared/dom";
-import { count, plural } from "../shared/format";
+import { count, plural, timeOfDay } from "../shared/format";
 import type { Frame } from "./frames";
 import { type Level, LEVELS, levelOf, LogLines } from "./loglines";
-import { timeOfDay, type View } from "./shell";
+import type { View } from "./shell";
 
 /** Lines in the page, the latest; the search finds the others. */
 const SHOWN = 400;

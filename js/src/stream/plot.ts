@@ -2,9 +2,10 @@
 
 import type uPlot from "uplot";
 import { h } from "../shared/dom";
+import { timeOfDay } from "../shared/format";
 import { doubles, type Frame } from "./frames";
 import { align, labels, Lines, visible } from "./lines";
-import { figure, timeOfDay, type View } from "./shell";
+import { figure, type View } from "./shell";
 
 type Plot = typeof uPlot;
 

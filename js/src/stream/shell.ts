@@ -16,13 +16,6 @@ export interface View {
   stop(): void;
 }
 
-/** Local time of day with milliseconds. */
-export function timeOfDay(seconds: number): string {
-  const date = new Date(seconds * 1000);
-  const two = (n: number, width = 2) => String(n).padStart(width, "0");
-  return `${two(date.getHours())}:${two(date.getMinutes())}:${two(date.getSeconds())}.${two(date.getMilliseconds(), 3)}`;
-}
-
 /** A number in a table. */
 export function figure(value: number): string {
   if (Number.isInteger(value)) return Math.abs(value) < 1e15 ? String(value) : value.toExponential(4);

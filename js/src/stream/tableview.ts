@@ -1,10 +1,10 @@
 // A table of the latest values.
 
 import { fill, h } from "../shared/dom";
-import { plural } from "../shared/format";
+import { plural, timeOfDay } from "../shared/format";
 import type { Cell, Frame } from "./frames";
 import { Rows, type Sorting } from "./rows";
-import { figure, timeOfDay, type View } from "./shell";
+import { figure, type View } from "./shell";
 
 /** Rows in the page; filters find the others. */
 const SHOWN = 300;
