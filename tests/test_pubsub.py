@@ -19,6 +19,7 @@ import znb
 from znb.errors import CallTimeout, ProtocolError, SerializationError, ServiceUnavailable
 from znb.pubsub import messages, places, streams
 from znb.pubsub.home import home
+from znb.pubsub.publisher import source_name
 from znb.serialize import Codec
 
 PATIENCE = 20.0
@@ -132,6 +133,22 @@ def test_what_cannot_travel_is_refused_here_and_nothing_is_lost():
 def test_a_topic_is_text_of_some_length(topic, error):
     with pytest.raises(error, match="topic"):
         znb.publish(topic, 1)
+
+
+def test_a_topic_that_cannot_be_sent_is_refused_and_mutes_nobody():
+    for refused in (
+        lambda: znb.publish("\ud800", 1),
+        lambda: znb.subscribe("ok", "\ud800"),
+        lambda: znb.stream("\ud800"),
+    ):
+        with pytest.raises(
+            ValueError, match=r"text that UTF-8 can write, got '\\ud800': the character at 0 cannot be sent"
+        ):
+            refused()
+    znb.publish("größe/日本", 1)
+    with znb.subscribe("größe") as messages:
+        assert messages.wait_message(PATIENCE).value == 1
+    assert source_name(["/tmp/\udcff.py"], kernel=False) == f"\\udcff.py-{os.getpid()}"
 
 
 def test_wrong_subscriptions_are_refused():

@@ -19,7 +19,7 @@ import zmq
 
 from znb.errors import CallTimeout, ProtocolError, ServiceUnavailable
 from znb.pubsub.home import home
-from znb.pubsub.messages import Done, Item, Put, decode_message, encode_message, encode_value
+from znb.pubsub.messages import TOPIC_MAX, Done, Item, Put, check_topic, decode_message, encode_message, encode_value
 from znb.pubsub.places import EVERYWHERE, events_url, find_sockets, is_url
 from znb.pubsub.publisher import Publisher, PublisherStats, source_name
 from znb.transport.sockets import prepare_socket
@@ -28,8 +28,6 @@ __all__ = ["Streams", "publish", "streams"]
 
 #: Seconds that a process elsewhere has to take a value.
 PUT_TIMEOUT = 5.0
-#: Characters that a topic may have.
-TOPIC_MAX = 200
 
 
 class Streams:
@@ -96,17 +94,16 @@ def publish(topic: str, value: Any, *, at: str = EVERYWHERE) -> None:
     Raises:
         SerializationError: The value cannot be sent.
         TypeError: The topic is not text.
-        ValueError: The topic is empty or too long.
+        ValueError: The topic is empty, too long, or has characters that cannot be sent.
         ServiceUnavailable: There is nobody of that name.
         CallTimeout: Nobody answers at ``at``.
 
     Example:
         >>> publish("doc/epoch", {"epoch": 3, "loss": 0.12})
     """
-    if not isinstance(topic, str):
-        raise TypeError(f"a topic is text, got {topic!r:.50}")
-    if not 0 < len(topic) <= TOPIC_MAX:
-        raise ValueError(f"a topic has 1 to {TOPIC_MAX} characters, got {len(topic)}")
+    check_topic(topic)
+    if not topic:
+        raise ValueError(f"a topic has 1 to {TOPIC_MAX} characters, got none")
     content, frames, size = encode_value(value, home.codec)
     if at == EVERYWHERE:
         streams.publisher.post(topic, content, frames, size)

@@ -267,4 +267,5 @@ class Publisher:
 def source_name(argv: list[str], *, kernel: bool) -> str:
     """Return what a process is called in the messages that it publishes: a notebook, or its script, with its pid."""
     name = "notebook" if kernel else os.path.basename(argv[0] if argv else "") or "python"  # noqa: PTH119 - text
-    return f"{'python' if name in {'-c', '-m', '-'} else name}-{os.getpid()}"
+    text = name.encode(errors="backslashreplace").decode()  # a file's name need not be UTF-8
+    return f"{'python' if text in {'-c', '-m', '-'} else text}-{os.getpid()}"

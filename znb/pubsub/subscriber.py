@@ -17,7 +17,7 @@ from typing import Any, Self
 from znb.errors import CallTimeout
 from znb.pubsub.feed import Arrived, Feed, FeedStats
 from znb.pubsub.home import home
-from znb.pubsub.messages import decode_value
+from znb.pubsub.messages import check_topic, decode_value
 from znb.pubsub.places import EVERYWHERE, is_url
 
 __all__ = ["Message", "Subscription", "subscribe"]
@@ -219,7 +219,7 @@ def subscribe(*topics: str, at: str = EVERYWHERE, history: int = HISTORY, latest
     Raises:
         ServiceUnavailable: There is no cluster or service of that name.
         TypeError: A topic is not text.
-        ValueError: ``history`` is not positive.
+        ValueError: ``history`` is not positive, or a topic cannot be one.
 
     Example:
         >>> import znb
@@ -229,8 +229,7 @@ def subscribe(*topics: str, at: str = EVERYWHERE, history: int = HISTORY, latest
         {'epoch': 1, 'loss': 0.5}
     """
     for topic in topics:
-        if not isinstance(topic, str):
-            raise TypeError(f"a topic is text, got {topic!r:.50}; several: znb.subscribe('loss', 'accuracy')")
+        check_topic(topic, hint="several: znb.subscribe('loss', 'accuracy')")
     if history < 1:
         raise ValueError(f"history must be at least 1, got {history}")
     feed = Feed(topics, at, history, time.time(), latest=latest)

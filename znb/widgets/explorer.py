@@ -91,11 +91,13 @@ class Explorer(anywidget.AnyWidget):
         self._finished = False
         #: Whether pages are heard while a cell runs, so that they can ask for what they missed.
         self._heard = False
+        key = uuid.uuid4().hex
         super().__init__(
             _esm=read_bundle("explorer.js"),
             _css=read_bundle("explorer.css"),
             cell=cell,
-            key=uuid.uuid4().hex,
+            key=key,
+            model_id=key,
             **options,
         )
         self.on_msg(self._received)

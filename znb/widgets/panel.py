@@ -16,6 +16,7 @@ import math
 import re
 import threading
 import time
+import uuid
 import weakref
 from collections import deque
 from collections.abc import Callable
@@ -136,9 +137,11 @@ class ClusterPanel(anywidget.AnyWidget):
 
     Attributes:
         snapshot: What the workers did when the panel was made, for pages that open it before the first look.
+        key: Its model's id, for pages.
     """
 
     snapshot = traitlets.Dict().tag(sync=True)
+    key = traitlets.Unicode("").tag(sync=True)
 
     def __init__(self, watched: Watched) -> None:
         self._esm = read_bundle("panel.js")
@@ -149,7 +152,8 @@ class ClusterPanel(anywidget.AnyWidget):
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
         self._fresh = True
-        super().__init__(snapshot=self.look())
+        key = uuid.uuid4().hex
+        super().__init__(snapshot=self.look(), key=key, model_id=key)
         self.on_msg(self._on_page)
         hear_while_busy(self)
 

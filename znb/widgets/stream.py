@@ -15,6 +15,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+import uuid
 from typing import Any
 
 import anywidget
@@ -22,6 +23,7 @@ import traitlets
 
 from znb.errors import ZnbError
 from znb.pubsub.feed import Feed
+from znb.pubsub.messages import check_topic
 from znb.pubsub.places import EVERYWHERE
 from znb.pubsub.subscriber import Message, Subscription
 from znb.widgets.bundles import read_bundle
@@ -50,17 +52,20 @@ class StreamView(anywidget.AnyWidget):
         topics: Beginnings of the topics.
         library: Source of the plotting library, where it is needed.
         keyframe: A full frame, for pages that come later.
+        key: Its model's id, for pages.
     """
 
     kind = traitlets.Unicode("").tag(sync=True)
     topics = traitlets.List(traitlets.Unicode()).tag(sync=True)
     library = traitlets.Unicode("").tag(sync=True)
     keyframe = traitlets.Dict().tag(sync=True)
+    key = traitlets.Unicode("").tag(sync=True)
 
     def __init__(self, topics: tuple[str, ...], *, kind: Kind | None, x: str | None, place: str) -> None:
         self._esm = read_bundle("stream.js")
         self._css = read_bundle("stream.css")
-        super().__init__(topics=list(topics))
+        key = uuid.uuid4().hex
+        super().__init__(topics=list(topics), key=key, model_id=key)
         self._asked_kind = kind
         self._x = x
         self._place = place
@@ -219,14 +224,13 @@ def stream(*topics: str, kind: str | None = None, x: str | None = None, at: str 
         A widget, which is the cell's value. ``close()`` ends it.
 
     Raises:
-        ValueError: There is no such kind.
+        ValueError: There is no such kind, or a topic cannot be one.
         ServiceUnavailable: There is nobody of the name ``at``.
     """
     if kind is not None and kind not in KINDS:
         raise ValueError(f"kind must be one of {', '.join(KINDS)}, got {kind!r}")
     for topic in topics:
-        if not isinstance(topic, str):
-            raise TypeError(f"a topic is text, got {topic!r:.50}; several: znb.stream('loss', 'accuracy')")
+        check_topic(topic, hint="several: znb.stream('loss', 'accuracy')")
     view = StreamView(topics, kind=kind, x=x, place=at)
     try:
         view.start()

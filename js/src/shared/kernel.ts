@@ -1,6 +1,7 @@
 // Whether a widget's kernel is still there.
 
 import type { AnyModel } from "@anywidget/types";
+import { whenGone } from "./gone";
 
 type Events = (name: string, call: () => void) => void;
 
@@ -27,6 +28,7 @@ export function watchKernel(model: AnyModel, element: HTMLElement, told: (gone: 
   // Jupyter marks the view; the mark is set by another listener of the same event.
   const changed = () => setTimeout(() => tell(element.closest(".jupyter-widgets-disconnected") !== null));
   const timer = setInterval(() => expected && performance.now() - last > PATIENCE * 1000 && tell(true), 1000);
+  const forget = whenGone(model.widget_manager, closed);
   (model.on as Events)("comm:close", closed);
   (model.on as Events)("comm_live_update", changed);
   return {
@@ -40,6 +42,7 @@ export function watchKernel(model: AnyModel, element: HTMLElement, told: (gone: 
     },
     stop() {
       clearInterval(timer);
+      forget();
       (model.off as Events)("comm:close", closed);
       (model.off as Events)("comm_live_update", changed);
     },

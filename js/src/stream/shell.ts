@@ -1,5 +1,6 @@
 // What the views of all kinds share.
 
+import type { Bundle } from "../shared/document";
 import type { Frame } from "./frames";
 
 /** One kind of view. */
@@ -13,6 +14,8 @@ export interface View {
   /** Draws what has come; called once a frame of the screen at most. */
   draw(): void;
   themed(dark: boolean): void;
+  /** Returns what is shown as a picture or as HTML; `null` for nothing. */
+  still(caption: string): Bundle | null;
   stop(): void;
 }
 

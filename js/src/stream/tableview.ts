@@ -1,5 +1,6 @@
 // A table of the latest values.
 
+import type { Bundle } from "../shared/document";
 import { fill, h } from "../shared/dom";
 import { plural, timeOfDay } from "../shared/format";
 import type { Cell, Frame } from "./frames";
@@ -8,6 +9,8 @@ import { figure, type View } from "./shell";
 
 /** Rows in the page; filters find the others. */
 const SHOWN = 300;
+/** Rows in a notebook's document. */
+const KEPT = 50;
 
 export class TableView implements View {
   readonly element: HTMLElement;
@@ -40,6 +43,14 @@ export class TableView implements View {
   }
 
   themed(): void {}
+
+  still(caption: string): Bundle | null {
+    const rows = this.rows.select(this.filter.value, this.sorting).slice(0, KEPT);
+    if (!rows.length) return null;
+    const head = h("tr", {}, ...this.rows.columns.map((name) => h("th", { text: name })));
+    const body = rows.map((row) => h("tr", {}, ...row.cells.map((cell, i) => h("td", { text: i ? cellText(cell) : timeOfDay(Number(cell)) }))));
+    return { "text/html": h("table", {}, h("caption", { text: caption }), h("thead", {}, head), h("tbody", {}, ...body)).outerHTML };
+  }
 
   stop(): void {}
 
