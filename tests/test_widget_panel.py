@@ -45,6 +45,7 @@ def test_it_looks_at_workers_while_it_is_looked_at(notebook):
 def test_buttons(notebook):
     notebook.messages.clear()
     say(notebook, "panel", type="view", view="a", visible=True)
+    notebook.run("import time")
     notebook.run("%%znb remote --on 0 --bg --out sleeping\nimport time\ntime.sleep(600)").ok()
 
     def state(worker):
@@ -72,6 +73,23 @@ def test_buttons(notebook):
     wait_for(notebook, lambda: len(sent(notebook, "look")[-1]["workers"]) == 3)
     say(notebook, "panel", type="do", id=5, action="scale", number=2)
     wait_for(notebook, lambda: [worker["name"] for worker in sent(notebook, "look")[-1]["workers"]] == ["w0", "w1"])
+
+    # a job: its function is built in, so there is no frame of the user's; an interrupt ends it
+    notebook.run("job = cluster.submit(time.sleep, 600)").ok()
+    wait_for(notebook, lambda: "busy" in {worker["state"] for worker in sent(notebook, "look")[-1]["workers"]})
+    (busy,) = (worker for worker in sent(notebook, "look")[-1]["workers"] if worker["state"] == "busy")
+    (idle,) = {"w0", "w1"} - {busy["name"]}
+    said = len(sent(notebook, "done"))
+    for worker in (busy["name"], idle):
+        say(notebook, "panel", type="do", id=8, action="stack", worker=worker)
+        wait_for(notebook, lambda: len(sent(notebook, "done")) > said)
+        said += 1
+    assert [answer["text"].partition(":")[0] for answer in sent(notebook, "done")[-2:]] == [
+        "sleep runs, which is built in",
+        "it waits for work",
+    ]
+    say(notebook, "panel", type="do", id=9, action="interrupt", worker=busy["name"])
+    assert notebook.run("type(job.exception()).__name__").value == "'Cancelled'"
 
     say(notebook, "panel", type="do", id=6, action="dance")
     say(notebook, "panel", type="do", id=7, action="restart", worker="w9")
@@ -135,4 +153,4 @@ def test_stacks_show_the_main_thread_first_and_none_of_the_framework():
         '  File "/x/znb/spans/user.py", line 9, in f\n    g()\n'
         'thread mine:\n  File "/home/me/code.py", line 3, in work\n    time.sleep(1)\n'
     )
-    assert tidy_stacks(told[: told.index("thread mine")]) == "it waits for work: no code of yours is running\n"
+    assert tidy_stacks(told[: told.index("thread mine")]) == ""

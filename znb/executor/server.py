@@ -193,6 +193,7 @@ class JobServer:
             owner=client.id,
             label=function.define.label,
             guard=work.may_stop,
+            aim=work.aim,
         )
         self._host.runner.submit(work.task)
 

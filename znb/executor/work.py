@@ -227,6 +227,10 @@ class Work:
             self.stopping = index
             return True
 
+    def aim(self) -> None:
+        """Have the next interrupt hit the job that runs now, if it still does then."""
+        self.stop_job(self.running)
+
     # -- the main thread -----------------------------------------------------------------------------------
 
     def may_stop(self) -> bool:

@@ -94,7 +94,9 @@ class Watched:
             cluster.stop()
         elif action == "stack":
             (link,) = cluster.wait_links([worker])
-            return tidy_stacks(str(link.control("_znb_stacks", timeout=STACK_TIMEOUT)))[-STACK_LENGTH:]
+            stacks = tidy_stacks(str(link.control("_znb_stacks", timeout=STACK_TIMEOUT)))
+            running = next((each.running for each in cluster.status().workers if each.name == worker), "")
+            return stacks[-STACK_LENGTH:] or _without_stack(running)
         else:
             raise ValueError(f"there is no action {action!r}")
         return ""
@@ -263,7 +265,8 @@ def _row(worker: WorkerStatus, cpu: float) -> dict[str, Any]:
 def tidy_stacks(text: str) -> str:
     """Return the stacks that a worker told as its user wants them: the main thread first, without the framework.
 
-    Frames of the framework are those up to the first of somebody else; a thread that has no other is left out.
+    Frames of the framework are those up to the first of somebody else; a thread that has no other is left out. Empty if
+    none is left.
     """
     threads = re.split(r"(?m)^(?=thread .*:$)", text)
     shown = []
@@ -273,8 +276,14 @@ def tidy_stacks(text: str) -> str:
         own = list(itertools.dropwhile(lambda frame: not frame.strip() or FRAMEWORK.match(frame), frames))
         if own:
             shown.append((not title.startswith("thread MainThread"), f"{title}\n{''.join(own).rstrip()}\n"))
-    said = "".join(text for _, text in sorted(shown, key=lambda entry: entry[0]))
-    return said or "it waits for work: no code of yours is running\n"
+    return "".join(text for _, text in sorted(shown, key=lambda entry: entry[0]))
+
+
+def _without_stack(running: str) -> str:
+    """Return what to say of a worker in which no code of its user has a frame."""
+    if running:
+        return f"{running} runs, which is built in: it has no line of Python to show\n"
+    return "it waits for work: no code of yours is running\n"
 
 
 class Panels:
