@@ -35,7 +35,8 @@ def test_what_is_published_in_a_shell_is_heard():
         assert run("publish", "local", "loss/x", "{'epoch': 3, 'loss': 0.12}") == (0, "", "")
         message = losses.wait_message(PATIENCE)
     assert (message.topic, message.value) == ("loss/x", {"epoch": 3, "loss": 0.12})
-    assert "nobody subscribes" in run("publish", "local", "loss", "1")[2]
+    with znb.subscribe("other"):
+        assert "nobody subscribes to 'loss'" in run("publish", "local", "loss", "1")[2]
 
 
 def test_what_is_published_elsewhere_is_printed_in_a_shell():

@@ -75,6 +75,19 @@ def test_wrong_calls_say_what_is_right(notebook, call, error):
     assert error in notebook.run(call).error.message
 
 
+def test_a_value_that_cannot_be_shown_is_counted_and_others_follow(notebook):
+    notebook.messages.clear()
+    notebook.run(
+        """
+        view = znb.stream("odd", kind="line")
+        for value in (1, 10**400, "text", {"a": "x"}, float("nan"), {"\\ud800": 1}, 2): znb.publish("odd", value)
+        """
+    ).ok()
+    wait_for(notebook, lambda: sent(notebook, "frame") and sent(notebook, "frame")[-1]["received"] == 7)
+    assert sent(notebook, "frame")[-1]["unfit"] == 4
+    notebook.run("view.close()").ok()
+
+
 def test_a_value_that_cannot_be_read_is_counted(notebook):
     notebook.run(
         """

@@ -14,7 +14,8 @@ from znb.cli.commands import Command, Parser
 from znb.cli.values import at_least_one, seconds
 from znb.errors import CallTimeout
 from znb.pubsub import Message, publish, subscribe
-from znb.pubsub.places import EVERYWHERE, has_subscribers
+from znb.pubsub.places import EVERYWHERE
+from znb.pubsub.process import streams
 
 __all__ = ["COMMANDS"]
 
@@ -31,10 +32,17 @@ def literal(text: str) -> Any:
 
 
 def _publish(args: argparse.Namespace) -> None:
-    heard = args.url != EVERYWHERE or has_subscribers()
     publish(args.topic, literal(args.value), at=args.url)
-    if not heard:
-        print("znb: nobody subscribes on this machine, so nobody will have got it", file=sys.stderr)
+    if args.url != EVERYWHERE:
+        return  # there it is kept for those who come later
+    publisher = streams.publisher
+    publisher.close()
+    if not publisher.heard(args.topic):
+        print(
+            f"znb: nobody subscribes to {args.topic!r} on this machine, so nobody has got it, and it is not kept; "
+            "publish it at a cluster or a service to have it kept for those who come later",
+            file=sys.stderr,
+        )
 
 
 def _subscribe(args: argparse.Namespace) -> None:

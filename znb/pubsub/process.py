@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import atexit
 import itertools
+import logging
 import os
 import sys
 import threading
@@ -25,6 +26,8 @@ from znb.pubsub.publisher import Publisher, PublisherStats, source_name
 from znb.transport.sockets import prepare_socket
 
 __all__ = ["Streams", "publish", "streams"]
+
+logger = logging.getLogger("znb.pubsub")
 
 #: Seconds that a process elsewhere has to take a value.
 PUT_TIMEOUT = 5.0
@@ -62,6 +65,12 @@ class Streams:
                     self._at_exit = True
                     atexit.register(self.close)
             return self._publisher
+
+    @property
+    def ending(self) -> bool:
+        """Whether it is too late to begin: the process ends, and its publisher, if it had one, has ended before it."""
+        late = sys.is_finalizing() or not threading.main_thread().is_alive()
+        return late and (self._publisher is None or self._pid != os.getpid())
 
     def stats(self) -> PublisherStats | None:
         """Return what this process publishes; ``None`` if it does not."""
@@ -106,6 +115,10 @@ def publish(topic: str, value: Any, *, at: str = EVERYWHERE) -> None:
         raise ValueError(f"a topic has 1 to {TOPIC_MAX} characters, got none")
     content, frames, size = encode_value(value, home.codec)
     if at == EVERYWHERE:
+        if streams.ending:
+            # Nobody would send it any more, and no thread can be started that could.
+            logger.warning("a value on %r was published too late: this process ends", topic)
+            return
         streams.publisher.post(topic, content, frames, size)
     else:
         url = min(find_sockets(at), default=at)  # one of them, or each subscriber would get it several times

@@ -22,6 +22,7 @@ export class TableView implements View {
   private readonly body = h("tbody");
   private sorting: Sorting | null = null;
   private shown = "";
+  private hidden = 0;
 
   constructor(private readonly redraw: () => void) {
     this.tools = [this.filter, this.found];
@@ -30,6 +31,7 @@ export class TableView implements View {
 
   add(frame: Frame, _buffers: unknown, full: boolean): void {
     this.rows.add(frame, full);
+    this.hidden = frame.hidden ?? 0;
   }
 
   draw(): void {
@@ -39,7 +41,8 @@ export class TableView implements View {
       this.body,
       ...rows.slice(0, SHOWN).map((row) => h("tr", {}, ...row.cells.map((cell, i) => h("td", { class: typeof cell === "number" ? "n" : null, text: i ? cellText(cell) : timeOfDay(Number(cell)) })))),
     );
-    this.found.textContent = rows.length > SHOWN ? `${SHOWN} of ${plural(rows.length, "row")}` : plural(rows.length, "row");
+    const more = this.hidden ? `, ${plural(this.hidden, "more column")} not shown` : "";
+    this.found.textContent = (rows.length > SHOWN ? `${SHOWN} of ${plural(rows.length, "row")}` : plural(rows.length, "row")) + more;
   }
 
   themed(): void {}

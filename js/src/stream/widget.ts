@@ -151,6 +151,7 @@ class StreamWidget {
     const facts = [plural(frame.received, "message")];
     if (rate >= 1) facts.push(`${count(rate)}/s`);
     if (frame.dropped) facts.push(`${count(frame.dropped)} dropped`);
+    if (frame.unfit) facts.push(`${count(frame.unfit)} without ${this.kind === "line" ? "a number" : "a picture"}: not shown`);
     if (frame.unreadable) facts.push(`${count(frame.unreadable)} not readable here`);
     this.facts.textContent = facts.join(" · ");
     clearTimeout(this.quiet);
