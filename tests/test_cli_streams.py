@@ -57,6 +57,16 @@ def test_json_for_programs():
     assert (found["topic"], found["value"], found["number"], found["dropped"]) == ("note", {"a": [1, 2]}, 1, 0)
 
 
+def test_what_cannot_be_published_is_wrong_usage():
+    status, out, err = run("publish", "local", "", "1")
+    assert (status, out) == (2, "")
+    assert "a topic has at least one character" in err
+    assert run("subscribe", "local", "x" * 1000)[0] == 2
+    status, _, err = run("subscribe", "http://x", "y")
+    assert status == 3
+    assert "this is no address" in err
+
+
 def test_exit_statuses():
     assert run("subscribe", "local", "silence", "--timeout", "0.1")[0] == 0
     assert run("subscribe", "local", "silence", "--timeout", "0.1", "--count", "1")[0] == 3

@@ -196,6 +196,7 @@ def test_what_cannot_be_shown_is_told_and_hurts_nothing():
     table, log = make_picture("table"), make_picture("log")
     assert table.add(seen({"\ud800": "\ud801", **{f"c{k}": k for k in range(COLUMNS + 9)}}))
     assert table.frame(full=True).content["hidden"] == 10
+    assert table.add(seen({"big": 10**400}, topic="big"))
     assert log.add(seen({"level": "L" * 100, "message": "\ud800"}))
     json.dumps([table.frame(full=True).content, log.frame(full=True).content], ensure_ascii=False).encode()
     assert not make_picture("image").add(seen(b"no picture"))

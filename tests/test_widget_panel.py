@@ -85,7 +85,7 @@ def test_buttons(notebook):
         wait_for(notebook, lambda: len(sent(notebook, "done")) > said)
         said += 1
     assert [answer["text"].partition(":")[0] for answer in sent(notebook, "done")[-2:]] == [
-        "sleep runs, which is built in",
+        "sleep runs",
         "it waits for work",
     ]
     say(notebook, "panel", type="do", id=9, action="interrupt", worker=busy["name"])

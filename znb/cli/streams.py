@@ -14,6 +14,7 @@ from znb.cli.commands import Command, Parser
 from znb.cli.values import at_least_one, seconds
 from znb.errors import CallTimeout
 from znb.pubsub import Message, publish, subscribe
+from znb.pubsub.messages import check_topic
 from znb.pubsub.places import EVERYWHERE
 from znb.pubsub.process import streams
 
@@ -29,6 +30,30 @@ def literal(text: str) -> Any:
         return ast.literal_eval(text)
     except (ValueError, SyntaxError, MemoryError, RecursionError):
         return text
+
+
+def beginning(text: str) -> str:
+    """Return the beginning of a topic.
+
+    Raises:
+        argparse.ArgumentTypeError: It cannot be one.
+    """
+    try:
+        check_topic(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    return text
+
+
+def topic(text: str) -> str:
+    """Return a topic.
+
+    Raises:
+        argparse.ArgumentTypeError: It is none.
+    """
+    if not text:
+        raise argparse.ArgumentTypeError("a topic has at least one character")
+    return beginning(text)
 
 
 def _publish(args: argparse.Namespace) -> None:
@@ -80,13 +105,13 @@ def _url_argument(parser: Parser, what: str) -> None:
 
 def _publish_arguments(parser: Parser) -> None:
     _url_argument(parser, "where to publish")
-    parser.argument("topic", metavar="TOPIC", help="what it is about, such as loss")
+    parser.argument("topic", metavar="TOPIC", type=topic, help="what it is about, such as loss")
     parser.argument("value", metavar="VALUE", help="a Python literal, else text")
 
 
 def _subscribe_arguments(parser: Parser) -> None:
     _url_argument(parser, "where to listen")
-    parser.argument("topics", metavar="TOPIC", nargs="*", help="beginnings of topics (default: all)")
+    parser.argument("topics", metavar="TOPIC", nargs="*", type=beginning, help="beginnings of topics (default: all)")
     parser.argument("--json", action="store_true", help="one JSON object per line")
     parser.argument("--count", metavar="N", type=at_least_one, help="end after N messages")
     parser.argument("--timeout", metavar="S", type=seconds, help="end after S seconds")

@@ -340,7 +340,10 @@ def _cell(value: Any) -> Any:
     if value is None or isinstance(value, bool):
         return value
     if _is_number(value):
-        number = float(value)
+        try:
+            number = float(value)
+        except OverflowError:
+            return _short(repr(value), CELL_WIDTH)
         if not math.isfinite(number):
             return str(number)
         return int(value) if isinstance(value, numbers.Integral) and abs(int(value)) < 2**53 else number

@@ -282,7 +282,7 @@ def tidy_stacks(text: str) -> str:
 def _without_stack(running: str) -> str:
     """Return what to say of a worker in which no code of its user has a frame."""
     if running:
-        return f"{running} runs, which is built in: it has no line of Python to show\n"
+        return f"{running} runs: no line of yours was running just then; it is built in, or was between two jobs\n"
     return "it waits for work: no code of yours is running\n"
 
 

@@ -41,12 +41,20 @@ function button(name: string, title: string, sure: boolean, act: () => void): HT
       act();
       return;
     }
+    made.style.minWidth = `${made.offsetWidth}px`; // so that its neighbours stay where they are
     made.textContent = "sure?";
     made.setAttribute("aria-label", `Sure? Press again: ${title}`);
     made.classList.add("sure");
     timer = window.setTimeout(calm, SURE_MS);
   });
   made.addEventListener("blur", calm);
+  return made;
+}
+
+/** A button with room for its question. */
+function wide(name: string, title: string, act: () => void): HTMLButtonElement {
+  const made = button(name, title, true, act);
+  made.classList.add("wide");
   return made;
 }
 
@@ -88,8 +96,8 @@ class Row {
         { class: "acts" },
         this.interrupt,
         button("≡", `show where ${name} is`, false, () => act("stack", name, 0)),
-        button("↻", `restart ${name}: what it runs is killed, its variables are gone`, true, () => act("restart", name, 0)),
-        button("✕", `stop ${name} for good: what it runs is killed, its jobs go to others`, true, () => act("retire", name, 0)),
+        wide("↻", `restart ${name}: what it runs is killed, its variables are gone`, () => act("restart", name, 0)),
+        wide("✕", `stop ${name} for good: what it runs is killed, its jobs go to others`, () => act("retire", name, 0)),
       ),
     );
   }
@@ -137,6 +145,7 @@ class Panel {
   private asked = 0;
   private asking = 0;
   private count = 0;
+  private stackOf = "";
   private ended = false;
   private latest: Look | null = null;
 
@@ -150,7 +159,7 @@ class Panel {
     fill(
       this.tools,
       this.doing,
-      button("−", "one worker less: the last one goes", true, () => act("scale", "", Math.max(0, this.count - 1))),
+      wide("−", "one worker less: the last one goes", () => act("scale", "", Math.max(0, this.count - 1))),
       button("+", "one worker more", false, () => act("scale", "", this.count + 1)),
       button("restart all", "restart all workers: what they run is killed, their variables are gone", true, () => act("restart", "", 0)),
       button("stop", "stop the cluster", true, () => act("stop", "", 0)),
@@ -246,6 +255,7 @@ class Panel {
   }
 
   private act(action: string, worker: string, number: number): void {
+    if (action !== "stack" && (!worker || worker === this.stackOf)) this.stack.hidden = true; // it is an old one now
     const id = ++this.asked;
     const what = action === "scale" ? `scale to ${number}` : [action === "retire" ? "stop" : action, worker].filter(Boolean).join(" ");
     this.waiting.set(id, { what, stack: action === "stack" ? worker : "" });
@@ -276,6 +286,7 @@ class Panel {
     const again = button("again", `where ${worker} is now`, false, () => this.act("stack", worker, 0));
     fill(this.stack, h("div", { class: "znb-head" }, h("strong", { text: `${worker} at ${timeOfDay(Date.now() / 1000).slice(0, 8)}` }), h("div", { class: "znb-tools" }, again, close)), h("pre", { tabindex: "0", text }));
     this.stack.hidden = false;
+    this.stackOf = worker;
   }
 }
 

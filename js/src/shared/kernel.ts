@@ -16,18 +16,20 @@ export interface KernelWatch {
   stop(): void;
 }
 
-/** Calls `told(gone)` when the kernel goes, or has said nothing for too long, and when it is back. */
-export function watchKernel(model: AnyModel, element: HTMLElement, told: (gone: boolean) => void): KernelWatch {
+/** Calls `changedTo(gone)` when the kernel goes, or has said nothing for too long, and when it is back. */
+export function watchKernel(model: AnyModel, element: HTMLElement, changedTo: (gone: boolean) => void): KernelWatch {
   let gone = false;
   let last = performance.now();
   let expected = true;
   const tell = (now: boolean) => {
-    if (now !== gone) told((gone = now));
+    if (now !== gone) changedTo((gone = now));
   };
   const closed = () => tell(true);
   // Jupyter marks the view; the mark is set by another listener of the same event.
   const changed = () => setTimeout(() => tell(element.closest(".jupyter-widgets-disconnected") !== null));
-  const timer = setInterval(() => expected && performance.now() - last > PATIENCE * 1000 && tell(true), 1000);
+  // Where nobody tells of the kernel, its silence has to; a busy one may be silent for long.
+  const told = () => Boolean((model.widget_manager as { kernel?: unknown } | undefined)?.kernel);
+  const timer = setInterval(() => expected && performance.now() - last > PATIENCE * 1000 && !told() && tell(true), 1000);
   const forget = whenGone(model.widget_manager, closed);
   (model.on as Events)("comm:close", closed);
   (model.on as Events)("comm_live_update", changed);

@@ -216,6 +216,7 @@ export class PlotView implements View {
           value: (_plot, y) => (y == null ? "–" : figure(y)),
         })),
       ],
+      legend: { markers: { fill: (_plot, i) => colors[(i - 1) % colors.length]! } },
       cursor: { drag: { x: true, y: false, setScale: false }, dataIdx: nearest },
       hooks: {
         setSelect: [
