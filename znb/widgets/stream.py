@@ -36,9 +36,9 @@ __all__ = ["StreamView", "stream"]
 logger = logging.getLogger("znb.widgets")
 
 #: Frames a second.
-RATE = 20
+RATE = 15
 #: Seconds between two full frames in the widget's state, while something changes.
-KEYFRAME_INTERVAL = 2.0
+KEYFRAME_INTERVAL = 3.0
 #: Seconds after which the page is told that the kernel is still there.
 ALIVE_INTERVAL = 5.0
 #: Seconds that a display where nothing is live waits for what has been published already.
