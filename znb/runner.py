@@ -65,7 +65,8 @@ class Task:
         owner: Who asked; owners take turns.
         label: What to call it when somebody asks what runs.
         guard: Whether an interrupt may hit at this moment; ``None`` for always. Asked on the main thread.
-        aim: Called before an interrupt that is meant for whatever runs of this task now. From any thread.
+        aim: Points an interrupt that names no part of the task at what runs now; ``None`` where there is nothing to
+            point at.
     """
 
     __slots__ = ("aim", "execute", "finish", "guard", "interrupting", "label", "owner", "started")
@@ -165,7 +166,7 @@ class Runner:
         self._stopping = True
         current = self._current
         if current is not None:
-            self.interrupt(current)  # unaimed: a job that it hit would fail, and not run elsewhere
+            self.interrupt(current)  # not aimed: a job that it hit would fail, instead of running elsewhere
         self._inbox.put(None)
 
     def snapshot(self) -> Running | None:

@@ -227,9 +227,9 @@ class Work:
             self.stopping = index
             return True
 
-    def aim(self) -> None:
-        """Have the next interrupt hit the job that runs now, if it still does then."""
-        self.stop_job(self.running)
+    def stop_running(self) -> bool:
+        """Note that the job that runs is to be interrupted, whichever it is; return whether one does."""
+        return self.stop_job(self.running)
 
     # -- the main thread -----------------------------------------------------------------------------------
 

@@ -27,6 +27,7 @@ import traitlets
 
 from znb.cluster import Cluster
 from znb.errors import ZnbError
+from znb.locks import Condition
 from znb.status import ClusterStatus, WorkerStatus
 from znb.widgets.bundles import read_bundle
 from znb.widgets.comms import hear_while_busy
@@ -151,7 +152,7 @@ class ClusterPanel(anywidget.AnyWidget):
         self._watched = watched
         self._usage = Usage()
         self._views: dict[str, float] = {}
-        self._changed = threading.Condition()
+        self._changed = Condition()
         self._thread: threading.Thread | None = None
         self._fresh = True
         key = uuid.uuid4().hex

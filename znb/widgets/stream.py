@@ -23,6 +23,7 @@ import traitlets
 from IPython.core.getipython import get_ipython
 
 from znb.errors import ZnbError
+from znb.locks import Event
 from znb.pubsub.feed import Feed
 from znb.pubsub.messages import check_topic
 from znb.pubsub.places import EVERYWHERE
@@ -75,8 +76,8 @@ class StreamView(anywidget.AnyWidget):
         self._picture: Picture | None = None
         self._subscription: Subscription | None = None
         self._thread: threading.Thread | None = None
-        self._closing = threading.Event()
-        self._folded = threading.Event()
+        self._closing = Event()
+        self._folded = Event()
         self._hidden: dict[str, bool] = {}
         self._wanted = False
         self._number = 0
