@@ -590,6 +590,20 @@ def test_workers_that_go_lose_nothing(tmp_path):
         assert list(results) == [x * 2 + 1 for x in range(1, 3000)]
 
 
+def test_a_worker_that_retires_hands_its_job_on(tmp_path):
+    gate = Gate(tmp_path)
+    with started(2) as cluster:
+        future = cluster.submit(gate, 7)
+        gate.wait_running()
+        (busy,) = (worker.name for worker in cluster.status().workers if worker.running)
+        cluster.retire(busy)
+        assert busy not in cluster.names
+        gate.open()
+        assert future.result() == 7
+        cluster.scale(2)
+        assert cluster.names == ("w0", "w1")
+
+
 def test_no_workers_is_said(capfd):
     with started(1) as cluster:
         cluster.scale(0)

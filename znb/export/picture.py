@@ -49,7 +49,7 @@ def flame_svg(data: TraceData, title: str = "") -> str:
     rects, levels, hidden = _layout(data)
     height = 2 * MARGIN + ROW * (levels + 3)
     legend = _legend(data, MARGIN + ROW * (levels + 2))
-    size = f'viewBox="0 0 {WIDTH} {height}" width="{WIDTH}" height="{height}"'
+    size = f'viewBox="0 0 {WIDTH} {height}" width="{WIDTH}" height="{height}" style="max-width:100%;height:auto"'
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" {size} font-family="system-ui,sans-serif" font-size="11">',
         f'<rect width="{WIDTH}" height="{height}" fill="#fff"/>',
