@@ -44,7 +44,7 @@ class UserSpan(OpenSpan):
         self.events = None
         self.status = "ok"
         self.live = 0
-        self.used = self.entered = False
+        self.special = self.used = self.entered = self.kept = False
         self.outer = None
         self.span_id = 0
 
