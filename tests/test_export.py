@@ -129,7 +129,8 @@ def test_a_truncated_file_is_told_at_any_length(known, tmp_path, suffix):
 
 FOREIGN = {
     "a Chrome trace": ('{"traceEvents": []}', "not saved by znb"),
-    "an array of Chrome events": ("[]", "JSON list"),
+    "an array": ("[]", "JSON list"),
+    "an array of Chrome events": ('[{"ph": "X"}]', "ui.perfetto.dev"),
     "speedscope": ('{"profiles": [], "shared": {}}', "no span ids"),
     "other JSON": ('{"cells": [], "nbformat": 4}', "'cells', 'nbformat'"),
     "nothing in it": ("{}", "nothing in it"),
@@ -507,6 +508,24 @@ def test_a_collector_that_refuses_is_told(known, caplog):
         send_otlp(known, collector.url, timeout=1)
 
 
+def test_where_no_collector_listens_is_told_at_once(known):
+    pytest.importorskip("opentelemetry.exporter.otlp.proto.http")
+    with Collector() as collector:
+        url = collector.url
+    with pytest.raises(ServiceUnavailable, match="no collector listens there: Connection refused") as caught:
+        send_otlp(known, url)
+    assert url in str(caught.value)
+
+
+def test_a_folder_that_is_not_there_is_named_and_a_home_is_found(known, tmp_path, monkeypatch):
+    with pytest.raises(FileNotFoundError, match="there is no such folder") as caught:
+        save(known, tmp_path / "none" / "t.json")
+    assert caught.value.filename == str(tmp_path / "none")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert save(known, "~/t.json") == tmp_path / "t.json"
+    assert load("~/t.json")[0].trace_id == known.trace_id
+
+
 def test_without_the_extra_it_says_what_to_install(known, monkeypatch):
     monkeypatch.setitem(sys.modules, "opentelemetry.exporter.otlp.proto.http.trace_exporter", None)
     with pytest.raises(ZnbError, match=re.escape("znb[otlp]")):
@@ -555,7 +574,7 @@ def test_the_picture_has_no_script_and_loads_nothing(known):
     svg = flame_svg(known)
     assert "<script" not in svg
     assert set(re.findall(r'https?://[^"]*', svg)) == {"http://www.w3.org/2000/svg"}
-    assert "3 failed" in svg
+    assert "1 failed · 1 lost" in svg
 
 
 def test_the_page_loads_nothing_and_no_name_ends_its_script(known):

@@ -921,3 +921,32 @@ def test_what_is_left_entered_in_a_watched_span_ends_with_it():
         ("left", "cancelled"),
         ("watched", "ok"),
     ]
+
+
+def test_class_and_static_methods_are_traced_whichever_stands_above():
+    class Words:
+        @traced
+        @classmethod
+        def made(cls, text):
+            return cls.__name__ + text
+
+        @traced("static", unit="cm")
+        @staticmethod
+        def joined(*words):
+            return " ".join(words)
+
+    read = Reader()
+    assert (Words.made("!"), Words().made("?")) == ("Words!", "Words?")
+    assert (Words.joined("a", "b"), Words().joined("c")) == ("a b", "c")
+    assert [entry["name"].rpartition(".")[2] for entry in read.read()] == ["made", "made", "static", "static"]
+
+
+def test_a_name_may_be_given_by_name():
+    read = Reader()
+    traced(name="custom", x=1)(lambda: None)()
+    (entry,) = read.read()
+    assert (entry["name"], entry["attributes"]) == ("custom", {"x": 1})
+
+
+def test_names_of_attributes_are_cut():
+    assert [len(name) for name in clean({"a" * 100_000: 1})] == [100]

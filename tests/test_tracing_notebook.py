@@ -77,6 +77,25 @@ def test_below_another_cell_magic_a_cell_is_traced_too(kernel):
     assert kernel.run("result").value == "2"
 
 
+def test_a_remote_cell_is_traced(kernel):
+    cell = kernel.run(
+        "%%znb trace above\n\n%%znb remote --on 0\nimport znb\nwith znb.span('down there'):\n    found = 6 * 7\nfound"
+    )
+    text, _ = picture(cell)
+    assert text.startswith("above")
+    assert "down there" in text
+    assert any("42" in str(m.content) for m in cell.messages)
+
+
+def test_threads_that_a_cell_starts_belong_to_it(kernel):
+    kernel.run(
+        "from concurrent.futures import ThreadPoolExecutor\n"
+        "with znb.trace('threads') as t, ThreadPoolExecutor(2) as pool:\n"
+        "    list(pool.map(lambda n: cluster.submit(double, n).result(), range(3)))"
+    )
+    assert kernel.run("len(t.find('doubling'))").value == "3"
+
+
 def test_spans_of_remote_cells_and_interrupted_ones(kernel):
     kernel.run("%%znb trace remote cell\ncluster.run('x = 5')")
     text, _ = picture(kernel.run("%znb trace last"))
@@ -165,7 +184,7 @@ def test_switched_off_cells_leave_no_trace(kernel):
         ("%znb trace --save x.nope", "a trace is saved by its suffix"),
         ("%znb trace list --save x.json", "--save goes with one trace"),
         ("%znb trace on --save x.json", "--save goes with a trace, not with on"),
-        ("%znb trace --save /nowhere/x.json", "cannot be written"),
+        ("%znb trace --save /nowhere/x.json", "/nowhere/x.json cannot be written: there is no such folder: /nowhere"),
         ("%%znb trace --nonsense\n1", "unknown option --nonsense"),
     ],
 )
@@ -218,6 +237,15 @@ print(service.address, flush=True)
 sys.stdin.read()
 service.close()
 """
+
+
+def test_the_traces_of_a_service_by_its_name(world, capsys):
+    with znb.rpc.serve({"shout": lambda text: text.upper()}, name="shouter"), znb.connect("shouter") as svc:
+        assert svc.shout("b") == "B"
+        assert command("trace", "shouter") == 0
+        assert "shouter.shout" in capsys.readouterr().out
+        assert command("trace", "shooter") == 2
+        assert "Did you mean 'shouter'?" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("bind", "kind"), [("tcp://127.0.0.1:*", "local"), ("tcp://0.0.0.0:*", "open")])
