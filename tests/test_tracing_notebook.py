@@ -285,6 +285,10 @@ cluster.submit(outer, 4).result()
 where
 up
 q
+%pdb on
+cluster.submit(outer, 4).result()
+print("here", 6 * 7)
+q
 """
 
 
@@ -299,5 +303,7 @@ def test_debug_goes_through_the_remote_frames_and_says_what_it_cannot_do(world):
     )
     assert "their variables stayed there" in done.stdout
     walked = done.stdout.partition("their variables stayed there")[2]
+    assert "futures.py" not in walked
+    assert "here 42" in walked
     for line in ("inner()", "----> 2     return 1 / (x - 4)", "outer()", "cluster.submit(outer, 4).result()"):
         assert line in walked
