@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import contextlib
 import contextvars
 import gc
 import inspect
@@ -950,3 +951,14 @@ def test_a_name_may_be_given_by_name():
 
 def test_names_of_attributes_are_cut():
     assert [len(name) for name in clean({"a" * 100_000: 1})] == [100]
+
+
+def test_a_call_that_was_stopped_as_nobody_waits_for_it_is_no_failure():
+    read = Reader()
+
+    class CallStopped(BaseException):
+        """As the one of services is called."""
+
+    with contextlib.suppress(CallStopped), span("left"):
+        raise CallStopped
+    assert [entry["status"] for entry in read.read()] == ["cancelled"]

@@ -24,7 +24,7 @@ from znb.cli.traces import save, trace_table
 from znb.magics.session import Session
 from znb.spans import RECORDER, OptionalSpan, follow_threads
 from znb.tracing import COLLECT_TIMEOUT, TRACES, LiveTrace, Trace, trace
-from znb.widgets.display import show
+from znb.widgets.display import prepare, show
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -133,6 +133,8 @@ class TracedCells:
         if title is None:
             span = OptionalSpan(RECORDER, label, "cell", attributes)
         else:
+            if _has_front_end(self._shell):
+                prepare()
             span = trace(title or label, cell=label, **attributes)
         self._running.append((info, span.__enter__()))
         if isinstance(span, LiveTrace) and _has_front_end(self._shell):
