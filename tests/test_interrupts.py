@@ -15,8 +15,8 @@ SOON = 5.0
 @pytest.fixture(scope="module")
 def notebook(shared_kernel):
     notebook = with_cluster(shared_kernel, 2)
-    # NumPy cannot be imported again after an import that was interrupted.
-    notebook.run(remote("import numpy")).ok()
+    # Modules of C may swallow an interrupt while they are imported, or cannot be imported again after it.
+    notebook.run(remote("import numpy\nnumpy.linalg.eig(numpy.random.rand(2, 2))")).ok()
     return notebook
 
 

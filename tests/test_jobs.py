@@ -67,7 +67,7 @@ class Storm:
 
     def run(self):
         while not self.over.wait(STORM_PAUSE):
-            if serving := [link.pid for link in self.cluster._membership.links()]:
+            if serving := [link.pid for link in self.cluster._attached.membership.links()]:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(self.random.choice(serving), signal.SIGKILL)
                     self.kills += 1
@@ -278,7 +278,7 @@ def test_cancelled_jobs_stop(tmp_path):
 
 def test_a_cancelled_job_that_ignores_its_interrupt_is_killed_in_the_end(tmp_path, capfd):
     with started(1) as cluster:
-        cluster._jobs._scheduler._cancel_grace = 0.3
+        cluster._attached.jobs._scheduler._cancel_grace = 0.3
         future = cluster.submit(jobs.stubborn, str(tmp_path))
         wait_until((tmp_path / "stubborn").exists)
         assert future.cancel()
@@ -346,6 +346,18 @@ def test_an_interrupted_map_frees_the_workers(tmp_path):
         assert cluster.submit(pow, 2, 3).result() == 8
 
 
+def test_the_clusters_interrupt_reaches_jobs_and_the_next_ones_run(cluster, tmp_path):
+    gate = Gate(tmp_path)
+    future = cluster.submit(gate)
+    results = cluster.map(gate, range(4), errors="return")
+    wait_until(lambda: len(gate.runs()) == 2, "both workers are in a job")
+    cluster.interrupt()
+    with pytest.raises(znb.Cancelled, match="KeyboardInterrupt"):
+        future.result()
+    results.cancel()
+    assert cluster.submit(pow, 2, 3).result() == 8
+
+
 def test_an_interrupted_wait_for_a_future_cancels_what_this_thread_submitted(tmp_path):
     gate = Gate(tmp_path)
     with started() as cluster:
@@ -382,7 +394,7 @@ def test_cancel_what_is_claimed_but_has_not_begun(tmp_path):
         first.wait_running()
         assert futures[3].cancel()
         assert futures[4].cancel()
-        cluster._jobs.stats()  # the cancellations have been sent …
+        cluster._attached.jobs.stats()  # the cancellations have been sent …
         cluster.workers[0].stats()  # … and the worker's I/O thread has had its turn
         first.open()
         assert [future.result() for future in futures[:3]] == [False, False, True]

@@ -156,7 +156,7 @@ def test_native_code_that_holds_one_worker_is_suspected_by_jobs_that_wait_there(
 
 HOLD_READY = """
 import os, threading, time
-membership, held = cluster._membership, []
+membership, held = cluster._attached.membership, []
 heard = membership.on_event
 
 def hold(event):
@@ -170,7 +170,7 @@ def let_go():
         time.sleep(0.01)
     membership.on_event = heard
     for event in held:
-        cluster._reactor.call_soon(heard, event)
+        cluster._attached.reactor.call_soon(heard, event)
 
 membership.on_event = hold
 threading.Thread(target=let_go).start()

@@ -108,10 +108,9 @@ def test_a_cluster_that_has_ended_says_so_and_is_not_kept_by_its_panel(notebook)
     notebook.run("short._handle_custom_msg({'type': 'do', 'id': 1, 'action': 'stop'}, [])").ok()
     wait_for(notebook, lambda: notebook.run("other.closed").value == "True")
     assert notebook.run("short.look()").value == "{'name': 'short', 'ended': True, 'workers': []}"
-    notebook.messages.clear()
-    notebook.run("short._handle_custom_msg({'type': 'do', 'id': 2, 'action': 'scale', 'number': 1}, [])").ok()
-    wait_for(notebook, lambda: sent(notebook, "done"))
-    assert "has ended" in sent(notebook, "done")[0]["problem"]
+    notebook.run("short._handle_custom_msg({'type': 'do', 'id': 21, 'action': 'scale', 'number': 1}, [])").ok()
+    wait_for(notebook, lambda: 21 in {answer["id"] for answer in sent(notebook, "done")})
+    assert "has ended" in next(answer["problem"] for answer in sent(notebook, "done") if answer["id"] == 21)
     notebook.run("cluster = znb.Cluster.connect('shown')\npanel = panel_of(cluster)").ok()
 
 

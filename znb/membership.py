@@ -10,7 +10,6 @@ change.
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable, Sequence
 from typing import Protocol
@@ -18,6 +17,7 @@ from typing import Protocol
 from znb.errors import NoWorkers, WorkerLost, ZnbError
 from znb.lifecycle import ClusterEvent, DeathCertificate, WorkerStatus
 from znb.link import LEFT, Link
+from znb.locks import Condition
 from znb.serialize import Codec
 from znb.standing import Standing
 from znb.transport import Reactor
@@ -81,7 +81,7 @@ class Membership:
         self._reactor = reactor
         self._codec = codec
         self._listener = listener
-        self._changed = threading.Condition()
+        self._changed = Condition()
         self._links: dict[str, Link] = {}
         self._members: dict[str, WorkerStatus] = {}
         self._dead: dict[str, int] = {}
@@ -133,11 +133,12 @@ class Membership:
             if notify is not None and said:
                 notify("")
 
-    def condemn(self, name: str) -> None:
+    def condemn(self, name: str, *, condemned: bool = True) -> None:
         """Note that a worker is about to be killed: nothing more is sent to this process, but to the next."""
         with self._changed:
             if name in self._links:
-                self._links[name].condemned = True
+                self._links[name].condemned = condemned
+                self._changed.notify_all()
 
     def _serves(self, name: str) -> bool:
         return name in self._links and not self._links[name].condemned

@@ -38,6 +38,7 @@ from znb.control import ControlClient, Reply, ZygoteConfig, bootstrap_command, b
 from znb.errors import CallTimeout, NoWorkers, ProtocolError, ServiceUnavailable, ZnbError
 from znb.launchers import EventHandler, ReactorLike, StartOptions
 from znb.lifecycle import ClusterEvent, Snapshot
+from znb.locks import Event, Future
 from znb.rundir import CONTROL_NAME, FILE_NAME, LOG_NAME, make_socket_dir
 from znb.wire import WIRE_VERSION
 
@@ -198,7 +199,7 @@ class LocalLauncher:
         client = self._client
         if client is None:
             raise ServiceUnavailable(self.where, "this launcher is not connected to a cluster (any more)")
-        future: concurrent.futures.Future[Snapshot] = concurrent.futures.Future()
+        future: concurrent.futures.Future[Snapshot] = Future()
         with self._lock:  # so that the reply cannot overtake the entry in the table
             self._pending[client.request_nowait(op, **arguments)] = future
         return future
@@ -287,12 +288,12 @@ class LocalLauncher:
         client, self._client = self._client, None
         if client is not None:
             self._closing = True
-            closed = threading.Event()
+            closed = Event()
             self._reactor.call_soon(self._hang_up, client, closed)
             if not closed.wait(EXIT_TIMEOUT):
                 client.close()  # the reactor has ended, so it does not poll it
 
-    def _hang_up(self, client: ControlClient, closed: threading.Event) -> None:
+    def _hang_up(self, client: ControlClient, closed: Event) -> None:
         if client.fileno() >= 0:
             self._reactor.remove_reader(client.fileno())
             client.close()

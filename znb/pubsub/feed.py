@@ -13,7 +13,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -22,6 +21,7 @@ from typing import Any, NamedTuple
 import zmq
 
 from znb.errors import ProtocolError, ServiceUnavailable
+from znb.locks import Condition
 from znb.pubsub import places
 from znb.pubsub.messages import VERSION, Batch, Bye, Hello, Item, Taken, Welcome, decode_message, encode_message
 from znb.transport import Reactor, is_local, send_message
@@ -117,7 +117,7 @@ class Feed:
         self._since = since
         self._latest = latest
         self._interval = interval
-        self._changed = threading.Condition()
+        self._changed = Condition()
         self._listeners: list[Callable[[], object]] = []
         self._waiting: deque[tuple[_Peer, Arrived, int]] = deque()
         self._waiting_bytes = 0

@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 import zmq
 
 from znb.errors import ProtocolError, ZnbError
+from znb.locks import Event
 from znb.pubsub.board import Board, BoardStats, Reader
 from znb.pubsub.messages import (
     VERSION,
@@ -144,7 +145,7 @@ class Publisher:
             return
         deadline = time.monotonic() + linger
         young = min(deadline, self._started_at + FIND_TIME)
-        pause = threading.Event()
+        pause = Event()
         while (now := time.monotonic()) < young and has_subscribers():
             pause.wait(min(0.02, young - now))
         while time.monotonic() < deadline and not self._reactor.wait_call(self._is_sent):

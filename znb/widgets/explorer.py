@@ -29,6 +29,7 @@ from IPython.core.getipython import get_ipython
 
 from znb.errors import ZnbError
 from znb.export import flame_svg
+from znb.locks import Event
 from znb.sinks import NotebookCell
 from znb.spans import Span
 from znb.traces import Parts, analysis
@@ -84,8 +85,8 @@ class Explorer(anywidget.AnyWidget):
         self.trace = trace
         self._run = 0
         self._lock = threading.Lock()
-        self._mounted = threading.Event()
-        self._wanted = threading.Event()
+        self._mounted = Event()
+        self._wanted = Event()
         self._thread: threading.Thread | None = None
         self._shown: tuple[NotebookCell, str] | None = None
         self._finished = False

@@ -26,6 +26,7 @@ import traitlets
 
 from znb.cluster import Cluster
 from znb.errors import ZnbError
+from znb.locks import Condition
 from znb.status import ClusterStatus, WorkerStatus
 from znb.widgets.bundles import read_bundle
 from znb.widgets.comms import hear_while_busy
@@ -144,7 +145,7 @@ class ClusterPanel(anywidget.AnyWidget):
         self._watched = watched
         self._usage = Usage()
         self._views: dict[str, float] = {}
-        self._changed = threading.Condition()
+        self._changed = Condition()
         self._thread: threading.Thread | None = None
         self._fresh = True
         super().__init__(snapshot=self.look())

@@ -21,6 +21,7 @@ import anywidget
 import traitlets
 
 from znb.errors import ZnbError
+from znb.locks import Event
 from znb.pubsub.feed import Feed
 from znb.pubsub.places import EVERYWHERE
 from znb.pubsub.subscriber import Message, Subscription
@@ -67,7 +68,7 @@ class StreamView(anywidget.AnyWidget):
         self._picture: Picture | None = None
         self._subscription: Subscription | None = None
         self._thread: threading.Thread | None = None
-        self._closing = threading.Event()
+        self._closing = Event()
         self._hidden: dict[str, bool] = {}
         self._wanted = False
         self._number = 0
