@@ -184,7 +184,9 @@ class JobClient:
             self._reactor.close_socket(peer.socket)
             self._end_lines(peer)
             reason = "\n".join((error.fields.get("reason", str(error)), *getattr(error, "__notes__", ())))
-            self._scheduler.lose_worker(peer.number, reason, time.monotonic(), charge=charge)
+            loss = self._scheduler.lose_worker(peer.number, reason, time.monotonic(), charge=charge)
+            if loss is not None and loss.group in self._groups:
+                self._groups[loss.group].note_loss(loss, link.name, reason.partition("\n")[0])
         self.tick()
 
     def close(self, error: ZnbError) -> None:
@@ -361,6 +363,9 @@ class JobClient:
 
     def _note_retry(self, command: Send, peer: _Peer, group: Group) -> None:
         index, worker = command.start, peer.link.name
+        if group.retried.get(index) == command.attempt:
+            return  # it has only been given to another worker
+        group.retried[index] = command.attempt
         charged = self._scheduler.attempts(command.group, index)
         reason = charged[-1].reason.splitlines()[0] if charged else "it may have begun on a worker that is gone"
         jobs = command.stop - index
