@@ -24,7 +24,7 @@ from znb.executor.delivery import Delivery
 from znb.executor.futures import Batch
 from znb.executor.groups import NOTHING, Group, Part, Receiver, Show
 from znb.executor.outcomes import decode_results
-from znb.executor.waits import explain_wait
+from znb.executor.waits import explain_queue, explain_wait
 from znb.link import Link
 from znb.outputs import decode_output
 from znb.schedule import Scheduler, SchedulerStats
@@ -264,19 +264,8 @@ class JobClient:
         """Return why nothing of a group runs, as far as it is known here, and else which workers may tell."""
         if not self._peers:
             return self._absence() or "there are no workers", ()
-        stats = self._scheduler.stats()
-        found = next((row for row in stats.groups if row.group == group.number), None)
-        if found is None:
-            return "", ()
-        if not found.eligible:
-            return "none of the workers it may run on is there", ()
-        frozen = [peer.link.name for peer in self._peers.values() if peer.link.frozen()]
-        if frozen:
-            return f"{', '.join(frozen)} is frozen (stopped by a signal)", ()
-        if found.queued and not found.running:
-            return "every worker is busy with something else", ()
-        holders = [self._peers[row.worker].link for row in stats.workers if group.number in row.groups]
-        return "", holders
+        links = {number: peer.link for number, peer in self._peers.items()}
+        return explain_queue(group.number, self._scheduler.stats(), links)
 
     def _tick_soon(self) -> None:
         if not self._ticking:
