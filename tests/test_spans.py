@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import contextlib
 import contextvars
 import gc
 import inspect
@@ -432,26 +433,6 @@ def test_traced_takes_a_name_and_attributes(recorded):
     assert [entry["attributes"] for entry in recorded.read()] == [{"unit": "cm", "x": 1}, {"unit": "cm", "x": 2}]
 
 
-def test_traced_takes_its_name_by_keyword_too_but_not_twice(recorded):
-    @traced(name="thrice", unit="cm")
-    def triple(x):
-        return 3 * x
-
-    assert triple(2) == 6
-    (one,) = recorded.read()
-    assert (one["name"], one["attributes"]) == ("thrice", {"unit": "cm"})
-    with pytest.raises(TypeError, match="expected one name"):
-        traced("a", name="b")
-
-
-def test_a_span_says_what_it_is(recorded):
-    one = span("load", rows=10)
-    assert repr(one) == "<span 'load', not begun, rows=10>"
-    with one:
-        assert repr(one).startswith("<span 'load', open for ")
-    assert repr(one) == "<span 'load', ended, ok, rows=10>"
-
-
 def test_traced_generators_do_not_leak_into_their_callers(recorded):
     @traced("gen")
     def numbers():
@@ -695,30 +676,6 @@ def test_threads_begin_in_the_context_that_started_them(recorded):
     assert seen == {"target": outer, "class": outer, "timer": outer, "pool": outer, "second": inner}
     assert threading.Thread.start is before
     assert not RECORDER.inherited
-
-
-def test_elsewhere_only_threads_of_watched_traces_do(recorded):
-    undo = follow_threads(watched=True)
-    follows = threading.Thread.start.znb_follows
-    before = follows["watched"]
-    follows["watched"] = True
-    try:
-        seen = []
-        with concurrent.futures.ThreadPoolExecutor(1) as pool:
-            with span("cell"):
-                seen.append(pool.submit(current).result())
-            with OpenSpan(RECORDER, "watched", live=10) as watched:
-                seen.append(pool.submit(current).result())
-                assert list(pool.map(lambda _: current(), range(2))) == [watched, watched]
-                thread = threading.Thread(target=lambda: seen.append(current()))
-                thread.start()
-                thread.join()
-        assert seen == [None, watched, watched]
-        follow_threads()()
-        assert follows["watched"]
-    finally:
-        follows["watched"] = before
-        undo()
 
 
 # -- tables
@@ -965,3 +922,43 @@ def test_what_is_left_entered_in_a_watched_span_ends_with_it():
         ("left", "cancelled"),
         ("watched", "ok"),
     ]
+
+
+def test_class_and_static_methods_are_traced_whichever_stands_above():
+    class Words:
+        @traced
+        @classmethod
+        def made(cls, text):
+            return cls.__name__ + text
+
+        @traced("static", unit="cm")
+        @staticmethod
+        def joined(*words):
+            return " ".join(words)
+
+    read = Reader()
+    assert (Words.made("!"), Words().made("?")) == ("Words!", "Words?")
+    assert (Words.joined("a", "b"), Words().joined("c")) == ("a b", "c")
+    assert [entry["name"].rpartition(".")[2] for entry in read.read()] == ["made", "made", "static", "static"]
+
+
+def test_a_name_may_be_given_by_name():
+    read = Reader()
+    traced(name="custom", x=1)(lambda: None)()
+    (entry,) = read.read()
+    assert (entry["name"], entry["attributes"]) == ("custom", {"x": 1})
+
+
+def test_names_of_attributes_are_cut():
+    assert [len(name) for name in clean({"a" * 100_000: 1})] == [100]
+
+
+def test_a_call_that_was_stopped_as_nobody_waits_for_it_is_no_failure():
+    read = Reader()
+
+    class CallStopped(BaseException):
+        """As the one of services is called."""
+
+    with contextlib.suppress(CallStopped), span("left"):
+        raise CallStopped
+    assert [entry["status"] for entry in read.read()] == ["cancelled"]

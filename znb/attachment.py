@@ -20,6 +20,7 @@ from znb.executor.groups import Show
 from znb.executor.submits import Submits
 from znb.launchers import Launcher, make_launcher
 from znb.lifecycle import ClusterEvent, Snapshot
+from znb.locks import Event
 from znb.membership import Membership
 from znb.serialize import Codec
 from znb.standing import Standing
@@ -61,7 +62,7 @@ class Attachment:
         self.closed = False
         self.codec = Codec()
         self.reactor = Reactor()
-        self.jobs = JobClient(self.reactor, self.codec, kill=self.kill, notify=notify, view=view)
+        self.jobs = JobClient(self.reactor, self.codec, kill=self.kill, notify=notify, view=view, absence=self._absence)
         self.submits = Submits(self.jobs, self.reactor, TRACES.of)
         self.standing = Standing(notify)
         self._collector = Collector(self.reactor, TRACES.store)
@@ -96,6 +97,9 @@ class Attachment:
         self.reactor.wait_call(self.membership.on_members, snapshot.workers)
         self.membership.wait_links([worker.name for worker in snapshot.workers])
 
+    def _absence(self) -> str:
+        return self.membership.why_none()
+
     def kill(self, name: str) -> None:
         """Kill a worker's process; nothing more is sent to it, but to the one that replaces it."""
         self.membership.condemn(name)
@@ -126,7 +130,7 @@ class Attachment:
         try:
             self.submits.refuse("cannot schedule new futures after shutdown")
             self._collector.collect(END_TIMEOUT)
-            done = threading.Event()
+            done = Event()
             self.reactor.call_soon(self._end_links, done)
             done.wait(END_TIMEOUT)
             self.jobs.wait_delivered(END_TIMEOUT)
@@ -150,7 +154,7 @@ class Attachment:
         self.submits.refuse(self.ended)
         self._end(self.ended)
 
-    def _end_links(self, done: threading.Event) -> None:
+    def _end_links(self, done: Event) -> None:
         self._collector.close()
         self._end(f"the cluster {self.name!r} has been closed here; connect to it, or start another")
         done.set()

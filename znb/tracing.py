@@ -8,48 +8,48 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final, Self
 
 from znb import export
 from znb.callees import Callees
 from znb.profiler import SAMPLER, Sampler
-from znb.spans import RECORDER, OpenSpan, Process, Recorder, Span, SpanTable, follow_threads
+from znb.spans import RECORDER, OpenSpan, Process, Recorder, Span, SpanTable
 from znb.spans.samples import SampleTable
-from znb.traces import analysis, compare
+from znb.traces import analysis
 from znb.traces.feed import Feed
 from znb.traces.model import SpanList, TraceData
-from znb.traces.pieces import Pieces, pieces
-from znb.traces.store import TRACES_MAX, Store
-from znb.traces.tables import Listing, duration
-from znb.traces.text import Roots, text_tree
+from znb.traces.pieces import Piece, pieces
+from znb.traces.store import Store
+from znb.traces.text import text_tree
 
-__all__ = ["TRACES", "Begin", "LiveTrace", "Picture", "Trace", "TraceList", "Traces", "trace"]
+__all__ = ["TRACES", "LiveTrace", "Picture", "Trace", "Traces", "trace"]
 
 #: Milliseconds between two samples.
 INTERVAL_MS = 10
 #: Seconds to wait for what workers have recorded, when a trace ends or is looked at.
 COLLECT_TIMEOUT = 2.0
-#: What is to be said of what was done while tracing was off.
-NOT_RECORDED = "tracing was off, so nothing of this was recorded; `%znb trace on` switches it on"
+
+
+#: What a trace says that was not recorded.
+OFF_NOTE = "tracing was off (%znb trace off), so nothing was recorded"
 
 
 class Picture:
     """A picture that notebooks show."""
 
-    def __init__(self, svg: str, text: str = "") -> None:
+    def __init__(self, svg: str) -> None:
         self.svg = svg
-        self._text = text
-
-    def __repr__(self) -> str:
-        return self._text or "<Picture>"
 
     def _repr_svg_(self) -> str:
         return self.svg
 
     def __str__(self) -> str:
         return self.svg
+
+    def __repr__(self) -> str:
+        return '<a flame graph: shown in notebooks; .save("x.svg") of its trace writes it to a file>'
 
 
 class Trace:
@@ -70,14 +70,16 @@ class Trace:
         title: str,
         trace_id: int,
         read: Callable[[int], tuple[int, TraceData | None]],
-        notes: Sequence[str] = (),
+        data: TraceData | None = None,
     ) -> None:
         self.title = title
-        self._notes = notes
         self._id = trace_id
         self._read = read
         self._version = -1
-        self._data: TraceData | None = None
+        self._data = data
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _unpack, (export.render(self.data, ".json", self.title),)  # as text, for whoever has another znb
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Trace:
@@ -90,6 +92,12 @@ class Trace:
         data, title = export.load(path)
         return cls(title or Path(path).name, data.trace_id, lambda _version: (0, data))
 
+    @staticmethod
+    def latest() -> list[Trace]:
+        """Return the traces that this process keeps, the latest last: those of its last 100 cells, say."""
+        TRACES.collect(COLLECT_TIMEOUT)
+        return list(TRACES)
+
     @property
     def data(self) -> TraceData:
         """The trace as tables, as far as it has come."""
@@ -98,7 +106,7 @@ class Trace:
             if data is not None:
                 self._version, self._data = version, data
         if self._data is None:
-            self._data = TraceData(self._id, SpanTable(), SampleTable(), self._notes)
+            self._data = TraceData(self._id, SpanTable(), SampleTable())
         return self._data
 
     @property
@@ -124,19 +132,19 @@ class Trace:
 
     # -- what it tells -------------------------------------------------------------------------------------
 
-    def tree(self) -> Roots:
+    def tree(self) -> list[analysis.TreeNode]:
         """Return the roots; each node has its span and its ``children``."""
-        return Roots(self.data)
+        return analysis.tree(self.data)
 
     def critical_path(self) -> analysis.Segments:
         """Return what the whole took its time for, segment by segment, from start to end."""
         return analysis.critical_path(self.data)
 
-    def self_times(self) -> analysis.SelfTimes:
+    def self_times(self) -> list[analysis.SelfTime]:
         """Return what the spans of each name cost by themselves, the most expensive first."""
         return analysis.self_times(self.data)
 
-    def errors(self) -> analysis.Failures:
+    def errors(self) -> list[analysis.Failure]:
         """Return each exception once: where it happened, through which spans it went, and its traceback."""
         return analysis.errors(self.data)
 
@@ -145,17 +153,14 @@ class Trace:
         data = self.data
         return SpanList(data, analysis.find(data, pattern))
 
-    def pieces(self, span: Span | str) -> Pieces:
+    def pieces(self, span: Span | str) -> list[Piece]:
         """Return where the time of a call went: encoding, transfer, queueing, running, and so on."""
         data = self.data
         return pieces(data, data.row_of(span))
 
-    def diff(self, other: Trace) -> compare.Changes:
-        """Return by call path what ``other`` takes more or less, the largest difference first.
-
-        What the cell, or the outermost ``znb.trace``, is called makes no difference.
-        """
-        return compare.diff(self.data, other.data)
+    def diff(self, other: Trace) -> list[analysis.Change]:
+        """Return by call path what ``other`` takes more or less, the largest difference first."""
+        return analysis.diff(self.data, other.data)
 
     def to_pandas(self) -> Any:
         """Return a ``pandas.DataFrame`` with a row for each span.
@@ -169,7 +174,7 @@ class Trace:
 
     def flame(self) -> Picture:
         """Return the flame graph."""
-        return Picture(export.flame_svg(self.data, self.title), self.text())
+        return Picture(export.flame_svg(self.data, self.title))
 
     def text(self, width: int = 100) -> str:
         """Return the call tree as text."""
@@ -208,11 +213,16 @@ class Trace:
         return self.text()
 
     def __repr__(self) -> str:
-        count = len(self.data)
-        return f"<Trace {self.title!r}, {count} span{'s' * (count != 1)}>"
+        return f"<Trace {self.title!r}, {len(self.data)} spans>"
 
     def _repr_mimebundle_(self, **_: Any) -> dict[str, Any]:
         return {"text/plain": self.text(), "image/svg+xml": export.flame_svg(self.data, self.title)}
+
+
+def _unpack(content: bytes) -> Trace:
+    """Return a trace that came from another process."""
+    data, title = export.parse(content)
+    return Trace(title, data.trace_id, lambda _version: (0, data), data)
 
 
 class LiveTrace(Trace):
@@ -248,21 +258,6 @@ class LiveTrace(Trace):
         self._span.unwind()
 
 
-class TraceList(Listing[Trace]):
-    """Traces, shown as a table."""
-
-    HEADS = ("id", ">took", ">spans", ">failed", "began", "title")
-    EMPTY = "no traces yet"
-    ROWS = TRACES_MAX  # all, since the latest are the last
-
-    def row(self, item: Trace) -> tuple[str, ...]:
-        """Return the texts of a row."""
-        data = item.data
-        began = time.strftime("%H:%M:%S", time.localtime(data.start_ns / 1e9)) if len(data) else ""
-        took = duration(data.end_ns - data.start_ns) if len(data) else ""
-        return item.trace_id[:8], took, f"{len(data):,}", str(len(analysis.failures(data)) or ""), began, item.title
-
-
 class Traces:
     """The traces of a session.
 
@@ -292,10 +287,11 @@ class Traces:
 
     def new(self, title: str, interval: float, attributes: dict[str, Any]) -> LiveTrace:
         """Return a trace to enter."""
+        if not isinstance(interval, int | float) or not interval > 0:
+            raise ValueError(f"expected seconds between two samples, more than 0, as interval, got {interval!r}")
         self.sampler.install()
-        if self.recorder is RECORDER:
-            follow_threads(watched=True)
-        return LiveTrace(self, title, round(interval * 1000), attributes)
+        self.sampler.on_round = self.store.relieve
+        return LiveTrace(self, title, max(1, round(interval * 1000)), attributes)
 
     def began(self, live: LiveTrace) -> None:
         """Note that a trace has been entered."""
@@ -332,15 +328,14 @@ class Traces:
         return version, None if version == known else self.store.assemble(trace_id)
 
     def of(self, trace_id: int) -> Trace:
-        """Return the trace of an id, with everything that has been recorded of it until now.
-
-        What was done while tracing was off has an empty one, which says so.
+        """Return the trace of an id, with everything that has been recorded of it until now; of 0, an empty one.
 
         Raises:
             KeyError: It is not kept any more.
         """
         if not trace_id:
-            return Trace("tracing was off", 0, lambda _version: (0, None), notes=(NOT_RECORDED,))
+            data = TraceData(0, SpanTable(), SampleTable(), [OFF_NOTE])
+            return Trace("nothing recorded", 0, lambda _version: (0, data), data)
         self.collect(COLLECT_TIMEOUT)
         return self[trace_id]
 
@@ -371,56 +366,18 @@ class Traces:
 TRACES: Final = Traces(RECORDER)
 
 
-class Begin:
-    """``znb.trace``: begins traces, and knows the latest ones.
+def trace(title: str = "trace", /, *, interval: float = INTERVAL_MS / 1000, **attributes: Any) -> LiveTrace:
+    """Begin a trace: what happens inside ``with`` is recorded here and wherever it leads, and sampled.
+
+    Args:
+        title: What to call it.
+        interval: Seconds between two samples.
+        attributes: What to know about it.
 
     Example:
-        >>> begin = Begin(TRACES)
-        >>> with begin("epoch", lr=0.1) as t:
+        >>> with trace("epoch", lr=0.1) as t:
         ...     total = sum(range(10))
         >>> t.spans[0].attributes
         {'lr': 0.1}
-        >>> begin.last().title
-        'epoch'
     """
-
-    def __init__(self, traces: Traces) -> None:
-        self._traces = traces
-
-    def __call__(
-        self, title: str = "trace", /, *, interval: float = INTERVAL_MS / 1000, **attributes: Any
-    ) -> LiveTrace:
-        """Begin a trace: what happens inside ``with`` is recorded here and wherever it leads, and sampled.
-
-        Args:
-            title: What to call it.
-            interval: Seconds between two samples.
-            attributes: What to know about it.
-        """
-        return self._traces.new(title, interval, attributes)
-
-    def last(self) -> Trace:
-        """Return the latest trace, with everything that has been recorded of it until now: what ``%znb trace`` shows.
-
-        Raises:
-            LookupError: There is none yet.
-        """
-        found = self.list()
-        if not found:
-            raise LookupError("there are no traces yet: a call, a job or `with znb.trace()` leaves one")
-        return found[-1]
-
-    def list(self) -> TraceList:
-        """Return the traces that are kept, the latest last: what ``%znb trace list`` shows."""
-        self._traces.collect(COLLECT_TIMEOUT)
-        return TraceList(self._traces)
-
-    def __reduce__(self) -> str:
-        return "trace"
-
-    def __repr__(self) -> str:
-        return "<znb.trace: with znb.trace(TITLE) as t: … · znb.trace.last() · znb.trace.list()>"
-
-
-#: What users write.
-trace: Final = Begin(TRACES)
+    return TRACES.new(title, interval, attributes)

@@ -44,6 +44,7 @@ from znb.errors import SerializationError
 from znb.executor.server import JobServer
 from znb.executor.waits import awaited_folder
 from znb.journal import Journal
+from znb.locks import Event
 from znb.outputs import Output, Text, encode_output
 from znb.profiler import SAMPLER
 from znb.pubsub.home import home
@@ -100,7 +101,7 @@ class Worker:
         RECORDER.describe = describer(self.codec, self.place, with_locals=bool(os.environ.get(LOCALS_VARIABLE)))
         SAMPLER.install()
         follow_threads()
-        bound = threading.Event()
+        bound = Event()
         self.reactor.call_soon(self._bind, bound)
         self.reactor.start()
         bound.wait()
@@ -134,7 +135,7 @@ class Worker:
 
     # -- the I/O thread ------------------------------------------------------------------------------------
 
-    def _bind(self, bound: threading.Event) -> None:
+    def _bind(self, bound: Event) -> None:
         self.shell.exempt()  # what is printed here must not wait for credits that this thread brings
         self._calls.bind(self.spec.calls)
         self._jobs.bind(self.spec.jobs)

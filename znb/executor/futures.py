@@ -17,6 +17,7 @@ from collections.abc import Callable, Collection, Generator
 from concurrent.futures import _base as states
 from typing import Any, Protocol
 
+from znb import locks
 from znb.errors import CallTimeout, NoWorkers
 from znb.spans import Brief, bound, mark
 from znb.spans.plain import plain, type_name
@@ -106,7 +107,7 @@ class _Undecoded(Exception):
     """Stands for an exception that nobody has looked at yet."""
 
 
-class Future(concurrent.futures.Future[Any]):
+class Future(locks.Future[Any]):
     """A job's outcome: ``concurrent.futures.Future``, awaitable, whose ``cancel`` stops a running job too.
 
     Attributes:

@@ -227,6 +227,10 @@ class Work:
             self.stopping = index
             return True
 
+    def stop_running(self) -> bool:
+        """Note that the job that runs is to be interrupted, whichever it is; return whether one does."""
+        return self.stop_job(self.running)
+
     # -- the main thread -----------------------------------------------------------------------------------
 
     def may_stop(self) -> bool:

@@ -6,9 +6,10 @@ Source: opentelemetry-exporter-otlp-proto-http.
 
 from __future__ import annotations
 
+import contextlib
+import os
 import socket
 import urllib.parse
-import urllib.request
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -21,6 +22,8 @@ __all__ = ["send_otlp"]
 
 #: Spans of one request: what OpenTelemetry's own batches have.
 BATCH = 512
+#: Where a collector listens whose address names no port.
+PORTS = {"http": 80, "https": 443}
 
 
 def send_otlp(
@@ -45,16 +48,15 @@ def send_otlp(
         from opentelemetry.sdk.trace.export import SpanExportResult  # noqa: PLC0415 - an extra
     except ImportError as error:
         raise ZnbError("sending traces to a collector needs an extra: pip install 'znb[otlp]'") from error
+    _check_listening(endpoint or default_endpoint())
     exporter = OTLPSpanExporter(endpoint=endpoint, headers=dict(headers or {}) or None, timeout=timeout)
-    address = endpoint or str(getattr(exporter, "_endpoint", "the OTLP collector"))
     sent = 0
     try:
-        _check_reachable(address, timeout)
         for batch in _batches(data):
             if exporter.export(batch) is not SpanExportResult.SUCCESS:
                 raise ServiceUnavailable(
-                    address,
-                    f"took {sent} of {len(data)} spans and not the next",
+                    endpoint or "the OTLP collector",
+                    f"took {sent} of {len(data)} spans and refused the next",
                     hint="The log of opentelemetry.exporter says why",
                 )
             sent += len(batch)
@@ -63,24 +65,23 @@ def send_otlp(
     return sent
 
 
-def _check_reachable(address: str, timeout: float) -> None:
-    """Raise ``ServiceUnavailable`` if nobody listens: the exporter would try again and again, and not say why."""
-    parts = urllib.parse.urlsplit(address)
-    if not parts.hostname or (parts.scheme in urllib.request.getproxies() and not _goes_direct(parts.hostname)):
+def default_endpoint() -> str:
+    """Return where traces are sent if nobody says where, as OpenTelemetry has it."""
+    whole, base = (os.environ.get(f"OTEL_EXPORTER_OTLP_{name}") for name in ("TRACES_ENDPOINT", "ENDPOINT"))
+    return whole or f"{(base or 'http://localhost:4318').rstrip('/')}/v1/traces"
+
+
+def _check_listening(endpoint: str) -> None:
+    """Raise at once if nobody listens; the exporter would try for long, and not say so."""
+    parts = urllib.parse.urlsplit(endpoint)
+    if not parts.hostname or any(name.lower() in {"http_proxy", "https_proxy", "all_proxy"} for name in os.environ):
         return
-    port = parts.port or (443 if parts.scheme == "https" else 80)
-    try:
-        socket.create_connection((parts.hostname, port), timeout).close()
-    except OSError as error:
-        raise ServiceUnavailable(
-            address,
-            f"no OpenTelemetry collector listens there: {error.strerror or error}",
-            hint='Start one, or say where it is: OTEL_EXPORTER_OTLP_ENDPOINT, or t.send("http://HOST:4318/v1/traces")',
-        ) from error
-
-
-def _goes_direct(host: str) -> bool:
-    return bool(urllib.request.proxy_bypass(host))
+    with contextlib.suppress(TimeoutError):
+        try:
+            socket.create_connection((parts.hostname, parts.port or PORTS.get(parts.scheme, 80)), 2.0).close()
+        except (ConnectionRefusedError, socket.gaierror) as error:
+            hint = "Give t.send(endpoint), or set OTEL_EXPORTER_OTLP_ENDPOINT"
+            raise ServiceUnavailable(endpoint, f"no collector listens there: {error.strerror}", hint=hint) from None
 
 
 def _batches(data: TraceData) -> Iterator[list[Any]]:

@@ -8,17 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from znb.spans.samples import SampleTable
-from znb.spans.table import KINDS
 from znb.traces.analysis import self_ns
 from znb.traces.model import TraceData
 
 __all__ = ["folded_sums", "write_folded"]
-
-#: Name and file of the frame that a worker begins with.
-_WORKER = ("<module>", "<string>")
-#: Kinds that are not named: a call, its job and the function are told apart by the others.
-_PLAIN = frozenset({"span", "trace"})
 
 
 def folded_sums(data: TraceData, hide: frozenset[str] = frozenset({"znb"})) -> dict[tuple[str, ...], int]:
@@ -33,22 +26,21 @@ def folded_sums(data: TraceData, hide: frozenset[str] = frozenset({"znb"})) -> d
     for span_id, wall, stack in zip(samples.span_id, samples.wall_ns, samples.stack, strict=True):
         stacks = sampled.setdefault(span_id, {})
         stacks[stack] = stacks.get(stack, 0) + wall
+    # What calls the user's code (a kernel's loop, a runner of jobs) stands above every span, so it says nothing.
     frames: list[tuple[str, ...]] = []
+    entered: list[bool] = []
     for parent, number in zip(samples.stack_parent, samples.stack_frame, strict=True):
         frame = samples.frames[number]
-        above = frames[parent] if parent >= 0 else ()
-        # What called the user's code, such as IPython's frames below a cell, tells nothing.
-        caller = frame.origin != "user" and not _has_user(samples, parent)
-        caller |= parent < 0 and (frame.name, frame.file) == _WORKER
-        frames.append(above if frame.origin in hide or caller else (*above, frame.name))
+        inside = frame.origin == "user" or (parent >= 0 and entered[parent])
+        above = frames[parent] if parent >= 0 and (entered[parent] or not inside) else ()
+        entered.append(inside)
+        frames.append(above if frame.origin in hide else (*above, frame.name))
     paths: dict[int, tuple[str, ...]] = {}
     own, sums = self_ns(data), dict[tuple[str, ...], int]()
     known: dict[tuple[tuple[str, ...], str], tuple[str, ...]] = {}
     for row, _ in data.walk():
         above = paths[data.parent[row]] if data.parent[row] >= 0 else ()
-        kind = KINDS[table.kind[row]]
-        name = table.strings[table.name[row]]
-        key = (above, name if kind in _PLAIN else f"{name} [{kind}]")
+        key = (above, table.strings[table.name[row]])
         path = paths[row] = known.setdefault(key, (*above, key[1]))
         left = own[row]
         for stack, wall in sampled.get(table.span_id[row], {}).items():
@@ -58,15 +50,6 @@ def folded_sums(data: TraceData, hide: frozenset[str] = frozenset({"znb"})) -> d
             sums[below] = sums.get(below, 0) + part
         sums[path] = sums.get(path, 0) + left
     return sums
-
-
-def _has_user(samples: SampleTable, node: int) -> bool:
-    """Whether the user's code is among a node and what called it."""
-    while node >= 0:
-        if samples.frames[samples.stack_frame[node]].origin == "user":
-            return True
-        node = samples.stack_parent[node]
-    return False
 
 
 def write_folded(data: TraceData, _title: str) -> Iterator[bytes]:

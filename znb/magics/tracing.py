@@ -22,11 +22,13 @@ from IPython.display import display
 from znb.cli.commands import Command, CommandTable, HelpWanted, Parser, WrongUsage
 from znb.cli.traces import save, trace_table
 from znb.magics.session import Session
-from znb.spans import RECORDER, OptionalSpan
+from znb.spans import RECORDER, OptionalSpan, follow_threads
 from znb.tracing import COLLECT_TIMEOUT, TRACES, LiveTrace, Trace, trace
-from znb.widgets.display import show
+from znb.widgets.display import prepare, show
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from IPython.core.interactiveshell import ExecutionInfo, ExecutionResult, InteractiveShell
 
 __all__ = ["CELL_COMMANDS", "LINE_COMMANDS", "TracedCells"]
@@ -52,6 +54,7 @@ class TracedCells:
         self._running: list[tuple[ExecutionInfo, OptionalSpan | LiveTrace]] = []
         self._explorer: Any = None
         self._failed_ns = 0
+        self._unfollow: Callable[[], None] = lambda: None
 
     def install(self) -> None:
         """Make a span of each cell from now on."""
@@ -67,6 +70,7 @@ class TracedCells:
 
         self._shell.showtraceback = showtraceback  # type: ignore[method-assign]
         TRACES.store.cell_of = self.cell_of
+        self._unfollow = follow_threads()
 
     def failed(self) -> None:
         """Note that an exception has left the cell: what follows is IPython showing it."""
@@ -90,13 +94,18 @@ class TracedCells:
         self._shell.input_transformers_cleanup.remove(self.transform)
         vars(self._shell).pop("showtraceback", None)
         TRACES.store.cell_of = None
+        self._unfollow()
 
     def transform(self, lines: list[str]) -> list[str]:
         """Take the magic's line out of a cell before it runs; not if it is wrong, or asks for help."""
         if self._running or self._title("".join(lines)) is None:  # what runs already is not a cell's beginning
             return lines
         number = next(number for number, line in enumerate(lines) if line.strip())
-        return [*lines[:number], "\n", *lines[number + 1 :]]
+        rest = lines[number + 1 :]
+        below = next(at for at, line in enumerate(rest) if line.strip())
+        if rest[below].startswith("%%"):  # a cell magic has to stand in the first line
+            return rest[below:]
+        return [*lines[:number], "\n", *rest]
 
     def _title(self, cell: str) -> str | None:
         """Return the title that a cell asks to be traced with, empty for none; ``None`` if it does not ask."""
@@ -124,6 +133,8 @@ class TracedCells:
         if title is None:
             span = OptionalSpan(RECORDER, label, "cell", attributes)
         else:
+            if _has_front_end(self._shell):
+                prepare()
             span = trace(title or label, cell=label, **attributes)
         self._running.append((info, span.__enter__()))
         if isinstance(span, LiveTrace) and _has_front_end(self._shell):

@@ -66,6 +66,7 @@ class OpenSpan:
         outer: What was active when it was entered.
         entered: Whether code runs inside of it, on ``thread``.
         kept: Whether it is among the recorder's open ones.
+        special: Whether entering it takes more than is done for nearly all spans.
     """
 
     optional = False
@@ -82,6 +83,7 @@ class OpenSpan:
         "parent_id",
         "recorder",
         "span_id",
+        "special",
         "start_ns",
         "status",
         "thread",
@@ -107,6 +109,7 @@ class OpenSpan:
         self.live = live
         self.used = self.entered = self.kept = False
         self.outer = parent
+        self.special = parent is not None or live > 0 or self.optional
         self.trace_id = self.span_id = 0
 
     def start(self) -> Self:
@@ -131,6 +134,7 @@ class OpenSpan:
             self.live = parent.live
         if self.live:
             recorder.watch(self.live)
+        self.special = True
         self.kept = keep or self.live > 0 or self.optional
         if self.kept:
             recorder.open[span_id] = self
@@ -169,45 +173,41 @@ class OpenSpan:
     # wants to know.
 
     def __enter__(self) -> Self:
-        if self.span_id:  # it was started before
-            if self.entered or self.span_id not in self.recorder.open:
-                raise RuntimeError(f"the span {self.name!r} has been entered before; make another one for each time")
-            self.enter()
-            return self
         outer = current()
-        parent = self.outer or outer
-        if parent is None or parent.live or self.live or self.optional:
-            self._start(parent, keep=False)
-        else:
-            parent.used = True
-            self.trace_id = parent.trace_id
-            self.parent_id = parent.span_id
-            self.span_id = self.recorder.new_span_id()
-            self.thread = get_ident()
-            self.kept = False
-            self.start_ns = perf_counter_ns()
+        if self.special or outer is None or outer.live:
+            return self._enter(outer)
+        outer.used = self.special = self.entered = True
         self.outer = outer
-        self.entered = True
+        self.trace_id = outer.trace_id
+        self.parent_id = outer.span_id
+        self.span_id = self.recorder.new_span_id()
+        self.thread = get_ident()
         set_current(self)
+        self.start_ns = perf_counter_ns()
+        return self
+
+    def _enter(self, outer: Parent | None) -> Self:
+        if not self.span_id:
+            self._start(self.outer or outer, keep=False)
+        elif self.entered or self.span_id not in self.recorder.open:
+            raise RuntimeError(f"the span {self.name!r} has been entered before; make another one for each time")
+        self.enter()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _traceback: object) -> None:
         end_ns = perf_counter_ns()
-        active = current()
-        if active is self or self.is_above(active):
-            set_current(self.outer)
-        if error is not None or self.kept or not self.entered:
-            self._end(error, end_ns)
+        if self.kept or error is not None or not self.entered or current() is not self:
+            self.close(error, end_ns)
             return
+        set_current(self.outer)
         self.entered = False
-        recorder = self.recorder
-        if not self.trace_id:
-            return
-        number = recorder.take()
-        recorder.slots[number & recorder.mask] = (
-            number, self.trace_id, self.span_id, self.parent_id, self.name, self.kind, self.start_ns, end_ns,
-            self.status, self.thread, self.attributes, self.events,
-        )  # fmt: skip
+        if self.trace_id:
+            recorder = self.recorder
+            number = recorder.take()
+            recorder.slots[number & recorder.mask] = (
+                number, self.trace_id, self.span_id, self.parent_id, self.name, self.kind, self.start_ns, end_ns,
+                self.status, self.thread, self.attributes, self.events,
+            )  # fmt: skip
 
     def enter(self) -> None:
         """Make a started span the one that spans are children of, on this thread and in this context."""
@@ -260,7 +260,9 @@ class OpenSpan:
 
     def close(self, error: BaseException | None, end_ns: int) -> None:
         """Undo ``enter``, and end at a time that has passed (``perf_counter_ns``)."""
+        entered = self.entered
         self.leave()
+        self.entered = entered
         self._end(error, end_ns)
 
     def keep(self) -> Self:

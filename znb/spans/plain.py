@@ -29,6 +29,8 @@ __all__ = [
 
 #: Attributes of one span; later ones are dropped.
 ATTRIBUTES_MAX = 64
+#: Characters of an attribute's name.
+NAME_MAX = 100
 #: Characters of one attribute or event value.
 TEXT_MAX = 1024
 #: Characters of a traceback kept with a span.
@@ -59,8 +61,10 @@ _SHORT: Final = _Short()
 
 def clean(attributes: dict[str, Any]) -> dict[str, Any]:
     """Return attributes as plain data, cut to size; the same dict if there is nothing to do."""
-    for value in attributes.values():
+    for key, value in attributes.items():
         kind = type(value)
+        if len(key) > NAME_MAX:
+            break
         if kind is str:
             if len(value) > TEXT_MAX or not value.isascii():
                 break
@@ -76,7 +80,7 @@ def clean(attributes: dict[str, Any]) -> dict[str, Any]:
         if len(attributes) <= ATTRIBUTES_MAX:
             return attributes
     items = itertools.islice(attributes.items(), ATTRIBUTES_MAX)
-    return {valid_text(str(key)[:TEXT_MAX]): plain(value) for key, value in items}
+    return {valid_text(str(key)[:NAME_MAX]): plain(value) for key, value in items}
 
 
 def plain(value: Any, depth: int = 0) -> Any:

@@ -40,6 +40,8 @@ RING_SIZE = 1 << 15
 LIVE: Final = "znb=live:"
 #: Spans below one root of a program that has made none.
 AMBIENT_MAX = 10_000
+#: Names of exceptions by which code is stopped that nobody waits for: asyncio's, the executors', and services'.
+CANCELLATIONS: Final = frozenset({"CancelledError", "CallStopped"})
 #: Names of threads that are remembered.
 THREADS_MAX = 4096
 
@@ -194,9 +196,9 @@ class Recorder:
 
         ``at_ns`` is ``perf_counter_ns`` of that; 0 for now.
         """
-        cancelled = isinstance(error, KeyboardInterrupt | GeneratorExit) or "CancelledError" in {
+        cancelled = isinstance(error, KeyboardInterrupt | GeneratorExit) or not CANCELLATIONS.isdisjoint(
             cls.__name__ for cls in type(error).__mro__
-        }
+        )
         if span.status != "ok" or not span.trace_id:
             return
         span.status = "cancelled" if cancelled else "error"

@@ -119,9 +119,8 @@ class Span(msgspec.Struct, frozen=True):
         return None if self.end_ns is None else (self.end_ns - self.start_ns) / 1e9
 
     def __repr__(self) -> str:
-        took = "not ended" if self.end_ns is None else f"{(self.end_ns - self.start_ns) / 1e6:.4g} ms"
-        more = "".join(f", {key}={value!r:.60}" for key, value in self.attributes.items())
-        return f"<Span {self.name!r} [{self.kind}] {took}, {self.status}, on {self.worker}{more}>"
+        took = "" if self.duration is None else f" {self.duration * 1e3:.3g} ms"
+        return f"<Span {self.name!r} {self.kind} {self.status}{took} on {self.worker}>"
 
 
 def by_name(attributes: Any) -> dict[str, Any]:

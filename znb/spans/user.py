@@ -44,18 +44,13 @@ class UserSpan(OpenSpan):
         self.events = None
         self.status = "ok"
         self.live = 0
-        self.used = self.entered = False
+        self.special = self.used = self.entered = self.kept = False
         self.outer = None
-        self.span_id = self.start_ns = 0
+        self.span_id = 0
 
     def __repr__(self) -> str:
-        if not self.span_id:
-            how = "not begun"
-        else:
-            open_ = self.entered or self.span_id in self.recorder.open
-            how = f"open for {(perf_counter_ns() - self.start_ns) / 1e6:.4g} ms" if open_ else f"ended, {self.status}"
-        more = "".join(f", {key}={value!r:.60}" for key, value in (self.attributes or {}).items())
-        return f"<span {self.name!r}, {how}{more}>"
+        state = "ended" if self.span_id else "not begun"
+        return f"<span {self.name!r}, {'active' if self.entered else state}>"
 
 
 #: What users write.
@@ -65,17 +60,9 @@ span: Final = UserSpan
 @overload
 def traced(function: F, /) -> F: ...
 @overload
-def traced(function: str = "", /, *, name: str = "", **attributes: Any) -> Callable[[F], F]: ...
-def traced(function: Callable[..., Any] | str = "", /, *, name: str = "", **attributes: Any) -> Any:
+def traced(name: str = "", /, **attributes: Any) -> Callable[[F], F]: ...
+def traced(function: Any = "", /, **attributes: Any) -> Any:
     """Make each call of a function a span. For functions, coroutines, generators and methods.
-
-    Args:
-        function: What is decorated; or what to call its spans.
-        name: The same, by keyword. Without a name they are called as the function is.
-        attributes: What to know about each.
-
-    Raises:
-        TypeError: There are two names.
 
     Example:
         >>> @traced
@@ -87,15 +74,16 @@ def traced(function: Callable[..., Any] | str = "", /, *, name: str = "", **attr
         ... def triple(x):
         ...     return 3 * x
     """
-    if callable(function):
-        return _wrap(function, name or function.__qualname__, attributes)
-    if function and name:
-        raise TypeError(f"expected one name for the spans of a function, got {function!r} and name={name!r}")
-    title = function or name
-    return lambda wrapped: _wrap(wrapped, title or wrapped.__qualname__, attributes)
+    if callable(function) or isinstance(function, classmethod | staticmethod):
+        return _wrap(function, function.__qualname__, {})
+    name = function or attributes.pop("name", "")
+    return lambda wrapped: _wrap(wrapped, name or wrapped.__qualname__, attributes)
 
 
-def _wrap(function: Callable[..., Any], name: str, attributes: dict[str, Any]) -> Callable[..., Any]:
+def _wrap(function: Any, name: str, attributes: dict[str, Any]) -> Any:
+    if isinstance(function, classmethod | staticmethod):
+        return type(function)(_wrap(function.__func__, name, attributes))
+
     def begin() -> OpenSpan:
         return OpenSpan(RECORDER, name, "span", dict(attributes) if attributes else None)
 
@@ -121,7 +109,7 @@ def _wrap(function: Callable[..., Any], name: str, attributes: dict[str, Any]) -
 
     @functools.wraps(function)
     def plain(*args: Any, **kwargs: Any) -> Any:
-        __tracebackhide__ = True  # of the debugger and of tracebacks, which show the user's frames
+        __tracebackhide__ = True  # IPython leaves such frames out
         with begin():
             return function(*args, **kwargs)
 
@@ -181,7 +169,6 @@ class _Stepping:
 
 def _step(opened: OpenSpan, generator: Generator[Any, Any, Any]) -> Generator[Any, Any, Any]:
     """Run a generator so that it is inside its span, and whoever takes its items is not."""
-    __tracebackhide__ = True
     stepping = _Stepping(opened)
     advance: Callable[[], Any] = functools.partial(next, generator)
     failure: BaseException | None = None
@@ -214,7 +201,6 @@ def _wrap_async_generator(function: Callable[..., Any], begin: Callable[[], Open
 
     @functools.wraps(function)
     async def wrapper(*args: Any, **kwargs: Any) -> AsyncGenerator[Any, Any]:
-        __tracebackhide__ = True
         stepping = _Stepping(begin().start())
         generator = function(*args, **kwargs)
         advance: Callable[[], Any] = generator.__anext__

@@ -16,7 +16,7 @@ import re
 import sys
 import traceback
 from collections.abc import Iterator
-from types import FrameType, TracebackType
+from types import TracebackType
 from typing import Any
 
 from znb.tracebacks.capture import HIDDEN_MODULES
@@ -29,8 +29,6 @@ __all__ = ["Renderer", "render", "show_in_shell"]
 _WIDTH = 75
 #: What IPython makes of a cell that begins with ``%%znb``.
 CELL_MAGIC_CALL = "get_ipython().run_cell_magic('znb', "
-#: Functions of IPython that run a magic.
-_MAGIC_RUNNERS = frozenset({"run_cell_magic", "run_line_magic"})
 _ANSI = re.compile(r"\x1b\[[0-9;]*m")
 #: Exceptions of a chain that are looked through for hops; more are not shown either.
 _MAX_CHAIN = 100
@@ -80,16 +78,9 @@ def show_in_shell(shell: Any, etype: Any, value: BaseException, tb: TracebackTyp
     pieces = value._render_traceback_()
     sys.last_type, sys.last_value, sys.last_traceback = etype, value, tb
     shell._showtraceback(etype, value, pieces)
-    if shell.call_pdb:  # ``%pdb on``, which IPython looks at where it shows exceptions itself
-        shell.InteractiveTB.tb = tb
+    if shell.call_pdb:  # %pdb on
         shell.debugger(force=True)
     return pieces
-
-
-def _hide_in_debugger(frame: FrameType) -> None:
-    """Have debuggers pass over a frame of znb's, or of what runs a cell magic, on the way to the remote ones."""
-    if is_hidden(frame.f_globals, HIDDEN_MODULES) or frame.f_code.co_name in _MAGIC_RUNNERS:
-        frame.f_locals["__tracebackhide__"] = True
 
 
 def _shell() -> Any:
@@ -106,7 +97,6 @@ def _render_one(shell: Any, error: BaseException) -> list[str]:
         for entry in _entries(link.__traceback__):
             place = _place(entry)
             if place is None:
-                _hide_in_debugger(entry.tb_frame)
                 continue
             origin = link.__dict__.get("znb_origin")
             hops[entry.tb_frame.f_code.co_filename] = place
@@ -178,7 +168,12 @@ def _without(piece: str, notes: set[str]) -> str | None:
 
 def _user_frames(traceback_: TracebackType | None) -> TracebackType | None:
     """Return the traceback without the framework's frames of this process."""
-    kept = [e for e in _entries(traceback_) if not is_hidden(e.tb_frame.f_globals, HIDDEN_MODULES)]
+    kept = []
+    for entry in _entries(traceback_):
+        if is_hidden(entry.tb_frame.f_globals, HIDDEN_MODULES):
+            entry.tb_frame.f_locals["__tracebackhide__"] = True  # the debugger goes past it, too
+        else:
+            kept.append(entry)
     if len(kept) > 1 and _calls_cell_magic(kept[0]):
         del kept[0]
     result = None

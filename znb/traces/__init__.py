@@ -6,11 +6,9 @@
 ``clock``        how far clocks are apart, and how sure that is
 ``assemble``     from parts to one trace, and what is missing
 ``model``        the assembled trace
-``analysis``     tree, critical path, self times, errors, search
-``compare``      how two traces differ
+``analysis``     tree, critical path, self times, errors, difference, search
 ``pieces``       queueing, serialisation, transfer and execution of a call
 ``text``         the call tree as text
-``tables``       what is asked of a trace, as tables
 =============== ==========================================================================================
 
 The user's view of all this is ``znb.tracing``.

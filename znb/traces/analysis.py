@@ -1,4 +1,4 @@
-"""What a trace tells: where time went, what everybody waited for, and what failed.
+"""What a trace tells: where time went, what everybody waited for, what failed, and how two traces differ.
 
 Invariants: pure functions over ``TraceData``; none takes more than some seconds for a million spans; none recurses,
 since call trees may be deeper than Python's stack.
@@ -14,16 +14,19 @@ from typing import Any, NamedTuple, overload
 import msgspec
 
 from znb.spans.table import KINDS, Span
+from znb.traces.listing import LINES_MAX, Listing, duration, in_columns, printable
 from znb.traces.model import TraceData
-from znb.traces.tables import ROWS_MAX, Listing, duration, html_table, text_table
 
 __all__ = [
+    "Change",
     "Failure",
+    "PathTotals",
     "Segment",
     "Segments",
     "SelfTime",
     "TreeNode",
     "critical_path",
+    "diff",
     "errors",
     "failures",
     "find",
@@ -36,6 +39,8 @@ __all__ = [
 
 #: The attribute of generators' spans that tells how long they stood still.
 SUSPENDED = "suspended_ns"
+#: Kinds of spans whose names tell which run it was, not what was done.
+_TOPS = (KINDS.index("cell"), KINDS.index("trace"))
 
 
 class Segment(NamedTuple):
@@ -78,18 +83,8 @@ class Segments(Sequence[Segment]):
         return Segment(self._data.span(row), start, end)
 
     def __repr__(self) -> str:
-        return text_table(self._HEADS, self._texts(), len(self)) if self else "no spans"
-
-    def _repr_html_(self) -> str:
-        return html_table(self._HEADS, self._texts(), len(self)) if self else "no spans"
-
-    _HEADS = (">at", ">took", "waited for", "on")
-
-    def _texts(self) -> Iterator[tuple[str, ...]]:
-        for row, start, end in self._stretches[:ROWS_MAX]:
-            data = self._data
-            what = f"{data.name(row)} [{KINDS[data.table.kind[row]]}]"
-            yield duration(start - data.start_ns), duration(end - start), what, data.table.process(row).label
+        rows = [(printable(s.span.name), s.span.worker, duration(s.seconds * 1e9)) for s in self[:LINES_MAX]]
+        return in_columns(("critical path", "where", "took"), rows, len(self)) if rows else "(nothing)"
 
 
 class SelfTime(NamedTuple):
@@ -133,37 +128,31 @@ class Failure(msgspec.Struct, frozen=True):
     count: int
     chain: str = ""
 
-    def __repr__(self) -> str:
-        return f"<{self.type}: {self.message[:80]}, in {self.span.name} on {self.span.worker}>"
-
     def __str__(self) -> str:
         hops = " → ".join(f"{span.name} ({span.worker})" for span in self.path)
         return f"{self.type}: {self.message}\n  in {hops}"
 
-
-class SelfTimes(Listing[SelfTime]):
-    """What the spans of each name cost by themselves."""
-
-    HEADS = (">self", ">running", ">total", ">calls", ">failed", "name")
-    EMPTY = "no spans"
-
-    def row(self, item: SelfTime) -> tuple[str, ...]:
-        """Return the texts of a row."""
-        running = "" if item.running is None else duration(item.running * 1e9)
-        times = (duration(item.own * 1e9), running, duration(item.total * 1e9))
-        return *times, f"{item.calls:,}", str(item.errors or ""), f"{item.name} [{item.kind}]"
+    def __repr__(self) -> str:
+        return f"<Failure {self.type}: {self.message:.60} in {self.span.name} ({self.span.worker})>"
 
 
 class Failures(Listing[Failure]):
-    """Exceptions, each where it happened; ``print`` one for its way, its ``chain`` for its traceback."""
+    """Exceptions; shows each with its way."""
 
-    HEADS = ("exception", "message", "in", "on", "way")
-    EMPTY = "nothing failed"
+    def __repr__(self) -> str:
+        return "\n".join(map(str, self)) or "(no exceptions)"
 
-    def row(self, item: Failure) -> tuple[str, ...]:
-        """Return the texts of a row."""
-        way = " → ".join(span.name for span in item.path[:-1])
-        return item.type, item.message, f"{item.span.name} [{item.span.kind}]", item.span.worker, way
+
+class SelfTimes(Listing[SelfTime]):
+    """What each name costs."""
+
+    head = ("name", "kind", "calls", "total", "self", "running", "failed")
+
+    def cells(self, item: SelfTime) -> tuple[str, ...]:
+        """Return an item's line."""
+        ran = "" if item.running is None else duration(item.running * 1e9)
+        took = (duration(item.total * 1e9), duration(item.own * 1e9), ran)
+        return (printable(item.name), item.kind, f"{item.calls:,}", *took, str(item.errors or ""))
 
 
 class TreeNode:
@@ -199,7 +188,9 @@ class TreeNode:
             pending.extend((child, depth + 1) for child in reversed(node.children))
 
     def __repr__(self) -> str:
-        return f"<{self.span.name} with {len(self._data.children(self._row))} children>"
+        count = len(self._data.children(self._row))
+        more = f", {count} {'child' if count == 1 else 'children'}" if count else ""
+        return f"<{self.span.name} [{self.span.kind}] {duration((self.span.duration or 0) * 1e9)}{more}>"
 
 
 def tree(data: TraceData) -> list[TreeNode]:
@@ -253,7 +244,7 @@ def self_ns(data: TraceData) -> array[int]:
     return own
 
 
-def self_times(data: TraceData) -> SelfTimes:
+def self_times(data: TraceData) -> list[SelfTime]:
     """Return what each name costs, the most expensive in itself first."""
     own, table = self_ns(data), data.table
     sums: dict[tuple[int, int], list[int]] = {}
@@ -330,7 +321,7 @@ def failures(data: TraceData) -> list[int]:
     return sorted(failed - above, key=data.end)
 
 
-def errors(data: TraceData) -> Failures:
+def errors(data: TraceData) -> list[Failure]:
     """Return each exception once, where it happened."""
     status = data.table.status
     found = Failures()
@@ -371,6 +362,90 @@ def find(data: TraceData, pattern: str) -> list[int]:
             wanted.add(number)
     rows = [row for row, name in enumerate(data.table.name) if name in wanted]
     return sorted(rows, key=data.table.start_ns.__getitem__)
+
+
+class PathTotals(NamedTuple):
+    """What the spans of one call path cost together, in seconds."""
+
+    calls: int
+    total: float
+    own: float
+
+
+class Change(NamedTuple):
+    """A call path in two traces.
+
+    Attributes:
+        path: Names from the root.
+        before: In this trace; ``None`` if it is not there.
+        after: In the other.
+        difference: Seconds of self time that the other takes more.
+    """
+
+    path: tuple[str, ...]
+    before: PathTotals | None
+    after: PathTotals | None
+    difference: float
+
+
+class Changes(Listing[Change]):
+    """How call paths differ."""
+
+    head = ("call path", "before", "after", "difference")
+    none = "(no difference)"
+
+    def cells(self, item: Change) -> tuple[str, ...]:
+        """Return an item's line."""
+        sides = [f"{side.calls:,}× {duration(side.own * 1e9)}" if side else "" for side in (item.before, item.after)]
+        sign = "+" if item.difference >= 0 else "-"
+        return (printable(" → ".join(item.path)), *sides, f"{sign}{duration(abs(item.difference) * 1e9)}")
+
+
+#: What stands for the cell, or the trace, that all of a trace is below: what they are called is not what is compared.
+WHOLE = "(whole)"
+
+
+def by_path(data: TraceData) -> dict[tuple[str, ...], PathTotals]:
+    """Return what each call path costs; cells and traces at the top count as one, whatever they are called."""
+    own, table = self_ns(data), data.table
+    nodes: dict[tuple[int, int], int] = {}
+    at = array("i", bytes(4 * len(data)))
+    sums: list[list[int]] = []
+    whole = -2
+    for row, _ in data.walk():
+        up = data.parent[row]
+        above = at[up] if up >= 0 else -1
+        top = table.kind[row] in _TOPS and (up < 0 or above == whole)
+        key = (-1, -1) if top else (above, table.name[row])
+        node = nodes.get(key)
+        if node is None:
+            node = nodes[key] = len(sums)
+            sums.append([0, 0, 0])
+        at[row] = node
+        found = sums[node]
+        if top:
+            whole = node
+        if not top or up < 0:  # what is inside of another top is counted with it
+            found[0] += 1
+            found[1] += (table.end_ns[row] or data.end_ns) - table.start_ns[row]
+        found[2] += own[row]
+    paths: list[tuple[str, ...]] = []
+    for parent, name in nodes:
+        paths.append((*(paths[parent] if parent >= 0 else ()), table.strings[name] if name >= 0 else WHOLE))
+    return {
+        path: PathTotals(count, total / 1e9, alone / 1e9)
+        for path, (count, total, alone) in zip(paths, sums, strict=True)
+    }
+
+
+def diff(before: TraceData, after: TraceData) -> list[Change]:
+    """Return how the call paths of two traces differ, the largest difference of self time first."""
+    first, second = by_path(before), by_path(after)
+    changes = []
+    for path in dict.fromkeys((*first, *second)):
+        one, other = first.get(path), second.get(path)
+        changes.append(Change(path, one, other, (other.own if other else 0.0) - (one.own if one else 0.0)))
+    return Changes(sorted(changes, key=lambda change: -abs(change.difference)))
 
 
 def to_pandas(data: TraceData) -> Any:

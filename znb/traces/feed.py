@@ -40,6 +40,10 @@ SAMPLES_MAX = 8192
 OPEN_MAX = 1024
 
 
+#: Steps in which it is looked up how many spans wait.
+PEEK = 1024
+
+
 class Request(msgspec.Struct, frozen=True, array_like=True):
     """What a reader has, and wants.
 
@@ -131,6 +135,17 @@ class Feed:
             found.more,
             CALLED.addresses(),
         )
+
+    def waiting(self, request: Request) -> int:
+        """Return at least how many spans are new since ``request``: nothing, a part of the ring, or all of it."""
+        ring, found = self._recorder.ring, 0
+        while found <= ring.mask:
+            step = request.spans[0] + found + PEEK
+            entry = ring.slots[step & ring.mask]
+            if entry is None or entry[0] < step:
+                break
+            found += PEEK
+        return found
 
     def answer_encoded(self, request: Any) -> bytes:
         """As ``answer``, for a request as it came; the batch as it travels.

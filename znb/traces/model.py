@@ -21,7 +21,7 @@ from typing import NamedTuple, overload
 
 from znb.spans.samples import SampleTable
 from znb.spans.table import KINDS, STATUSES, Event, Process, Span, SpanTable
-from znb.traces.tables import ROWS_MAX, duration, html_table, text_table
+from znb.traces.listing import LINES_MAX, duration, in_columns, printable
 
 __all__ = ["ClockError", "SpanList", "TraceData"]
 
@@ -230,19 +230,9 @@ class SpanList(Sequence[Span]):
         return self._data.span(self._rows[index])
 
     def __repr__(self) -> str:
-        return text_table(self._HEADS, self._texts(), len(self)) if self else "no spans"
-
-    def _repr_html_(self) -> str:
-        return html_table(self._HEADS, self._texts(), len(self)) if self else "no spans"
-
-    _HEADS = (">at", ">took", "name", "kind", "on", "status")
-
-    def _texts(self) -> Iterator[tuple[str, ...]]:
-        data, table = self._data, self._data.table
-        for row in self._rows[:ROWS_MAX]:
-            start, end = table.start_ns[row], table.end_ns[row]
-            took = duration(end - start) if end else "not ended"
-            where = table.process(row).label
-            yield (
-                duration(start - data.start_ns), took, data.name(row), KINDS[table.kind[row]], where, data.status(row),
-            )  # fmt: skip
+        head = ("span", "kind", "took", "status", "where")
+        rows = [
+            (printable(s.name), s.kind, duration((s.duration or 0) * 1e9) if s.end_ns else "", s.status, s.worker)
+            for s in self[:LINES_MAX]
+        ]
+        return in_columns(head, rows, len(self)) if rows else "(no spans)"

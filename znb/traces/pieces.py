@@ -26,9 +26,8 @@ from typing import Any, NamedTuple
 
 from znb.spans.table import KINDS
 from znb.traces.model import TraceData
-from znb.traces.tables import Listing, duration
 
-__all__ = ["Piece", "Pieces", "pieces"]
+__all__ = ["Piece", "pieces"]
 
 _CALLS = frozenset({KINDS.index("call"), KINDS.index("submit")})
 _SERVES = frozenset({KINDS.index("serve"), KINDS.index("job")})
@@ -59,19 +58,7 @@ class Piece(NamedTuple):
         return (self.end_ns - self.start_ns) / 1e9
 
 
-class Pieces(Listing[Piece]):
-    """The pieces of a call, one after the other."""
-
-    HEADS = (">took", "piece", "on", ">error")
-    EMPTY = "no time at all"
-
-    def row(self, item: Piece) -> tuple[str, ...]:
-        """Return the texts of a row."""
-        took = duration(item.end_ns - item.start_ns)
-        return took, item.name, item.worker, f"± {duration(item.error_ns)}" if item.error_ns else ""
-
-
-def pieces(data: TraceData, row: int) -> Pieces:
+def pieces(data: TraceData, row: int) -> list[Piece]:
     """Return the pieces of a call, seen from both ends; of another span, itself as one piece ``run``."""
     table = data.table
     if table.kind[row] in _CALLS:
@@ -79,10 +66,10 @@ def pieces(data: TraceData, row: int) -> Pieces:
         return _call(data, row, served[-1] if served else None)  # the last attempt is the one that was answered
     if table.kind[row] in _SERVES:
         return _between(_arrival(data, row), data.end(row), _served(data, row))
-    return Pieces([Piece("run", table.process(row).label, table.start_ns[row], data.end(row))])
+    return [Piece("run", table.process(row).label, table.start_ns[row], data.end(row))]
 
 
-def _call(data: TraceData, row: int, served: int | None) -> Pieces:
+def _call(data: TraceData, row: int, served: int | None) -> list[Piece]:
     table = data.table
     here = table.process(row).label
     start, end = table.start_ns[row], data.end(row)
@@ -132,9 +119,9 @@ class _Marks:
         return self._start + since if isinstance(since, int) else default
 
 
-def _between(start: int, end: int, marks: list[tuple[str, str, int, int]]) -> Pieces:
+def _between(start: int, end: int, marks: list[tuple[str, str, int, int]]) -> list[Piece]:
     """Return the stretches that end at the marks, each within what is left; empty ones are left out."""
-    found, at = Pieces(), start
+    found, at = [], start
     for name, worker, mark, error in marks:
         until = min(max(mark, at), end)
         if until > at:

@@ -23,6 +23,9 @@ from znb.traces.names import CellNames
 
 __all__ = ["Store", "StoreStats"]
 
+#: Spans of this process that wait to be read from which on they are read at once, while something is watched.
+RELIEF = 4096
+
 logger = logging.getLogger("znb.traces")
 
 T = TypeVar("T")
@@ -53,19 +56,21 @@ class _Kept:
     """One trace.
 
     Attributes:
+        missed: By process key, spans that were overwritten before they were read, some of them perhaps of this trace.
         ours: Whether this process has spans in it.
-        pinned: How many hold it: it is not dropped while there are any.
+        pinned: Whether somebody holds it: it is not dropped.
         version: Counts what has come.
         began_ns: Our clock when it began here, or was heard of.
         epoch_ns: Unix time minus our clock, looked at once, so that a span has one time whenever it is read.
     """
 
-    __slots__ = ("began_ns", "epoch_ns", "ours", "parts", "pinned", "title", "version")
+    __slots__ = ("began_ns", "epoch_ns", "missed", "ours", "parts", "pinned", "title", "version")
 
     def __init__(self, trace_id: int, cell_of: CellNames | None) -> None:
         self.parts = Parts(trace_id, cell_of=cell_of)
+        self.missed: dict[str, int] = {}
         self.ours = False
-        self.pinned = 0
+        self.pinned = False
         self.title = ""
         self.version = 0
         self.began_ns = time.perf_counter_ns()
@@ -163,15 +168,14 @@ class Store:
         """Note a trace that begins here, and hold on to it."""
         with self._lock:
             kept = self._kept(trace_id)
-            kept.ours = True
-            kept.pinned += 1
-            kept.title = kept.title or title  # one inside of another is part of that
+            kept.ours = kept.pinned = True
+            kept.title = title
 
     def unpin(self, trace_id: int) -> None:
         """Let a trace go when its turn has come."""
         with self._lock:
             if trace_id in self._traces:
-                self._traces[trace_id].pinned -= 1
+                self._traces[trace_id].pinned = False
 
     # -- what is there -------------------------------------------------------------------------------------
 
@@ -185,6 +189,17 @@ class Store:
                 if not batch.more:
                     break
             self._shrink()
+
+    def relieve(self) -> None:
+        """Take what this process has recorded if much of it waits, as there is no room for more than so much.
+
+        Never waits for another thread.
+        """
+        if self._feed.waiting(self._local) >= RELIEF and self._lock.acquire(blocking=False):
+            try:
+                self.read_local()
+            finally:
+                self._lock.release()
 
     def version(self, trace_id: int) -> int:
         """Return a number that grows when something of a trace comes; -1 if it is not kept."""
@@ -206,7 +221,7 @@ class Store:
                 intervals=intervals,
                 lost=self._lost,
                 lost_ns=self._lost_ns,
-                missed=self._missed,
+                missed=kept.missed,
                 epoch_ns=kept.epoch_ns,
             )
 
@@ -259,7 +274,17 @@ class Store:
             kept.parts.add_samples(process, sampled)
             kept.version += 1
         self._take_open(batch, ours=ours)
-        self._missed[process.key] = batch.next_spans[1]
+        dropped = batch.next_spans[1]
+        if dropped > self._missed.get(process.key, 0):
+            self._note_missed(batch, dropped - self._missed.get(process.key, 0))
+        self._missed[process.key] = dropped
+
+    def _note_missed(self, batch: Batch, count: int) -> None:
+        """Have those traces tell of spans that were overwritten which may have lost some: those that go on."""
+        here = {int.from_bytes(part.trace_id, "big") for part in (*batch.spans, *batch.opened)}
+        for trace_id, kept in self._traces.items():
+            if kept.pinned or trace_id in here:
+                kept.missed[batch.process.key] = kept.missed.get(batch.process.key, 0) + count
 
     def _take_open(self, batch: Batch, *, ours: bool) -> None:
         """Take open spans in place of those that were open the last time."""

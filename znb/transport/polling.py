@@ -28,29 +28,39 @@ class WatchedSocket(zmq.Socket[bytes]):
     """A socket that notes when it is used, for the ``Poller`` that watches it.
 
     Attributes:
-        touched: The poller's set of sockets that were used since its last wait.
+        touched: The poller's set of sockets that were used since its last wait; ``None`` while it does not watch this
+            one, which may then be used on any thread that holds its lock.
     """
 
-    touched: set[zmq.Socket[bytes]] = set()  # noqa: RUF012 - replaced by the poller's own
+    touched: set[Any] | None = None
 
-    def send(self, data: Any, flags: int = 0, copy: bool = True, track: bool = False, **_: Any) -> Any:  # noqa: FBT001, FBT002
+    def send(self, data: Any, flags: int = 0, copy: bool = True, track: bool = False, **_: Any) -> Any:  # type: ignore[override]  # noqa: FBT001, FBT002
         """Send a frame, as ``zmq.Socket.send``."""
-        self.touched.add(self)
+        self._touch()
         return _send(self, data, flags, copy=copy, track=track)
 
     def bind(self, addr: str) -> Any:
         """Bind, as ``zmq.Socket.bind``."""
-        self.touched.add(self)
+        self._touch()
         return super().bind(addr)
 
     def connect(self, addr: str) -> Any:
         """Connect, as ``zmq.Socket.connect``."""
-        self.touched.add(self)
+        self._touch()
         return super().connect(addr)
 
-    def disconnect(self, addr: str) -> None:
+    def close(self, linger: int | None = None) -> None:
+        """Close, as ``zmq.Socket.close``; if it is still watched, its poller hears of that."""
+        self._touch()
+        super().close(linger)
+
+    def _touch(self) -> None:
+        if self.touched is not None:
+            self.touched.add(self)
+
+    def disconnect(self, addr: str | bytes) -> None:
         """Disconnect, as ``zmq.Socket.disconnect``."""
-        self.touched.add(self)
+        self._touch()
         super().disconnect(addr)
 
 
@@ -59,12 +69,13 @@ class Poller:
 
     Attributes:
         touched: Sockets to be asked themselves before the next wait.
+        watched: What is watched, with its file descriptor.
     """
 
     def __init__(self) -> None:
-        self.touched: set[zmq.Socket[bytes]] = set()
+        self.touched: set[Any] = set()
         self._selector = selectors.DefaultSelector()
-        self._sources: dict[Any, int] = {}
+        self.watched: dict[Any, int] = {}
 
     def add(self, source: zmq.Socket[bytes] | int) -> None:
         """Watch a socket or a file descriptor."""
@@ -73,39 +84,49 @@ class Poller:
         else:
             fd = source.getsockopt(zmq.FD)  # type: ignore[assignment]
             self.touched.add(source)
+            if type(source) is WatchedSocket:
+                source.touched = self.touched
         with contextlib.suppress(KeyError):  # of one that was closed without a word
             self._selector.unregister(fd)
         self._selector.register(fd, selectors.EVENT_READ, source)
-        self._sources[source] = fd
+        self.watched[source] = fd
 
     def remove(self, source: zmq.Socket[bytes] | int) -> None:
         """Watch it no more; before it is closed. May be called twice."""
-        fd = self._sources.pop(source, None)
+        fd = self.watched.pop(source, None)
         key = self._selector.get_map().get(fd) if fd is not None else None
         if key is not None and key.data == source:
             self._selector.unregister(key.fd)
-        self.touched.discard(source)  # type: ignore[arg-type]
+        self.touched.discard(source)
+        if type(source) is WatchedSocket:
+            source.touched = None
 
     def poll(self, timeout: int | None) -> list[Any]:
-        """Return what can be read, waiting at most ``timeout`` milliseconds for the first (``None``: for ever)."""
-        ready = []
+        """Return what can be read or was closed, waiting for the first of it.
+
+        Args:
+            timeout: Milliseconds to wait at most; ``None`` for ever.
+        """
+        ready: list[Any] = []
         if self.touched:
-            for socket in self.touched:
-                if not socket.closed and socket in self._sources and socket.getsockopt(_EVENTS) & _POLLIN:  # type: ignore[operator]
-                    ready.append(socket)
+            ready = [socket for socket in self.touched if self._has_news(socket)]
             self.touched.clear()
         seconds = 0 if ready else None if timeout is None else timeout / 1000
         for key, _ in self._selector.select(seconds):
-            if key.data not in ready:
-                ready.append(key.data)
+            source = key.data
+            if type(source) is int or (source not in ready and self._has_news(source)):
+                ready.append(source)
         return ready
+
+    def _has_news(self, socket: Any) -> bool:
+        return socket in self.watched and (socket.closed or bool(socket.getsockopt(_EVENTS) & _POLLIN))
 
     def rebuild(self) -> None:
         """Watch anew what there is, without sockets that were closed before they were removed."""
-        known = [source for source in self._sources if isinstance(source, int) or not source.closed]
+        known = [source for source in self.watched if isinstance(source, int) or not source.closed]
         self._selector.close()
         self._selector = selectors.DefaultSelector()
-        self._sources.clear()
+        self.watched.clear()
         for source in known:
             self.add(source)
 
