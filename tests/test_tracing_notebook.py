@@ -120,6 +120,9 @@ def test_tracebacks_name_cells_and_hops_as_people_know_them(kernel):
     assert any(line.startswith("── on w") for line in shown)
     for word in ("ipykernel", "interactiveshell", "in remote"):
         assert word not in text
+    kernel.run("from znb.widgets.explorer import _source")
+    source = kernel.run(f"_source({{'file': 'Cell In[{defined}]', 'line': 2}})['lines'][1]")
+    assert source.value == "'    return 1 / (x - 4)'"
     kernel.run("import znb\nlast = list(znb.tracing.TRACES)[-1]\nlast.save('told.html')")
     assert kernel.run("'return 1 / (x - 4)' in open('told.html').read().partition('\"sources\"')[2]").value == "True"
     assert kernel.run(f"'Cell In[{defined}]' in str(last.errors()[0].traceback)").value == "True"

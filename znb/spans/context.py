@@ -205,7 +205,7 @@ def bound(function: Callable[P, T]) -> Callable[P, T]:
 def follow_threads() -> Callable[[], None]:
     """Have threads, and what is given to thread pools, begin in the context that they were started in.
 
-    For processes that are znb's own (workers, ``znb serve``): it wraps ``threading.Thread.start`` and
+    For processes that are znb's own (workers, ``znb serve``) and notebooks that have loaded it: it wraps ``threading.Thread.start`` and
     ``ThreadPoolExecutor.submit``. Calling it again changes nothing more.
 
     Returns:
@@ -242,6 +242,9 @@ def follow_threads() -> Callable[[], None]:
     thread_class.start, pool_class.submit = start_in_context, submit_in_context
 
     def undo() -> None:
-        thread_class.start, pool_class.submit = start, submit
+        if thread_class.start is start_in_context:  # else somebody else has wrapped it meanwhile
+            thread_class.start = start
+        if pool_class.submit is submit_in_context:
+            pool_class.submit = submit
 
     return undo
