@@ -175,7 +175,7 @@ def test_runs_of_one_line_in_two_cells_are_compared(kernel):
         kernel.run(f"import znb\nwith znb.trace('{name}') as {name}:\n    cluster.submit(double, 4).result()")
     assert kernel.run("all(change.before and change.after for change in a.diff(b))").value == "True"
     shown = kernel.run("a.diff(b)").value
-    assert shown.splitlines()[0].split() == ["path", "before", "after", "difference"]
+    assert shown.splitlines()[0].split() == ["call", "path", "before", "after", "difference"]
     assert "(whole) → double → double → doubling" in shown
 
 

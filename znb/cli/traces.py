@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import difflib
 import os
 import sys
 import time
@@ -117,7 +118,9 @@ def _of_source(source: str) -> list[Trace]:
         return _of_services([url for url, name in services.items() if name == source])
     if source in clusters:
         return _of_cluster(source)
-    raise WrongUsage(f"there is no file, service or cluster {source!r} here; {_what_there_is()}", USAGE)
+    near = difflib.get_close_matches(source, [*services.values(), *clusters], n=1)
+    hint = f". Did you mean {near[0]!r}?" if near else ""
+    raise WrongUsage(f"there is no file, service or cluster {source!r} here; {_what_there_is()}{hint}", USAGE)
 
 
 def _what_there_is() -> str:
