@@ -19,10 +19,10 @@ from znb.spans import RECORDER, OpenSpan, Process, Recorder, Span, SpanTable, fo
 from znb.spans.samples import SampleTable
 from znb.traces import analysis
 from znb.traces.feed import Feed
-from znb.traces.listing import Listing, duration, in_columns, printable
+from znb.traces.listing import Listing, duration, printable
 from znb.traces.model import SpanList, TraceData
 from znb.traces.pieces import Pieces, pieces
-from znb.traces.store import Store
+from znb.traces.store import TRACES_MAX, Store
 from znb.traces.text import Roots, text_tree
 
 __all__ = ["TRACES", "Begin", "LiveTrace", "Picture", "Trace", "TraceList", "Traces", "trace"]
@@ -265,6 +265,7 @@ class TraceList(Listing[Trace]):
 
     head = ("title", "id", "took", "spans", "failed", "began")
     none = "(no traces yet)"
+    lines = TRACES_MAX  # all, since the latest are the last
 
     def cells(self, item: Trace) -> tuple[str, ...]:
         """Return an item's line."""
@@ -273,9 +274,6 @@ class TraceList(Listing[Trace]):
         took = duration(data.end_ns - data.start_ns)
         failed = str(len(analysis.failures(data)) or "")
         return printable(item.title), item.trace_id[:8], took, f"{len(data):,}", failed, began
-
-    def __repr__(self) -> str:  # all, since the latest are the last
-        return in_columns(self.head, [self.cells(item) for item in self], len(self)) if self else self.none
 
 
 class Traces:

@@ -73,15 +73,18 @@ class Listing(list[T]):
 
     head: ClassVar[tuple[str, ...]] = ()
     none: ClassVar[str] = "(none)"
+    lines: ClassVar[int] = LINES_MAX
 
     def cells(self, item: T) -> tuple[str, ...]:
         """Return an item's line."""
         raise NotImplementedError
 
     def __repr__(self) -> str:
-        return in_columns(self.head, [self.cells(item) for item in self[:LINES_MAX]], len(self)) if self else self.none
+        return (
+            in_columns(self.head, [self.cells(item) for item in self[: self.lines]], len(self)) if self else self.none
+        )
 
     def _repr_html_(self) -> str | None:
         if not self or not self.head:
             return None  # notebooks show the text then
-        return as_html(self.head, [self.cells(item) for item in self[:LINES_MAX]], len(self))
+        return as_html(self.head, [self.cells(item) for item in self[: self.lines]], len(self))
