@@ -35,7 +35,8 @@ def test_what_is_published_in_a_shell_is_heard():
         assert run("publish", "local", "loss/x", "{'epoch': 3, 'loss': 0.12}") == (0, "", "")
         message = losses.wait_message(PATIENCE)
     assert (message.topic, message.value) == ("loss/x", {"epoch": 3, "loss": 0.12})
-    assert "nobody subscribes" in run("publish", "local", "loss", "1")[2]
+    with znb.subscribe("other"):
+        assert "nobody subscribes to 'loss'" in run("publish", "local", "loss", "1")[2]
 
 
 def test_what_is_published_elsewhere_is_printed_in_a_shell():
@@ -54,6 +55,16 @@ def test_json_for_programs():
     found = json.loads(out)
     assert status == 0
     assert (found["topic"], found["value"], found["number"], found["dropped"]) == ("note", {"a": [1, 2]}, 1, 0)
+
+
+def test_what_cannot_be_published_is_wrong_usage():
+    status, out, err = run("publish", "local", "", "1")
+    assert (status, out) == (2, "")
+    assert "a topic has at least one character" in err
+    assert run("subscribe", "local", "x" * 1000)[0] == 2
+    status, _, err = run("subscribe", "http://x", "y")
+    assert status == 3
+    assert "this is no address" in err
 
 
 def test_exit_statuses():

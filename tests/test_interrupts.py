@@ -258,6 +258,21 @@ def test_a_cell_in_the_background_is_interrupted_by_name(notebook):
     works(notebook)
 
 
+def test_a_job_is_interrupted_by_the_name_of_its_worker_and_the_one_behind_it_is_not(notebook):
+    notebook.run(
+        """
+        import time
+        jobs = [cluster.submit(time.sleep, 600) for _ in range(2)]
+        behind = [cluster.submit(pow, 2, number) for number in range(4)]
+        while {w.running for w in cluster.status().workers} != {"sleep"}: pass
+        cluster.interrupt()
+        """
+    ).ok()
+    assert notebook.run("[type(job.exception()).__name__ for job in jobs]").value == str(["Cancelled"] * 2)
+    assert notebook.run("[job.result() for job in behind]").value == "[1, 2, 4, 8]"
+    works(notebook)
+
+
 AT_ANY_MOMENT = """
 import random, signal, znb
 signal.signal(signal.SIGALRM, signal.default_int_handler)  # a kernel's own handling has its races; this has none

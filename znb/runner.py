@@ -164,7 +164,9 @@ class Runner:
     def stop(self) -> None:
         """Make ``run`` return after the current task, which is interrupted."""
         self._stopping = True
-        self.interrupt_current()
+        current = self._current
+        if current is not None:
+            self.interrupt(current)  # not aimed: a job that it hit would fail, instead of running elsewhere
         self._inbox.put(None)
 
     def snapshot(self) -> Running | None:

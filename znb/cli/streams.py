@@ -14,7 +14,9 @@ from znb.cli.commands import Command, Parser
 from znb.cli.values import at_least_one, seconds
 from znb.errors import CallTimeout
 from znb.pubsub import Message, publish, subscribe
-from znb.pubsub.places import EVERYWHERE, has_subscribers
+from znb.pubsub.messages import check_topic
+from znb.pubsub.places import EVERYWHERE
+from znb.pubsub.process import streams
 
 __all__ = ["COMMANDS"]
 
@@ -30,11 +32,42 @@ def literal(text: str) -> Any:
         return text
 
 
+def beginning(text: str) -> str:
+    """Return the beginning of a topic.
+
+    Raises:
+        argparse.ArgumentTypeError: It cannot be one.
+    """
+    try:
+        check_topic(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    return text
+
+
+def topic(text: str) -> str:
+    """Return a topic.
+
+    Raises:
+        argparse.ArgumentTypeError: It is none.
+    """
+    if not text:
+        raise argparse.ArgumentTypeError("a topic has at least one character")
+    return beginning(text)
+
+
 def _publish(args: argparse.Namespace) -> None:
-    heard = args.url != EVERYWHERE or has_subscribers()
     publish(args.topic, literal(args.value), at=args.url)
-    if not heard:
-        print("znb: nobody subscribes on this machine, so nobody will have got it", file=sys.stderr)
+    if args.url != EVERYWHERE:
+        return  # there it is kept for those who come later
+    publisher = streams.publisher
+    publisher.close()
+    if not publisher.heard(args.topic):
+        print(
+            f"znb: nobody subscribes to {args.topic!r} on this machine, so nobody has got it, and it is not kept; "
+            "publish it at a cluster or a service to have it kept for those who come later",
+            file=sys.stderr,
+        )
 
 
 def _subscribe(args: argparse.Namespace) -> None:
@@ -72,13 +105,13 @@ def _url_argument(parser: Parser, what: str) -> None:
 
 def _publish_arguments(parser: Parser) -> None:
     _url_argument(parser, "where to publish")
-    parser.argument("topic", metavar="TOPIC", help="what it is about, such as loss")
+    parser.argument("topic", metavar="TOPIC", type=topic, help="what it is about, such as loss")
     parser.argument("value", metavar="VALUE", help="a Python literal, else text")
 
 
 def _subscribe_arguments(parser: Parser) -> None:
     _url_argument(parser, "where to listen")
-    parser.argument("topics", metavar="TOPIC", nargs="*", help="beginnings of topics (default: all)")
+    parser.argument("topics", metavar="TOPIC", nargs="*", type=beginning, help="beginnings of topics (default: all)")
     parser.argument("--json", action="store_true", help="one JSON object per line")
     parser.argument("--count", metavar="N", type=at_least_one, help="end after N messages")
     parser.argument("--timeout", metavar="S", type=seconds, help="end after S seconds")

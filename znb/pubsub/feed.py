@@ -105,6 +105,10 @@ class Feed:
         since: Unix time from which on messages are wanted.
         latest: Whether the last values from before are.
         interval: Seconds between two batches of a publisher, for whoever looks only now and then.
+
+    Attributes:
+        closed: Whether it has ended.
+        lost: Why nothing can come from its place now; empty if something can.
     """
 
     def __init__(
@@ -113,6 +117,7 @@ class Feed:
         self.topics = tuple(topics) or ("",)
         self.place = place
         self.closed = False
+        self.lost = ""
         self._history = history
         self._since = since
         self._latest = latest
@@ -137,6 +142,8 @@ class Feed:
         Raises:
             ServiceUnavailable: There is no such place.
         """
+        if places.is_url(self.place):
+            places.check_url(self.place)
         places.find_sockets(self.place)
         if not places.is_url(self.place):
             self._mark = places.mark_subscriber()
@@ -220,9 +227,9 @@ class Feed:
         everywhere = self.place == places.EVERYWHERE
         self._reactor.call_later(FIND_INTERVAL if everywhere else FIND_INTERVAL_NAMED, self._find)
         try:
-            found = places.find_sockets(self.place)
-        except (OSError, ServiceUnavailable):  # its cluster or service has ended; it may come back
-            found = set()
+            found, self.lost = places.find_sockets(self.place), ""
+        except (OSError, ServiceUnavailable) as error:  # its cluster or service has ended; it may come back
+            found, self.lost = set(), f"{self.place!r} has ended ({error})"
         self._left &= found
         for url in [url for url, peer in self._peers.items() if url not in found or self._is_mute(peer)]:
             self._leave(url)
@@ -244,6 +251,7 @@ class Feed:
         except zmq.ZMQError:
             logger.warning("%s is no address of streams", url)
             self._left.add(url)
+            self._leave(url)  # what is sent by a socket that has no peer waits for one
             return
         self._hello(peer)
 

@@ -37,6 +37,7 @@ from znb.serialize import Codec
 from znb.shipping import Cargo, pack, size_of, unpack
 
 __all__ = [
+    "TOPIC_MAX",
     "VERSION",
     "Batch",
     "Bye",
@@ -47,12 +48,15 @@ __all__ = [
     "Put",
     "Taken",
     "Welcome",
+    "check_topic",
     "decode_message",
     "decode_value",
     "encode_message",
     "encode_value",
 ]
 
+#: Characters that a topic may have.
+TOPIC_MAX = 200
 #: Version of these messages; peers with another one are refused with both numbers.
 VERSION = 1
 
@@ -151,6 +155,31 @@ Message = Hello | Taken | Bye | Put | Welcome | Batch | Done
 
 _encoder = msgspec.msgpack.Encoder()
 _decoder: msgspec.msgpack.Decoder[Message] = msgspec.msgpack.Decoder(Message)
+
+
+def check_topic(topic: object, *, hint: str = "") -> None:
+    """Refuse what is no topic, nor the beginning of one.
+
+    Args:
+        topic: What somebody gave.
+        hint: What to write instead of a list, if it is not text.
+
+    Raises:
+        TypeError: It is not text.
+        ValueError: It is too long, or has characters that cannot be sent.
+    """
+    if not isinstance(topic, str):
+        raise TypeError(f"a topic is text, got {topic!r:.50}{hint and f'; {hint}'}")
+    if len(topic) > TOPIC_MAX:
+        raise ValueError(f"a topic has 1 to {TOPIC_MAX} characters, got {len(topic)}")
+    if not topic.isascii():
+        try:
+            topic.encode()
+        except UnicodeEncodeError as error:  # a file's name that is not UTF-8, say
+            raise ValueError(
+                f"a topic must be text that UTF-8 can write, got {topic!r}: the character at {error.start} cannot be "
+                "sent; for a file's name take os.fsencode(name).decode(errors='replace')"
+            ) from None
 
 
 def encode_message(message: Message) -> bytes:

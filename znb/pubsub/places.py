@@ -21,12 +21,23 @@ import re
 import secrets
 from pathlib import Path
 
+import zmq
+
 from znb.connection import find_cluster
 from znb.errors import ServiceUnavailable, ZnbError
 from znb.rpc import registry
 from znb.rundir import FILE_NAME, runtime_dir, socket_dir
 
-__all__ = ["EVERYWHERE", "events_url", "find_sockets", "has_subscribers", "is_url", "mark_subscriber", "resolve"]
+__all__ = [
+    "EVERYWHERE",
+    "check_url",
+    "events_url",
+    "find_sockets",
+    "has_subscribers",
+    "is_url",
+    "mark_subscriber",
+    "resolve",
+]
 
 #: Suffix of sockets at which streams are found.
 SOCKET = ".events"
@@ -41,6 +52,20 @@ NAME_CHARACTERS = 24
 def is_url(place: str) -> bool:
     """Whether a place is an address."""
     return "://" in place
+
+
+def check_url(url: str) -> None:
+    """Refuse what is no address; whether anybody is there remains to be seen.
+
+    Raises:
+        ServiceUnavailable: It is none.
+    """
+    with zmq.Context() as context, context.socket(zmq.DEALER) as socket:
+        socket.linger = 0
+        try:
+            socket.connect(url)
+        except zmq.ZMQError as error:
+            raise ServiceUnavailable(url, f"this is no address ({error})") from None
 
 
 def events_url(name: str) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import atexit
 import itertools
+import logging
 import os
 import sys
 import threading
@@ -19,17 +20,17 @@ import zmq
 
 from znb.errors import CallTimeout, ProtocolError, ServiceUnavailable
 from znb.pubsub.home import home
-from znb.pubsub.messages import Done, Item, Put, decode_message, encode_message, encode_value
+from znb.pubsub.messages import TOPIC_MAX, Done, Item, Put, check_topic, decode_message, encode_message, encode_value
 from znb.pubsub.places import EVERYWHERE, events_url, find_sockets, is_url
 from znb.pubsub.publisher import Publisher, PublisherStats, source_name
 from znb.transport.sockets import prepare_socket
 
 __all__ = ["Streams", "publish", "streams"]
 
+logger = logging.getLogger("znb.pubsub")
+
 #: Seconds that a process elsewhere has to take a value.
 PUT_TIMEOUT = 5.0
-#: Characters that a topic may have.
-TOPIC_MAX = 200
 
 
 class Streams:
@@ -65,6 +66,12 @@ class Streams:
                     atexit.register(self.close)
             return self._publisher
 
+    @property
+    def ending(self) -> bool:
+        """Whether it is too late to begin: the process ends, and its publisher, if it had one, has ended before it."""
+        late = sys.is_finalizing() or not threading.main_thread().is_alive()
+        return late and (self._publisher is None or self._pid != os.getpid())
+
     def stats(self) -> PublisherStats | None:
         """Return what this process publishes; ``None`` if it does not."""
         made = self._publisher if self._pid == os.getpid() else None
@@ -96,19 +103,22 @@ def publish(topic: str, value: Any, *, at: str = EVERYWHERE) -> None:
     Raises:
         SerializationError: The value cannot be sent.
         TypeError: The topic is not text.
-        ValueError: The topic is empty or too long.
+        ValueError: The topic is empty, too long, or has characters that cannot be sent.
         ServiceUnavailable: There is nobody of that name.
         CallTimeout: Nobody answers at ``at``.
 
     Example:
         >>> publish("doc/epoch", {"epoch": 3, "loss": 0.12})
     """
-    if not isinstance(topic, str):
-        raise TypeError(f"a topic is text, got {topic!r:.50}")
-    if not 0 < len(topic) <= TOPIC_MAX:
-        raise ValueError(f"a topic has 1 to {TOPIC_MAX} characters, got {len(topic)}")
+    check_topic(topic)
+    if not topic:
+        raise ValueError(f"a topic has 1 to {TOPIC_MAX} characters, got none")
     content, frames, size = encode_value(value, home.codec)
     if at == EVERYWHERE:
+        if streams.ending:
+            # Nobody would send it any more, and no thread can be started that could.
+            logger.warning("a value on %r was published too late: this process ends", topic)
+            return
         streams.publisher.post(topic, content, frames, size)
     else:
         url = min(find_sockets(at), default=at)  # one of them, or each subscriber would get it several times

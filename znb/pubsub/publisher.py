@@ -14,6 +14,7 @@ import os
 import secrets
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -56,6 +57,8 @@ FIND_TIME = 0.3
 TOPICS_TOLD = 20
 #: Readers of one publisher; more is a defect of theirs.
 READERS_MAX = 1000
+#: Subscribers that have left and are remembered, for ``heard``.
+READERS_LEFT = 64
 
 
 class PublisherStats(NamedTuple):
@@ -101,6 +104,7 @@ class Publisher:
         self._reactor = Reactor("znb-publish")
         self._socket: zmq.Socket[bytes] | None = None
         self._peers: dict[bytes, _Peer] = {}
+        self._left: deque[Reader] = deque(maxlen=READERS_LEFT)
         self._scheduled = False
         self._started_at = 0.0
 
@@ -134,6 +138,11 @@ class Publisher:
         """Return what it holds, and for how many."""
         with self._lock:
             return PublisherStats(self.url, len(self._peers), self._board.stats())
+
+    def heard(self, topic: str) -> int:
+        """Return how many subscribers of a topic it has, or had at its end."""
+        readers = [*self._left, *(known.reader for known in list(self._peers.values()))]
+        return sum(topic.startswith(reader.topics) for reader in readers)
 
     def close(self, linger: float = LINGER) -> None:
         """Send what is left, as far as subscribers take it, and stop listening. May be called twice.
@@ -209,7 +218,9 @@ class Publisher:
         self._pump(peer, known)
 
     def _on_bye(self, peer: bytes, _bye: Bye, _frames: list[bytes]) -> None:
-        self._peers.pop(peer, None)
+        known = self._peers.pop(peer, None)
+        if known is not None:
+            self._left.append(known.reader)
 
     def _on_put(self, peer: bytes, put: Put, frames: list[bytes]) -> None:
         content = put.item.content
@@ -268,4 +279,5 @@ class Publisher:
 def source_name(argv: list[str], *, kernel: bool) -> str:
     """Return what a process is called in the messages that it publishes: a notebook, or its script, with its pid."""
     name = "notebook" if kernel else os.path.basename(argv[0] if argv else "") or "python"  # noqa: PTH119 - text
-    return f"{'python' if name in {'-c', '-m', '-'} else name}-{os.getpid()}"
+    text = name.encode(errors="backslashreplace").decode()  # a file's name need not be UTF-8
+    return f"{'python' if text in {'-c', '-m', '-'} else text}-{os.getpid()}"

@@ -7,7 +7,9 @@ each message is handed out once.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import datetime as dt
+import math
 import sys
 import time
 import weakref
@@ -17,7 +19,7 @@ from typing import Any, Self
 from znb.errors import CallTimeout
 from znb.pubsub.feed import Arrived, Feed, FeedStats
 from znb.pubsub.home import home
-from znb.pubsub.messages import decode_value
+from znb.pubsub.messages import check_topic, decode_value
 from znb.pubsub.places import EVERYWHERE, is_url
 
 __all__ = ["Message", "Subscription", "subscribe"]
@@ -84,8 +86,9 @@ class Subscription(Iterator[Message]):
     messages come faster than they are taken, the oldest are dropped, and ``m.dropped`` says how many.
     """
 
-    def __init__(self, feed: Feed) -> None:
+    def __init__(self, feed: Feed, timeout: float | None = None) -> None:
         self._feed = feed
+        self._timeout = timeout
         self._ending = weakref.finalize(self, feed.close, wait=False)
 
     @property
@@ -103,8 +106,9 @@ class Subscription(Iterator[Message]):
 
     def __next__(self) -> Message:
         notice = _Notice(self._feed)
-        while not self._feed.wait_any(WAIT):
-            if self._feed.closed:
+        deadline = time.monotonic() + (math.inf if self._timeout is None else self._timeout)
+        while not self._feed.wait_any(max(0.0, min(WAIT, deadline - time.monotonic()))):
+            if self._feed.closed or time.monotonic() >= deadline:
                 raise StopIteration
             notice.look()
         taken = self._feed.take(1)
@@ -179,32 +183,45 @@ class Subscription(Iterator[Message]):
                     came.set()
                 if self._feed.closed and not self._feed.wait_any(0):
                     return
-                await came.wait()
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(came.wait(), self._timeout)
+                if not came.is_set():
+                    return
         finally:
             self._feed.unlisten(tell)
 
 
 class _Notice:
-    """Says once that nothing comes, and what could."""
+    """Says that nothing comes, and what could; each once."""
 
     def __init__(self, feed: Feed) -> None:
         self._feed = feed
         self._due = time.monotonic() + NOTICE_AFTER
-        self._said = False
+        self._said = ""
 
     def look(self) -> None:
         """Say it if it is time; on stderr, because the loop's own output goes to stdout."""
-        stats = self._feed.stats()
-        if self._said or stats.received or time.monotonic() < self._due:
+        if time.monotonic() < self._due:
             return
-        self._said = True
-        there = f"published now: {', '.join(stats.topics)}" if stats.topics else "nothing is published yet"
+        text = self._text()
+        if text and text != self._said:
+            self._said = text
+            print(f"waiting for a message on {_names(self._feed.topics)}; {text}", file=sys.stderr)
+
+    def _text(self) -> str:
+        stats = self._feed.stats()
+        if self._feed.lost:
+            return f"nothing comes any more: {self._feed.lost}"
+        if stats.received or self._said:
+            return ""
         if not stats.publishers and is_url(self._feed.place):
-            there = f"nobody who publishes answers at {self._feed.place}"
-        print(f"waiting for a message on {_names(self._feed.topics)}; {there}", file=sys.stderr)
+            return f"nobody who publishes answers at {self._feed.place}"
+        return f"published now: {', '.join(stats.topics)}" if stats.topics else "nothing is published yet"
 
 
-def subscribe(*topics: str, at: str = EVERYWHERE, history: int = HISTORY, latest: bool = True) -> Subscription:
+def subscribe(
+    *topics: str, at: str = EVERYWHERE, history: int = HISTORY, latest: bool = True, timeout: float | None = None
+) -> Subscription:
     """Return the messages of some topics, as they come, from all processes of this user on this machine.
 
     Args:
@@ -212,14 +229,15 @@ def subscribe(*topics: str, at: str = EVERYWHERE, history: int = HISTORY, latest
         at: Where from: ``"local"`` for everywhere, the name of a cluster or of a service, or a URL.
         history: Messages that may wait to be taken; when there are more, the oldest are dropped and counted.
         latest: Whether the last message that each topic had before is handed over first.
+        timeout: Seconds without a message after which a loop ends; ``None`` for never.
 
     Returns:
         A subscription, which begins now. Close it, or let go of it.
 
     Raises:
-        ServiceUnavailable: There is no cluster or service of that name.
-        TypeError: A topic is not text.
-        ValueError: ``history`` is not positive.
+        ServiceUnavailable: There is no cluster or service of that name, or it is no address.
+        TypeError: A topic or ``at`` is not text, or ``history`` no whole number.
+        ValueError: ``history`` is not positive, or a topic cannot be one.
 
     Example:
         >>> import znb
@@ -229,13 +247,18 @@ def subscribe(*topics: str, at: str = EVERYWHERE, history: int = HISTORY, latest
         {'epoch': 1, 'loss': 0.5}
     """
     for topic in topics:
-        if not isinstance(topic, str):
-            raise TypeError(f"a topic is text, got {topic!r:.50}; several: znb.subscribe('loss', 'accuracy')")
+        check_topic(topic, hint="several: znb.subscribe('loss', 'accuracy')")
+    if not isinstance(at, str):
+        raise TypeError(f"at is a name or an address, such as 'local', got {at!r:.50}")
+    if not isinstance(history, int):
+        raise TypeError(f"history is a whole number of messages, got {history!r:.50}")
     if history < 1:
         raise ValueError(f"history must be at least 1, got {history}")
+    if timeout is not None and timeout < 0:
+        raise ValueError(f"timeout is a number of seconds, 0 or more, got {timeout}")
     feed = Feed(topics, at, history, time.time(), latest=latest)
     feed.start()
-    return Subscription(feed)
+    return Subscription(feed, timeout)
 
 
 def _names(topics: tuple[str, ...]) -> str:

@@ -205,8 +205,8 @@ def bound(function: Callable[P, T]) -> Callable[P, T]:
 def follow_threads() -> Callable[[], None]:
     """Have threads, and what is given to thread pools, begin in the context that they were started in.
 
-    For processes that are znb's own (workers, ``znb serve``) and notebooks that have loaded it: it wraps ``threading.Thread.start`` and
-    ``ThreadPoolExecutor.submit``. Calling it again changes nothing more.
+    For processes that are znb's own (workers, ``znb serve``) and notebooks that have loaded it: it wraps
+    ``threading.Thread.start`` and ``ThreadPoolExecutor.submit``. Calling it again changes nothing more.
 
     Returns:
         A function that puts both back.
