@@ -88,7 +88,9 @@ def test_buttons_work_while_a_cell_runs(lab, chromium):
 
 
 def test_a_panel_whose_kernel_was_restarted_says_so_and_leaves_a_table_in_the_document(lab, chromium):
-    notebook = lab.open(chromium, ["import znb\ncluster = znb.Cluster.start(2, name='gone', grace=1)\ncluster"], "gone.ipynb")
+    notebook = lab.open(
+        chromium, ["import znb\ncluster = znb.Cluster.start(2, name='gone', grace=1)\ncluster"], "gone.ipynb"
+    )
     page = notebook.page
     notebook.run_all()
     wait_state(page, 1, "idle")
