@@ -87,13 +87,19 @@ def test_buttons_work_while_a_cell_runs(lab, chromium):
     page.close()
 
 
-def test_a_panel_whose_kernel_is_gone_says_so_and_leaves_a_table_in_the_document(lab, chromium):
-    notebook = lab.open(chromium, ["import znb\ncluster = znb.Cluster.start(2, name='gone')\ncluster"], "gone.ipynb")
+def test_a_panel_whose_kernel_was_restarted_says_so_and_leaves_a_table_in_the_document(lab, chromium):
+    notebook = lab.open(
+        chromium, ["import znb\ncluster = znb.Cluster.start(2, name='gone', grace=1)\ncluster"], "gone.ipynb"
+    )
     page = notebook.page
     notebook.run_all()
     wait_state(page, 1, "idle")
-    notebook.command("kernelmenu:shutdown")
+    notebook.command("kernelmenu:restart")
+    page.locator(".jp-Dialog button.jp-mod-accept").click()
     page.wait_for_selector(".znb-stand-in .znb-problem:has-text('kernel is gone')")
+    notebook.wait_kernel()
+    page.wait_for_timeout(1500)  # what else is told of the restart changes nothing
+    assert "kernel is gone" in page.inner_text(".znb-problem")
     (output,) = notebook.save().cells[0].outputs
     assert sorted(output.data) == ["text/html", "text/plain"]
     page.reload()

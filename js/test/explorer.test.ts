@@ -226,6 +226,16 @@ describe("samples", () => {
     expect(boxes.map((box) => [trace.samples.functions[box.function]![0], box.start])).toEqual([["main", 100], ["lib.sort", 120], ["key", 120]]);
   });
 
+  it("leave out what runs a notebook's cells", () => {
+    const trace = made(FAMILY, [
+      { span: 1, time: 120, wall: 20, stack: ["x/IPython/run", "lib.exec", "cell", "inner"] },
+      { span: 1, time: 140, wall: 20, stack: ["x/IPython/run", "lib.exec", "cell", "other"] },
+      { span: 1, time: 160, wall: 20, stack: ["x/ipykernel/loop"] },
+    ]);
+    const boxes = trace.samples.boxes(trace.names, trace.name, trace.start, (row) => trace.endOf(row));
+    expect(boxes.map((box) => trace.samples.functions[box.function]![0])).toEqual(["cell", "inner", "other"]);
+  });
+
   it("leave out the function that the span is named after", () => {
     const spans: Made[] = [{ name: "work", start: 100, end: 200 }];
     const trace = made(spans, samples.map((sample) => ({ ...sample, span: 0 })));

@@ -1,5 +1,6 @@
 // What a trace tells: costs by name, matches of a search, the critical path, the pieces of a call.
 
+import { percent, plural } from "../shared/format";
 import { MARKS } from "./chunk";
 import { type Trace } from "./trace";
 
@@ -96,6 +97,11 @@ export function search(trace: Trace, query: string): Matches | null {
   }
   const test = (name: string) => tests.length > 0 && tests.every((matches) => matches(name));
   return { rows, test, count, share: shareOf(trace, rows), wrong: words.find((word) => isExpression(word) && !compile(word)) ?? "" };
+}
+
+/** What is said of matches. */
+export function foundText({ count, share, wrong }: Matches): string {
+  return `${wrong && `${wrong} is no regular expression: `}${plural(count, "match").replace("matchs", "matches")}, ${percent(share)}`;
 }
 
 /** The match after (or before) a span, by start, round and round; -1 if there is none. */

@@ -1,9 +1,9 @@
 // The trace explorer: views, search, keys, and what they do to the chart, the table and the details.
 
 import { fill, focusIn, h } from "../shared/dom";
-import { count, duration, percent, plural } from "../shared/format";
+import { count, duration, plural } from "../shared/format";
 import { type Theme, watchTheme } from "../shared/theme";
-import { type Cost, costs, criticalPath, type Matches, nextMatch, search, type Segment } from "./analysis";
+import { foundText, type Cost, costs, criticalPath, type Matches, nextMatch, search, type Segment } from "./analysis";
 import { Chart } from "./chart";
 import { DARK, LIGHT, type Palette } from "./colors";
 import { DetailsPane } from "./details";
@@ -330,15 +330,13 @@ export class Explorer {
     try {
       const others = await this.host.others();
       const choice = h("select", { "aria-label": "Compare with", onchange: () => void this.#compare(choice.value) },
+        others[0]?.same ? null : h("option", { text: "choose …", selected: true, disabled: true }),
         ...others.map((other) => h("option", { value: other.id, text: other.title }))); // prettier-ignore
       if (!others.length) fill(this.#others, "There is no other trace to compare with: run it again.");
-      else if (!others[0]!.same) {
-        choice.prepend(h("option", { text: "choose …", selected: true, disabled: true }));
-        fill(this.#others, "There is no earlier run: run it again, or compare with ", choice);
-      } else {
+      else if (others[0]!.same) {
         fill(this.#others, "Compared with ", choice, " — red: slower now; blue: faster now.");
         await this.#compare(others[0]!.id);
-      }
+      } else fill(this.#others, "There is no earlier run: run it again, or compare with ", choice);
     } catch (error) {
       fill(this.#others, String((error as Error).message ?? error));
     }
@@ -420,8 +418,7 @@ export class Explorer {
     const trace = this.#trace;
     if (!trace) return;
     this.#matches = search(trace, this.#field.value);
-    const wrong = this.#matches?.wrong ? `${this.#matches.wrong} is no regular expression: ` : "";
-    this.#found.textContent = this.#matches ? wrong + `${plural(this.#matches.count, "match").replace("matchs", "matches")}, ${percent(this.#matches.share)}` : "";
+    this.#found.textContent = this.#matches ? foundText(this.#matches) : "";
     if (this.#mode === "table") this.#showTable();
     else this.#restyle();
   }

@@ -21,10 +21,15 @@ export function watchKernel(model: AnyModel, element: HTMLElement, changedTo: (g
   let gone = false;
   let last = performance.now();
   let expected = true;
+  let ended = false;
   const tell = (now: boolean) => {
-    if (now !== gone) changedTo((gone = now));
+    if (now !== gone && !ended) changedTo((gone = now));
   };
-  const closed = () => tell(true);
+  // It does not come back: after a restart it is another one.
+  const closed = () => {
+    tell(true);
+    ended = true;
+  };
   // Jupyter marks the view; the mark is set by another listener of the same event.
   const changed = () => setTimeout(() => tell(element.closest(".jupyter-widgets-disconnected") !== null));
   // Where nobody tells of the kernel, its silence has to; a busy one may be silent for long.
