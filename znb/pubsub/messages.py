@@ -11,7 +11,8 @@ hello      sub → pub    topics (prefixes), since, seconds between batches, pub
 taken      sub → pub    the batch's bytes: it has arrived, and the publisher may send as many more
 bye        sub → pub    nothing; the subscriber is gone
 put        sub → pub    id, and an item to publish there in the sender's name
-welcome    pub → sub    version, key, source, base (topic → number of its last message before), known topics
+welcome    pub → sub    version, key, source, base (topic → number of its last message before), known topics, the
+                        source's cluster, last values that are no longer kept
 batch      pub → sub    items; bytes sent in all
 done       pub → sub    id of a put, and what was wrong with it, or nothing
 ========= ============ ==================================================================================
@@ -47,6 +48,7 @@ __all__ = [
     "Put",
     "Taken",
     "Welcome",
+    "check_topic",
     "decode_message",
     "decode_value",
     "encode_message",
@@ -55,6 +57,28 @@ __all__ = [
 
 #: Version of these messages; peers with another one are refused with both numbers.
 VERSION = 1
+#: Characters that a topic may have.
+TOPIC_MAX = 200
+
+
+def check_topic(topic: Any) -> None:
+    """Make sure that a topic can travel.
+
+    Raises:
+        TypeError: It is not text.
+        ValueError: It is too long, or holds what is no character, as names of files may.
+    """
+    if not isinstance(topic, str):
+        raise TypeError(f"a topic is text, got {topic!r:.50}")
+    if len(topic) > TOPIC_MAX:
+        raise ValueError(f"a topic has at most {TOPIC_MAX} characters, got {len(topic)}: {topic[:40]!a}…")
+    try:
+        topic.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(
+            f"a topic is text that can be sent, got {topic!a}: character {error.start} is half of a pair "
+            "(names of files that are not UTF-8 have such); os.fsencode(name).decode(errors='replace') is text"
+        ) from None
 
 
 class Content(msgspec.Struct, frozen=True, array_like=True):
@@ -131,6 +155,8 @@ class Welcome(msgspec.Struct, frozen=True, array_like=True, tag="welcome"):
     base: dict[str, int]
     topics: tuple[str, ...]
     version: int = VERSION
+    cluster: str = ""
+    forgotten: int = 0
 
 
 class Batch(msgspec.Struct, frozen=True, array_like=True, tag="batch"):
