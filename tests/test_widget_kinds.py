@@ -1,5 +1,6 @@
 """Values folded into pictures: what each kind shows, and what it keeps."""
 
+import json
 from array import array
 
 import numpy as np
@@ -182,3 +183,43 @@ def test_pil_images_are_pictures():
     images = make_picture(guess_kind(image))
     images.add(seen(image))
     assert images.frame(full=True).buffers[0].startswith(b"\x89PNG")
+
+
+class Awkward:
+    def __repr__(self):
+        raise RuntimeError("not today")
+
+
+AWKWARD = [
+    10**400,
+    10**5000,
+    {"a": 10**400},
+    {"\ud800": 1},
+    {"a": "\ud800"},
+    "\ud800",
+    Awkward(),
+    {"message": "\ud800"},
+]
+
+
+@pytest.mark.parametrize("kind", ["line", "table", "log", "image"])
+def test_what_a_page_cannot_be_sent_is_shown_as_text_or_counted(kind):
+    picture = make_picture(kind)
+    for value in [*AWKWARD, 1.5, {"b": 2}]:
+        guess_kind(value)
+        picture.add(seen(value))
+    for full in (False, True):
+        content = picture.frame(full=full).content
+        json.dumps(content, allow_nan=False, ensure_ascii=False).encode()
+        assert content.get("unshown", 0) == {"line": len(AWKWARD) - 1, "image": len(AWKWARD) + 2}.get(kind, 0)
+    picture.text().encode()
+    if kind == "line":
+        assert "7 values had no numbers to draw" in picture.text()
+    if kind == "image":
+        assert "10 values were no pictures" in picture.text()
+
+
+def test_a_level_is_short():
+    log = make_picture("log")
+    log.add(seen({"level": "X" * 100, "message": "m"}))
+    assert len(log.frame(full=True).content["lines"][0][3]) <= 12

@@ -4,6 +4,8 @@ import time
 
 import pytest
 
+import znb
+from znb.pubsub import streams
 from znb.widgets.bundles import BundleMissing, read_bundle
 
 try:
@@ -116,3 +118,54 @@ def test_a_value_that_cannot_be_read_is_counted(notebook):
     wait_for(notebook, lambda: notebook.run("view._received").value == "2")
     assert notebook.run("view._unreadable, view.kind").value == "(1, 'line')"
     notebook.run("view.close()").ok()
+
+
+def test_a_value_that_no_page_can_be_sent_ends_nothing(notebook):
+    notebook.messages.clear()
+    notebook.run(
+        """
+        class Awkward:
+            @property
+            def columns(self): raise RuntimeError("not today")
+            def to_dict(self): pass
+        view = znb.stream("six", kind="table")
+        view
+        for value in (10**400, {"\\ud800": 1}, Awkward(), 10**5000): znb.publish("six", value)
+        znb.publish("six", {"good": 1})
+        """
+    ).ok()
+    wait_for(notebook, lambda: any(frame["received"] == 5 for frame, _ in frames(notebook)[0]))
+    frame = frames(notebook)[0][-1][0]
+    assert (frame["rows"][-1][-1], frame["unreadable"]) == (1, 1)
+    assert notebook.run("view._thread.is_alive()").value == "True"
+    notebook.run("view.close()").ok()
+
+
+def test_the_same_worker_of_two_clusters_is_two_sources(notebook):
+    notebook.messages.clear()
+    notebook.run(
+        """
+        seven = znb.stream("seven")
+        with znb.Cluster.start(1, name="one") as one, znb.Cluster.start(1, name="two") as two:
+            for cluster in (one, two):
+                cluster.run("import znb; znb.publish('seven', 1)")
+        """
+    ).ok()
+    wait_for(notebook, lambda: sum(len(frame["series"]) for frame, _ in frames(notebook)[0]) == 2)
+    found = {series[2] for frame, _ in frames(notebook)[0] for series in frame["series"]}
+    assert found in ({"w0", "two/w0"}, {"w0", "one/w0"})
+    notebook.run("seven.close()").ok()
+
+
+def test_without_a_notebook_it_says_where_to_look():
+    znb.publish("loss", 0.25)
+    view = znb.stream("loss", at="local")
+    try:
+        text = repr(view)
+    finally:
+        view.close()
+        streams.close()
+    assert "1 messages" in text
+    assert "loss (" in text
+    assert "for message in znb.subscribe('loss'): print(message)" in text
+    assert "znb subscribe local loss" in text

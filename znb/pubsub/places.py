@@ -36,9 +36,9 @@ __all__ = [
     "EVERYWHERE",
     "Mark",
     "check_place",
+    "count_subscribers",
     "events_url",
     "find_sockets",
-    "has_subscribers",
     "is_url",
     "knock",
     "resolve",
@@ -177,9 +177,9 @@ def knock() -> int:
     return told
 
 
-def has_subscribers() -> bool:
-    """Whether a living process looks for streams."""
-    return bool(_marks())
+def count_subscribers() -> int:
+    """Return how many subscriptions of living processes look for streams."""
+    return len(_marks())
 
 
 def _marks() -> list[Path]:

@@ -117,8 +117,8 @@ def publish(topic: str, value: Any, *, at: str = EVERYWHERE) -> None:
     content, frames, size = encode_value(value, home.codec)
     if at == EVERYWHERE:
         streams.publisher.post(topic, content, frames, size)
-        if not threading.main_thread().is_alive():  # in atexit; ``close`` may have been called, and is not again
-            streams.publisher.flush()
+        if not threading.main_thread().is_alive():  # in atexit: ``close`` may have been called, and is not again
+            streams.close()
     else:
         url = min(find_sockets(at), default=at)  # one of them, or each subscriber would get it several times
         put(url, Item(topic, 0, 0, time.time(), streams.source, content), frames)

@@ -36,7 +36,7 @@ from znb.pubsub.messages import (
     decode_message,
     encode_message,
 )
-from znb.pubsub.places import has_subscribers, knock
+from znb.pubsub.places import count_subscribers, knock
 from znb.transport import Reactor, is_local, send_message
 
 __all__ = ["Publisher", "PublisherStats"]
@@ -201,7 +201,7 @@ class Publisher:
         deadline = time.monotonic() + linger
         young = min(deadline, self._started_at + FIND_TIME)
         pause = Event()
-        while (now := time.monotonic()) < young and has_subscribers():
+        while (now := time.monotonic()) < young and count_subscribers() > len(self._peers):
             pause.wait(min(0.02, young - now))
         while time.monotonic() < deadline and not self._reactor.wait_call(self._is_sent):
             pause.wait(0.005)

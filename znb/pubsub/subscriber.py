@@ -231,7 +231,7 @@ class _Watch:
         self._settled: float | None = None
         self._due = time.monotonic() + NOTICE_AFTER
         self._said = False
-        self._waited = False
+        self._said_gone = False
 
     def patience(self) -> float:
         """Return how long to wait before looking whether it is over."""
@@ -248,15 +248,15 @@ class _Watch:
         if self._until is not None and self._until.done():
             self._settled = self._settled or now + SETTLE
             return now >= self._settled
-        if not self._said and now >= self._due:
+        if now >= self._due:
             self._say()
         return False
 
     def _say(self) -> None:
         stats = self._feed.stats()
         names, place = _names(self._feed.topics), self._feed.place
-        if self._feed.gone_for > NOTICE_AFTER:
-            self._said = True
+        if self._feed.gone_for > NOTICE_AFTER and not self._said_gone:
+            self._said_gone = self._said = True
             text = f"{place!r} has ended; close the subscription unless one of this name is to come back"
             print(f"waiting for a message on {names}: {text}", file=sys.stderr)
         if self._said or stats.received:

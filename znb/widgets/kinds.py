@@ -7,12 +7,14 @@ other one what is new since the frame before. Frames are numbered by whoever sen
 kind          values                                         content of a frame (buffers)
 ============ ============================================== ====================================================
 line          numbers, dicts with numbers                    ``series`` [[id, name, source] …], ``counts``
-                                                             [[id, n] …] (x values, y values: float64)
+                                                             [[id, n] …] (x values, y values: float64),
+                                                             ``unshown`` values that had no number
 table         dicts, lists of dicts, pandas                  ``columns``, ``rows`` [[key, time, source, cell …] …],
                                                              ``gone`` [key …]
 log           text, dicts with a message, anything else      ``lines`` [[time, source, topic, level, text] …],
                                                              ``skipped``
-image         PNG, JPEG, GIF or WebP bytes, PIL images       ``images`` [[name, source, time, type] …] (each image)
+image         PNG, JPEG, GIF or WebP bytes, PIL images       ``images`` [[name, source, time, type] …] (each image),
+                                                             ``unshown`` values that were no picture
 ============ ============================================== ====================================================
 
 Invariants: what is kept is bounded, and what is not shown for that is counted. Pure: no widget, no thread.
@@ -52,6 +54,8 @@ LINES_SENT = 200
 IMAGES = 8
 #: Characters of one cell, and of one line.
 CELL_WIDTH, LINE_WIDTH = 120, 2_000
+#: Characters of a level.
+LEVEL_WIDTH = 12
 #: Keys that count something else than time, and so are an axis rather than a line.
 AXES = ("step", "epoch", "iteration", "batch")
 #: Keys of a dict that is a log record.
@@ -118,7 +122,23 @@ def make_picture(kind: Kind, x: str | None = None) -> Picture:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, numbers.Real) and not isinstance(value, bool)
+    """Whether it is a number that can be drawn: whole numbers may be too large for that."""
+    if not isinstance(value, numbers.Real) or isinstance(value, bool):
+        return False
+    try:
+        float(value)
+    except (OverflowError, ValueError, TypeError):
+        return False
+    return True
+
+
+def _as_text(value: Any, write: Callable[[Any], str] = repr) -> str:
+    """Return a value as text that a page can be sent, whatever it is."""
+    try:
+        text = value if isinstance(value, str) else write(value)
+    except Exception as error:  # noqa: BLE001 - a value of any class, or a number of too many digits
+        text = f"<{type(value).__name__} that cannot be shown: {type(error).__name__}: {error}>"
+    return text.encode(errors="backslashreplace").decode()
 
 
 def _has_text(value: dict[Any, Any]) -> bool:
@@ -177,24 +197,28 @@ class Lines:
         self._x = x
         self._series: dict[tuple[str, str, str], _Series] = {}
         self._told = 0
+        self._unshown = 0
         self._hidden: set[tuple[str, str, str]] = set()
 
     def add(self, seen: Seen) -> None:
-        """Fold a message in; what is no number is left out."""
+        """Fold a message in; what has no number is counted."""
         value = seen.value
         if not isinstance(value, dict):
             if _is_number(value):
                 self._add(seen, "", seen.time, float(value))
+            else:
+                self._unshown += 1
             return
         if self._x is None:
             self._x = next((key for key in AXES if _is_number(value.get(key))), "time")
         x = seen.time if self._x == "time" else value.get(self._x)
-        if not _is_number(x):
+        drawn = [(key, item) for key, item in value.items() if key != self._x and _is_number(item)]
+        if not drawn or not _is_number(x):
+            self._unshown += 1
             return
         position = float(x)  # type: ignore[arg-type]
-        for key, item in value.items():
-            if key != self._x and _is_number(item):
-                self._add(seen, str(key), position, float(item))
+        for key, item in drawn:
+            self._add(seen, _as_text(key, str), position, float(item))
 
     def _add(self, seen: Seen, key: str, x: float, y: float) -> None:
         name = (seen.topic, key, seen.source)
@@ -230,12 +254,15 @@ class Lines:
             "series": [[series.number, series.name, series.source] for series in lines[told:]],
             "counts": counts,
             "hidden": len(self._hidden),
+            "unshown": self._unshown,
         }
         return Frame(content, [xs.tobytes(), ys.tobytes()])
 
     def text(self) -> str:
         """Return the last value of each line."""
         rows = [f"{s.name} ({s.source}): {s.y[-1]:g}, {len(s.y)} points" for s in self._series.values() if s.y]
+        if self._unshown:
+            rows.append(f"{self._unshown:,} values had no numbers to draw: choose kind='log' or kind='table'")
         return "\n".join(rows)
 
 
@@ -283,7 +310,7 @@ class Table:
             self._set(f"{begin} #{number}", seen, record)
 
     def _set(self, key: str, seen: Seen, record: dict[Any, Any]) -> None:
-        cells = {str(name): _cell(value) for name, value in record.items()}
+        cells = {_as_text(name, str): _cell(value) for name, value in record.items()}
         for name in cells:
             if len(self._columns) < COLUMNS:
                 self._columns.setdefault(name)
@@ -328,7 +355,7 @@ def _cell(value: Any) -> Any:
         if not math.isfinite(number):
             return str(number)
         return int(value) if isinstance(value, numbers.Integral) and abs(int(value)) < 2**53 else number
-    return _short(str(value) if isinstance(value, str) else repr(value), CELL_WIDTH)
+    return _short(_as_text(value), CELL_WIDTH)
 
 
 def _short(text: str, width: int) -> str:
@@ -372,10 +399,10 @@ def _log_line(value: Any) -> tuple[str, str]:
     if isinstance(value, dict):
         key = next((key for key in MESSAGE_KEYS if isinstance(value.get(key), str)), None)
         if key is not None:
-            level = str(value.get("level", value.get("levelname", "info"))).lower()
+            level = _short(_as_text(value.get("level", value.get("levelname", "info")), str).lower(), LEVEL_WIDTH)
             rest = {name: item for name, item in value.items() if name not in {key, "level", "levelname"}}
-            return level, f"{value[key]}{f'  {rest}' if rest else ''}"
-    text = value if isinstance(value, str) else repr(value)
+            return level, f"{_as_text(value[key])}{f'  {_as_text(rest)}' if rest else ''}"
+    text = _as_text(value)
     return _level_of(text), text
 
 
@@ -399,11 +426,13 @@ class Images:
     def __init__(self) -> None:
         self._images: dict[tuple[str, str], tuple[float, str, bytes]] = {}
         self._changed: set[tuple[str, str]] = set()
+        self._unshown = 0
 
     def add(self, seen: Seen) -> None:
-        """Fold a message in; what is no picture is left out."""
+        """Fold a message in; what is no picture is counted."""
         data = _picture_bytes(seen.value)
         if data is None:
+            self._unshown += 1
             return
         key = (seen.topic, seen.source)
         self._images.pop(key, None)
@@ -419,13 +448,17 @@ class Images:
         self._changed = set()
         chosen = [(key, *self._images[key]) for key in keys]
         return Frame(
-            {"images": [[topic, source, time, kind] for (topic, source), time, kind, _ in chosen]},
+            {
+                "images": [[topic, source, time, kind] for (topic, source), time, kind, _ in chosen],
+                "unshown": self._unshown,
+            },
             [data for *_, data in chosen],
         )
 
     def text(self) -> str:
         """Return what they are called."""
-        return "\n".join(f"{topic} ({source}): a picture" for topic, source in self._images)
+        rows = [f"{topic} ({source}): a picture" for topic, source in self._images]
+        return "\n".join([*rows, *([f"{self._unshown:,} values were no pictures"] if self._unshown else [])])
 
 
 def _picture_bytes(value: Any) -> bytes | None:

@@ -13,6 +13,7 @@ subscription, and may be called twice.
 from __future__ import annotations
 
 import logging
+import shlex
 import threading
 import time
 from typing import Any
@@ -21,8 +22,10 @@ import anywidget
 import traitlets
 
 from znb.errors import ZnbError
+from znb.host import kernel_of_this_process
 from znb.locks import Event
 from znb.pubsub.feed import Feed
+from znb.pubsub.messages import check_topic
 from znb.pubsub.places import EVERYWHERE
 from znb.pubsub.subscriber import Message, Subscription
 from znb.widgets.bundles import read_bundle
@@ -41,6 +44,8 @@ KEYFRAME_INTERVAL = 2.0
 ALIVE_INTERVAL = 5.0
 #: Messages that may wait for the thread.
 HISTORY = 20_000
+#: Seconds that a first look waits for the last values from before.
+FIRST_TIME = 0.3
 
 
 class StreamView(anywidget.AnyWidget):
@@ -74,10 +79,14 @@ class StreamView(anywidget.AnyWidget):
         self._number = 0
         self._received = 0
         self._dropped = 0
+        self._dropped_before = 0
         self._unreadable = 0
+        self._first_cluster: str | None = None
+        self._came = Event()
         self._keyframe_at = 0.0
         self._sent_at = 0.0
         self._fresh = False
+        self._failed = False
         self.on_msg(self._on_page)
         hear_while_busy(self)
         if kind is not None:
@@ -110,13 +119,25 @@ class StreamView(anywidget.AnyWidget):
         self._thread = None
         subscription, self._subscription = self._subscription, None
         if subscription is not None:
+            self._dropped_before += subscription.stats().dropped
             subscription.close()
 
     def __repr__(self) -> str:
+        live = kernel_of_this_process() is not None
+        if not live and self._thread is not None:
+            self._came.wait(FIRST_TIME)  # the last values from before are on their way
         topics = ", ".join(self.topics) or "all topics"
         shown = self._picture.text() if self._picture is not None else ""
-        head = f"stream of {topics}: {self._received:,} messages, {self._dropped:,} dropped"
-        return f"{head}\n{shown}" if shown else head
+        head = f"stream of {topics}: {self._received:,} messages, {self._dropped:,} dropped so far"
+        hint = "" if live else f"\nas text it does not go on: {self._as_loop()}"
+        return f"{head}\n{shown}{hint}" if shown else f"{head}{hint}"
+
+    def _as_loop(self) -> str:
+        """Return how to follow it where there are no widgets."""
+        names = "".join(f"{topic!r}, " for topic in self.topics)
+        call = f"{names}at={self._place!r}" if self._place != EVERYWHERE else names.rstrip(", ")
+        words = " ".join([shlex.quote(self._place), *(shlex.quote(topic) for topic in self.topics)])
+        return f"for message in znb.subscribe({call}): print(message), or in a shell: znb subscribe {words}"
 
     def _repr_mimebundle_(self, **kwargs: Any) -> Any:
         bundle = super()._repr_mimebundle_(**kwargs)
@@ -146,9 +167,21 @@ class StreamView(anywidget.AnyWidget):
     def _run(self) -> None:
         try:
             while not self._closing.wait(1 / RATE):
-                self._turn()
+                self._turn_safely()
         except Exception:
             logger.exception("the view of %s has ended", ", ".join(self.topics))
+
+    def _turn_safely(self) -> None:
+        """Do a turn; one that fails, as with a value that a page cannot be sent, does not end the view."""
+        try:
+            self._turn()
+        except Exception:
+            if self._closing.is_set():
+                raise
+            if not self._failed:
+                logger.exception("the view of %s could not be brought up to date", ", ".join(self.topics))
+            self._failed = True
+            self._wanted = True  # what was on its way is in a full frame
 
     def _turn(self) -> None:
         subscription = self._subscription
@@ -156,6 +189,11 @@ class StreamView(anywidget.AnyWidget):
             return
         for message in subscription.take_nowait(HISTORY):
             self._fold(message)
+        if self._received:
+            self._came.set()
+        dropped = self._dropped_before + subscription.stats().dropped  # with what killed processes had not sent
+        if dropped != self._dropped:
+            self._dropped, self._fresh = dropped, True
         now = time.monotonic()
         looked_at = not self._hidden or not all(self._hidden.values())
         full = self._wanted
@@ -178,7 +216,7 @@ class StreamView(anywidget.AnyWidget):
 
     def _fold(self, message: Message) -> None:
         self._received += 1
-        self._dropped += message.dropped
+        self._fresh = True
         try:
             value = message.value
         except ZnbError:
@@ -186,9 +224,20 @@ class StreamView(anywidget.AnyWidget):
             return
         if self._picture is None:
             self._show_as(self._asked_kind or guess_kind(value))
-        if self._picture is not None:
-            self._picture.add(Seen(message.topic, message.source, message.time, value))
-            self._fresh = True
+        try:
+            if self._picture is not None:
+                self._picture.add(Seen(message.topic, self._name_of(message), message.time, value))
+        except Exception:  # a value of any class, whose methods may fail
+            self._unreadable += 1
+            logger.debug("a value of %s cannot be shown", message.topic, exc_info=True)
+
+    def _name_of(self, message: Message) -> str:
+        """Return what a source is called: with its cluster, if that is not the first one that was heard."""
+        if not message.cluster:
+            return message.source
+        if self._first_cluster is None:
+            self._first_cluster = message.cluster
+        return message.source if message.cluster == self._first_cluster else f"{message.cluster}/{message.source}"
 
     def _show_as(self, kind: Kind) -> None:
         self._picture = make_picture(kind, self._x)
@@ -228,6 +277,7 @@ def stream(*topics: str, kind: str | None = None, x: str | None = None, at: str 
     for topic in topics:
         if not isinstance(topic, str):
             raise TypeError(f"a topic is text, got {topic!r:.50}; several: znb.stream('loss', 'accuracy')")
+        check_topic(topic)
     view = StreamView(topics, kind=kind, x=x, place=at)
     try:
         view.start()
