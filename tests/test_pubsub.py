@@ -404,6 +404,7 @@ def test_what_is_published_at_the_end_of_a_process_arrives_or_is_let_go(source, 
         assert [m.value for m in receive(numbers, len(found))] == found
         process.communicate(timeout=PATIENCE)
         assert process.returncode == 0
+    assert places.find_sockets() == set()  # and so removes what a process leaves that first publishes in atexit
 
 
 def test_too_many_topics_are_told(monkeypatch, caplog):

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import importlib
 import sys
-import threading  # noqa: F401 - it tells that the process ends, if it was loaded before (see znb.pubsub.process)
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:

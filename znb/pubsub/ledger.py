@@ -109,7 +109,7 @@ def open_ledger(url: str) -> BinaryIO | None:
     """Return the ledger of the publisher at an address, to be read later; ``None`` if it has none."""
     path = ledger_path(url)
     try:
-        return path.open("rb", buffering=0) if path is not None else None  # type: ignore[return-value]
+        return path.open("rb", buffering=0) if path is not None else None
     except OSError:
         return None
 

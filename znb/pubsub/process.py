@@ -90,7 +90,7 @@ def publish(topic: str, value: Any, *, at: str = EVERYWHERE) -> None:
     """Publish a value: whoever subscribes to its topic gets it, and whoever does so later gets the last one.
 
     Returns at once, and takes some microseconds whether anybody listens or not; the first one of a process waits until
-    those who listen have found it, at most 0.1 s. The value is copied, so it may be changed afterwards. It goes with
+    those who listen have got it, at most 0.2 s. The value is copied, so it may be changed afterwards. It goes with
     its process: one that ends sends what is left first, and what one that was killed had not sent is counted.
 
     Args:

@@ -53,7 +53,8 @@ LEASE_INTERVAL = 2.0
 LINGER = 0.5
 #: Seconds that a subscriber may take to find a new publisher.
 FIND_TIME = 0.3
-#: Seconds that the first message waits for those who have been told of it; they take some milliseconds.
+#: Seconds that the first message waits for those who have been told of it, and again until they have got it; they take
+#: some milliseconds.
 GREETING_TIME = 0.1
 #: Topics that a subscriber is told of, for its messages to people.
 TOPICS_TOLD = 20
@@ -106,6 +107,7 @@ class Publisher:
         self._greeted = Event()
         self._awaited = 0
         self._warned = False
+        self._first = True
         self._lock = threading.RLock()  # a signal handler may publish while its thread does
         self._reactor = Reactor("znb-publish")
         self._socket: zmq.Socket[bytes] | None = None
@@ -168,6 +170,10 @@ class Publisher:
         if self._peers and not self._scheduled:
             self._scheduled = True
             self._reactor.call_soon(self._flush)
+        if self._first and not self._reactor.on_thread:
+            self._first = False
+            if self._peers:
+                self.flush(GREETING_TIME)  # a process that publishes once may be about to end, in atexit say
 
     def stats(self) -> PublisherStats:
         """Return what it holds, and for how many."""

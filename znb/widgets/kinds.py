@@ -123,7 +123,7 @@ def make_picture(kind: Kind, x: str | None = None) -> Picture:
 
 def _is_number(value: Any) -> bool:
     """Whether it is a number that can be drawn: whole numbers may be too large for that."""
-    if not isinstance(value, numbers.Real) or isinstance(value, bool):
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
         return False
     try:
         float(value)
