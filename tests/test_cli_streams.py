@@ -58,6 +58,8 @@ def test_what_was_said_before_comes_in_the_order_of_time():
         for other in others:
             other.communicate("\n")
     assert [line.split("  ")[1] for line in out.splitlines()] == ["n/a1", "n/b1", "n/c1", "n/a2", "n/b2", "n/c2"]
+    with znb.subscribe("other"):
+        assert "nobody subscribes to 'loss'" in run("publish", "local", "loss", "1")[2]
 
 
 def test_what_is_published_elsewhere_is_printed_in_a_shell():
@@ -97,6 +99,16 @@ def test_a_value_that_cannot_be_shown_does_not_end_it():
     message = next(znb.subscribe("odd"))
     assert "a value that cannot be shown: ValueError" in _as_line(message)
     assert "cannot be shown" in _as_json(message)
+
+
+def test_what_cannot_be_published_is_wrong_usage():
+    status, out, err = run("publish", "local", "", "1")
+    assert (status, out) == (2, "")
+    assert "a topic has at least one character" in err
+    assert run("subscribe", "local", "x" * 1000)[0] == 2
+    status, _, err = run("subscribe", "http://x", "y")
+    assert status == 3
+    assert "this is no address" in err
 
 
 def test_exit_statuses():

@@ -15,8 +15,8 @@ SOON = 5.0
 @pytest.fixture(scope="module")
 def notebook(shared_kernel):
     notebook = with_cluster(shared_kernel, 2)
-    # NumPy cannot be imported again after an import that was interrupted.
-    notebook.run(remote("import numpy")).ok()
+    # Modules of C may swallow an interrupt while they are imported, or cannot be imported again after it.
+    notebook.run(remote("import numpy\nnumpy.linalg.eig(numpy.random.rand(2, 2))")).ok()
     return notebook
 
 
@@ -247,6 +247,21 @@ def test_a_cell_in_the_background_is_interrupted_by_name(notebook):
     notebook.run("cluster.interrupt()").ok()
     failed = notebook.run("later.result()")
     assert failed.error.name == "Cancelled"
+    works(notebook)
+
+
+def test_a_job_is_interrupted_by_the_name_of_its_worker_and_the_one_behind_it_is_not(notebook):
+    notebook.run(
+        """
+        import time
+        jobs = [cluster.submit(time.sleep, 600) for _ in range(2)]
+        behind = [cluster.submit(pow, 2, number) for number in range(4)]
+        while {w.running for w in cluster.status().workers} != {"sleep"}: pass
+        cluster.interrupt()
+        """
+    ).ok()
+    assert notebook.run("[type(job.exception()).__name__ for job in jobs]").value == str(["Cancelled"] * 2)
+    assert notebook.run("[job.result() for job in behind]").value == "[1, 2, 4, 8]"
     works(notebook)
 
 

@@ -146,6 +146,22 @@ def test_a_script_whose_name_is_no_text_is_heard():
     assert source_name(["/tmp/\ud800.py"], kernel=False) == f"?.py-{os.getpid()}"
 
 
+def test_a_topic_that_cannot_be_sent_is_refused_and_mutes_nobody():
+    for refused in (
+        lambda: znb.publish("\ud800", 1),
+        lambda: znb.subscribe("ok", "\ud800"),
+        lambda: znb.stream("\ud800"),
+    ):
+        with pytest.raises(
+            ValueError, match=r"text that UTF-8 can write, got '\\ud800': the character at 0 cannot be sent"
+        ):
+            refused()
+    znb.publish("größe/日本", 1)
+    with znb.subscribe("größe") as messages:
+        assert messages.wait_message(PATIENCE).value == 1
+    assert source_name(["/tmp/\udcff.py"], kernel=False) == f"\\udcff.py-{os.getpid()}"
+
+
 def test_wrong_subscriptions_are_refused():
     with pytest.raises(TypeError, match="several"):
         znb.subscribe(["a", "b"])
@@ -308,6 +324,67 @@ def test_an_interrupted_wait_shows_no_frames_of_locks():
         with pytest.raises(KeyboardInterrupt) as caught:
             next(silence)
     assert {os.path.basename(entry.path) for entry in caught.traceback} == {"test_pubsub.py", "subscriber.py"}
+
+
+def test_a_loop_ends_after_a_silence_if_asked():
+    with znb.subscribe("t", timeout=0.2) as values:
+        znb.publish("t", 1)
+        assert next(values).value == 1
+        assert [m.value for m in values] == []
+        znb.publish("t", 2)  # it has not ended, only the loop has
+        assert next(values).value == 2
+
+        async def main():
+            return [m.value async for m in values]
+
+        assert asyncio.run(main()) == []
+
+
+@pytest.mark.parametrize(
+    ("options", "error"),
+    [
+        ({"at": "http://x"}, "this is no address"),
+        ({"at": "tcp://bad host:1"}, "this is no address"),
+        ({"at": 5}, "at is a name or an address"),
+        ({"history": "x"}, "history is a whole number"),
+        ({"timeout": -1}, "timeout is a number of seconds"),
+    ],
+)
+def test_wrong_options_are_refused(options, error):
+    with pytest.raises((TypeError, ValueError, ServiceUnavailable), match=error):
+        znb.subscribe("x", **options)
+
+
+def test_a_loop_on_a_place_that_has_ended_says_so(capfd, monkeypatch):
+    monkeypatch.setattr("znb.pubsub.subscriber.NOTICE_AFTER", 0.0)
+    monkeypatch.setattr("znb.pubsub.subscriber.WAIT", 0.05)
+    service = znb.serve({"add": max}, name="brief")
+    values = znb.subscribe("x", at="brief", timeout=3)
+    service.close()
+    assert list(values) == []
+    assert "nothing comes any more: 'brief' has ended" in capfd.readouterr().err
+    values.close()
+
+
+LATE = """
+import atexit, sys
+from znb import publish
+atexit.register(lambda: publish("late", "at exit"))
+class Last:
+    def __del__(self):
+        publish("late", "in __del__")
+last = Last()
+if "first" in sys.argv:
+    publish("late", "first")
+"""
+
+
+@pytest.mark.parametrize("first", ["", "first"])
+def test_a_process_that_publishes_at_its_very_end_ends(first):
+    done = subprocess.run(
+        [sys.executable, "-c", LATE, first], capture_output=True, text=True, timeout=PATIENCE, check=True
+    )
+    assert "'late' was published too late: this process ends" in done.stderr
 
 
 def test_async_loops():

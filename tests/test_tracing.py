@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import itertools
+import pickle
 import time
 
 import msgspec
@@ -98,12 +99,13 @@ def test_of_a_lost_process_is_shown_what_had_come(peers):
         TRACES.collect(1.0)
         with pytest.raises(TypeError), OpenSpan(RECORDER, "call a.second", "call"):
             peers["a"].process.kill()
+            peers["a"].process.wait()
             error, _ = peers["a"].ask("call", "a.second", [], {})
         row = t.data.row_of(t.find("a.first")[0])
         TRACES.store.lose(t.data.table.process(row).key, "was killed by SIGKILL")
     assert [one.name for one in t.spans] == ["half", "call a.first", "a.first", "call a.second"]
-    assert any("a is gone (was killed by SIGKILL)" in note for note in t.notes)
-    assert "! a is gone" in t.text()
+    assert any("a was killed by SIGKILL; what it had not told" in note for note in t.notes)
+    assert "! a was killed" in t.text()
 
 
 def test_a_trace_can_be_looked_at_while_it_grows():
@@ -224,3 +226,45 @@ def test_sending_says_what_is_missing(monkeypatch):
 def test_a_request_travels():
     assert msgspec.msgpack.decode(msgspec.msgpack.encode(Request("k", (1, 2))), type=Request) == Request("k", (1, 2))
     assert issubclass(Failed, Exception)
+
+
+def test_a_watched_trace_of_this_process_keeps_more_than_the_ring_holds():
+    many = 3 * (RECORDER.ring.mask + 1)
+    with trace("many") as t:
+        for number in range(many):
+            with span("one"):
+                pass
+            if number % 4096 == 0:
+                time.sleep(0.02)  # a loop that does nothing else leaves nobody the interpreter
+    assert len(t.find("one")) == many
+    assert t.notes == []
+
+
+def test_a_trace_travels():
+    with trace("sent") as t, span("inside", rows=1):
+        pass
+    back = pickle.loads(pickle.dumps(t))
+    assert type(back) is Trace
+    assert [(one.name, one.span_id, one.attributes) for one in back.spans] == [
+        (one.name, one.span_id, one.attributes) for one in t.spans
+    ]
+    assert back.title == "sent"
+
+
+def test_what_was_not_recorded_is_an_empty_trace_that_says_so():
+    empty = TRACES.of(0)
+    assert len(empty.spans) == 0
+    assert "tracing was off" in empty.text()
+
+
+def test_an_interval_has_to_be_one():
+    for wrong in (0, -1, "x"):
+        with pytest.raises(ValueError, match="expected seconds between two samples"):
+            trace("x", interval=wrong)
+    assert RECORDER.live == 0
+
+
+def test_the_latest_traces_can_be_had():
+    with trace("one") as one:
+        pass
+    assert Trace.latest()[-1].trace_id == one.trace_id

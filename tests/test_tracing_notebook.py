@@ -77,10 +77,84 @@ def test_below_another_cell_magic_a_cell_is_traced_too(kernel):
     assert kernel.run("result").value == "2"
 
 
+def test_a_remote_cell_is_traced(kernel):
+    cell = kernel.run(
+        "%%znb trace above\n\n%%znb remote --on 0\nimport znb\nwith znb.span('down there'):\n    found = 6 * 7\nfound"
+    )
+    text, _ = picture(cell)
+    assert text.startswith("above")
+    assert "down there" in text
+    assert any("42" in str(m.content) for m in cell.messages)
+
+
+def test_threads_that_a_cell_starts_belong_to_it(kernel):
+    kernel.run(
+        "from concurrent.futures import ThreadPoolExecutor\n"
+        "with znb.trace('threads') as t, ThreadPoolExecutor(2) as pool:\n"
+        "    list(pool.map(lambda n: cluster.submit(double, n).result(), range(3)))"
+    )
+    assert kernel.run("len(t.find('doubling'))").value == "3"
+
+
 def test_spans_of_remote_cells_and_interrupted_ones(kernel):
     kernel.run("%%znb trace remote cell\ncluster.run('x = 5')")
     text, _ = picture(kernel.run("%znb trace last"))
     assert "[serve] ×2" in text
+
+
+def test_tracebacks_name_cells_and_hops_as_people_know_them(kernel):
+    kernel.run("def inner(x):\n    return 1 / (x - 4)\n\ndef outer(x):\n    return inner(x)")
+    defined = kernel.run("1").reply["execution_count"] - 1
+    cell = kernel.start("cluster.submit(outer, 4).result()").wait()
+    number = cell.reply["execution_count"]
+    text, _ = picture(kernel.run("%znb trace last"))
+    shown = [line.strip() for line in text.splitlines()]
+    for line in (
+        f'File "Cell In[{number}]", line 1, in <module>',
+        f'File "Cell In[{defined}]", line 5, in outer',
+        "return inner(x)",
+        f'File "Cell In[{defined}]", line 2, in inner',
+        "return 1 / (x - 4)",
+    ):
+        assert line in shown
+    assert any(line.startswith("── on w") for line in shown)
+    for word in ("ipykernel", "interactiveshell", "in remote"):
+        assert word not in text
+    kernel.run("import znb\nlast = list(znb.tracing.TRACES)[-1]\nlast.save('told.html')")
+    assert kernel.run("'return 1 / (x - 4)' in open('told.html').read().partition('\"sources\"')[2]").value == "True"
+    assert kernel.run(f"'Cell In[{defined}]' in str(last.errors()[0].traceback)").value == "True"
+
+
+def test_a_cell_that_fails_ends_when_its_code_does(kernel):
+    kernel.start("import time\ncluster.submit(double, 'x' * 10).result()\nbegan = time.time_ns()\n1 / 0").wait()
+    kernel.run("import znb\nspan = list(znb.tracing.TRACES)[-1].spans[0]")
+    assert kernel.run("span.status, span.end_ns - began < 5_000_000").value == "('error', True)"
+
+
+INTERRUPTED = """
+import os, signal, threading
+import znb
+
+class Sly:
+    def __enter__(self):
+        znb.span("left").__enter__()
+        znb.span("behind").__enter__()
+    def __exit__(self, *_):
+        return False
+
+with Sly():
+    raise KeyboardInterrupt
+"""
+
+
+def test_a_cell_leaves_nothing_behind_that_others_would_belong_to(kernel):
+    assert kernel.start(INTERRUPTED).wait().error.name == "KeyboardInterrupt"
+    kernel.run("with znb.trace('probe') as t:\n    pass")
+    assert kernel.run("[span.kind for span in t.spans]").value == "['cell', 'trace']"
+    kernel.start("%%znb trace watched\n" + INTERRUPTED).wait()
+    kernel.run("with znb.trace('probe') as t:\n    pass")
+    assert kernel.run("[span.kind for span in t.spans]").value == "['cell', 'trace']"
+    assert kernel.run("znb.spans.RECORDER.live").value == "0"
 
 
 def test_a_trace_is_saved_by_its_suffix(kernel, world):
@@ -110,7 +184,7 @@ def test_switched_off_cells_leave_no_trace(kernel):
         ("%znb trace --save x.nope", "a trace is saved by its suffix"),
         ("%znb trace list --save x.json", "--save goes with one trace"),
         ("%znb trace on --save x.json", "--save goes with a trace, not with on"),
-        ("%znb trace --save /nowhere/x.json", "cannot be written"),
+        ("%znb trace --save /nowhere/x.json", "/nowhere/x.json cannot be written: there is no such folder: /nowhere"),
         ("%%znb trace --nonsense\n1", "unknown option --nonsense"),
     ],
 )
@@ -165,6 +239,15 @@ service.close()
 """
 
 
+def test_the_traces_of_a_service_by_its_name(world, capsys):
+    with znb.rpc.serve({"shout": lambda text: text.upper()}, name="shouter"), znb.connect("shouter") as svc:
+        assert svc.shout("b") == "B"
+        assert command("trace", "shouter") == 0
+        assert "shouter.shout" in capsys.readouterr().out
+        assert command("trace", "shooter") == 2
+        assert "Did you mean 'shouter'?" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(("bind", "kind"), [("tcp://127.0.0.1:*", "local"), ("tcp://0.0.0.0:*", "open")])
 def test_the_traces_of_a_service(world, capsys, bind, kind):
     process = subprocess.Popen(
@@ -202,6 +285,10 @@ cluster.submit(outer, 4).result()
 where
 up
 q
+%pdb on
+cluster.submit(outer, 4).result()
+print("here", 6 * 7)
+q
 """
 
 
@@ -216,5 +303,7 @@ def test_debug_goes_through_the_remote_frames_and_says_what_it_cannot_do(world):
     )
     assert "their variables stayed there" in done.stdout
     walked = done.stdout.partition("their variables stayed there")[2]
+    assert "futures.py" not in walked
+    assert "here 42" in walked
     for line in ("inner()", "----> 2     return 1 / (x - 4)", "outer()", "cluster.submit(outer, 4).result()"):
         assert line in walked

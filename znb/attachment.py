@@ -62,7 +62,7 @@ class Attachment:
         self.closed = False
         self.codec = Codec()
         self.reactor = Reactor()
-        self.jobs = JobClient(self.reactor, self.codec, kill=self.kill, notify=notify, view=view)
+        self.jobs = JobClient(self.reactor, self.codec, kill=self.kill, notify=notify, view=view, absence=self._absence)
         self.submits = Submits(self.jobs, self.reactor, TRACES.of)
         self.standing = Standing(notify)
         self._collector = Collector(self.reactor, TRACES.store)
@@ -96,6 +96,9 @@ class Attachment:
         ensure_descriptors(len(snapshot.workers))
         self.reactor.wait_call(self.membership.on_members, snapshot.workers)
         self.membership.wait_links([worker.name for worker in snapshot.workers])
+
+    def _absence(self) -> str:
+        return self.membership.why_none()
 
     def kill(self, name: str) -> None:
         """Kill a worker's process; nothing more is sent to it, but to the one that replaces it."""

@@ -408,6 +408,12 @@ class Cluster(concurrent.futures.Executor):
         with self._told_if_interrupted(f"the restart of {', '.join(names)}"):
             self._attached.follow(self._attached.launcher.restart(names))
 
+    def retire(self, target: Target) -> None:
+        """End workers for good, killing what they run; their jobs go to others. Those that stay keep their names."""
+        names = self[target].names
+        with self._told_if_interrupted(f"the end of {', '.join(names)}"):
+            self._attached.follow(self._attached.launcher.retire(names))
+
     @contextlib.contextmanager
     def _told_if_interrupted(self, what: str) -> Iterator[None]:
         """Say that a request goes on though nobody waits for it any more: the next cell may meet it."""

@@ -104,6 +104,8 @@ class ObjectCall:
 
     def _outcome(self, reply: Reply | Lost) -> Outcome:
         if isinstance(reply, Lost):
+            if isinstance(reply.error, WorkerLost):
+                self.span.event("kill", worker=self.link.name, reason=reply.error.reason)
             return Failed(self._lost(reply.error))
         try:
             if reply.name == wire.OK:

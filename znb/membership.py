@@ -133,6 +133,11 @@ class Membership:
             if notify is not None and said:
                 notify("")
 
+    def why_none(self) -> str:
+        """Return why there are no workers; empty if none was asked for, or all may still come."""
+        with self._changed:
+            return " ".join(self._given_up.values())
+
     def condemn(self, name: str, *, condemned: bool = True) -> None:
         """Note that a worker is about to be killed: nothing more is sent to this process, but to the next."""
         with self._changed:
@@ -180,8 +185,9 @@ class Membership:
         name = event.worker.name if event.worker is not None else ""
         with self._changed:
             if event.event == "gave_up":
+                reason = event.reason.rstrip(".")
                 self._given_up[name] = (
-                    f"{name} failed so often at its start that it is not replaced any more: {event.reason} "
+                    f"{name} failed so often at its start that it is not replaced any more: {reason}. "
                     f"`%znb cluster restart {name}` tries again"
                 )
             elif event.event in {"started", "replaced", "ready"}:

@@ -65,9 +65,11 @@ class Task:
         owner: Who asked; owners take turns.
         label: What to call it when somebody asks what runs.
         guard: Whether an interrupt may hit at this moment; ``None`` for always. Asked on the main thread.
+        aim: Points an interrupt that names no part of the task at what runs now; ``None`` where there is nothing to
+            point at.
     """
 
-    __slots__ = ("execute", "finish", "guard", "interrupting", "label", "owner", "started")
+    __slots__ = ("aim", "execute", "finish", "guard", "interrupting", "label", "owner", "started")
 
     def __init__(
         self,
@@ -77,12 +79,14 @@ class Task:
         owner: Hashable,
         label: str,
         guard: Callable[[], bool] | None = None,
+        aim: Callable[[], object] | None = None,
     ) -> None:
         self.execute = execute
         self.finish = finish
         self.owner = owner
         self.label = label
         self.guard = guard
+        self.aim = aim
         self.interrupting = False
         self.started = 0.0
 
@@ -153,12 +157,16 @@ class Runner:
         """Raise ``KeyboardInterrupt`` in whatever runs."""
         current = self._current
         if current is not None:
+            if current.aim is not None:
+                current.aim()
             self.interrupt(current)
 
     def stop(self) -> None:
         """Make ``run`` return after the current task, which is interrupted."""
         self._stopping = True
-        self.interrupt_current()
+        current = self._current
+        if current is not None:
+            self.interrupt(current)  # not aimed: a job that it hit would fail, instead of running elsewhere
         self._inbox.put(None)
 
     def snapshot(self) -> Running | None:

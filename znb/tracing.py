@@ -32,6 +32,10 @@ INTERVAL_MS = 10
 COLLECT_TIMEOUT = 2.0
 
 
+#: What a trace says that was not recorded.
+OFF_NOTE = "tracing was off (%znb trace off), so nothing was recorded"
+
+
 class Picture:
     """A picture that notebooks show."""
 
@@ -43,6 +47,9 @@ class Picture:
 
     def __str__(self) -> str:
         return self.svg
+
+    def __repr__(self) -> str:
+        return '<a flame graph: shown in notebooks; .save("x.svg") of its trace writes it to a file>'
 
 
 class Trace:
@@ -58,12 +65,21 @@ class Trace:
         ['epoch']
     """
 
-    def __init__(self, title: str, trace_id: int, read: Callable[[int], tuple[int, TraceData | None]]) -> None:
+    def __init__(
+        self,
+        title: str,
+        trace_id: int,
+        read: Callable[[int], tuple[int, TraceData | None]],
+        data: TraceData | None = None,
+    ) -> None:
         self.title = title
         self._id = trace_id
         self._read = read
         self._version = -1
-        self._data: TraceData | None = None
+        self._data = data
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _unpack, (export.render(self.data, ".json", self.title),)  # as text, for whoever has another znb
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Trace:
@@ -75,6 +91,12 @@ class Trace:
         """
         data, title = export.load(path)
         return cls(title or Path(path).name, data.trace_id, lambda _version: (0, data))
+
+    @staticmethod
+    def latest() -> list[Trace]:
+        """Return the traces that this process keeps, the latest last: those of its last 100 cells, say."""
+        TRACES.collect(COLLECT_TIMEOUT)
+        return list(TRACES)
 
     @property
     def data(self) -> TraceData:
@@ -197,6 +219,12 @@ class Trace:
         return {"text/plain": self.text(), "image/svg+xml": export.flame_svg(self.data, self.title)}
 
 
+def _unpack(content: bytes) -> Trace:
+    """Return a trace that came from another process."""
+    data, title = export.parse(content)
+    return Trace(title, data.trace_id, lambda _version: (0, data), data)
+
+
 class LiveTrace(Trace):
     """A trace that is made here: ``with`` begins and ends it. It can be entered once."""
 
@@ -216,8 +244,18 @@ class LiveTrace(Trace):
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace_back: object) -> None:
+        self.unwind()
         self._span.__exit__(kind, error, trace_back)
         self._traces.ended(self)
+
+    def close(self, error: BaseException | None, end_ns: int) -> None:
+        """Leave it as of a time that has passed (``perf_counter_ns``)."""
+        self._span.close(error, end_ns)
+        self._traces.ended(self)
+
+    def unwind(self) -> None:
+        """End what was entered inside of it on this thread and left without a word, as cancelled."""
+        self._span.unwind()
 
 
 class Traces:
@@ -249,8 +287,11 @@ class Traces:
 
     def new(self, title: str, interval: float, attributes: dict[str, Any]) -> LiveTrace:
         """Return a trace to enter."""
+        if not isinstance(interval, int | float) or not interval > 0:
+            raise ValueError(f"expected seconds between two samples, more than 0, as interval, got {interval!r}")
         self.sampler.install()
-        return LiveTrace(self, title, round(interval * 1000), attributes)
+        self.sampler.on_round = self.store.relieve
+        return LiveTrace(self, title, max(1, round(interval * 1000)), attributes)
 
     def began(self, live: LiveTrace) -> None:
         """Note that a trace has been entered."""
@@ -287,11 +328,14 @@ class Traces:
         return version, None if version == known else self.store.assemble(trace_id)
 
     def of(self, trace_id: int) -> Trace:
-        """Return the trace of an id, with everything that has been recorded of it until now.
+        """Return the trace of an id, with everything that has been recorded of it until now; of 0, an empty one.
 
         Raises:
             KeyError: It is not kept any more.
         """
+        if not trace_id:
+            data = TraceData(0, SpanTable(), SampleTable(), [OFF_NOTE])
+            return Trace("nothing recorded", 0, lambda _version: (0, data), data)
         self.collect(COLLECT_TIMEOUT)
         return self[trace_id]
 

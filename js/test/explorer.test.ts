@@ -390,6 +390,8 @@ describe("analysis", () => {
     expect(rows("status:err")).toEqual([2]);
     expect(rows("kind:span a")).toEqual([1, 3]);
     expect(search(trace, "  ")).toBeNull();
+    expect(search(trace, "/(/")!.wrong).toBe("/(/");
+    expect(search(trace, "/b+/ c")!.wrong).toBe("");
     // What is below a match counts once: b's 400 and a's 300 of 1000.
     expect(search(trace, "/^[ab]$/")!.share).toBeCloseTo(0.7);
   });

@@ -9,11 +9,13 @@ from pathlib import Path
 
 from znb.callees import Callees
 from znb.cli.commands import Command, Parser, WrongUsage
-from znb.errors import AuthError
+from znb.errors import AuthError, ServiceUnavailable
 from znb.export import TraceFileError
+from znb.rpc.registry import find_service
 from znb.spans import Recorder
 from znb.traces import Feed, Store
-from znb.traces.text import duration
+from znb.traces.analysis import failures
+from znb.traces.listing import duration
 from znb.tracing import Trace
 
 __all__ = ["COMMANDS", "save", "trace_table"]
@@ -23,7 +25,7 @@ SHOWN_MAX = 10
 #: Seconds that a service has to say what it has recorded.
 TIMEOUT = 10.0
 #: How the command is typed.
-USAGE = "znb trace URL|FILE [--save FILE]"
+USAGE = "znb trace URL|NAME|FILE [--save FILE]"
 
 
 def save(trace: Trace, file: str) -> str:
@@ -37,8 +39,14 @@ def save(trace: Trace, file: str) -> str:
     except TraceFileError as error:
         raise WrongUsage(str(error)) from None
     except OSError as error:
-        raise WrongUsage(f"{file} cannot be written: {error.strerror or error}") from None
-    return f"Saved {trace.title!r} ({len(trace.data):,} spans) to {path}."
+        where = f": {error.filename}" if error.filename else ""
+        raise WrongUsage(f"{file} cannot be written: {error.strerror or error}{where}") from None
+    return f"Saved {_title(trace)!r} ({len(trace.data):,} spans) to {path}."
+
+
+def _title(trace: Trace) -> str:
+    """Return what a trace is called; where it has no title, what its first span is."""
+    return trace.title or next((span.name for span in trace.spans), "a trace")
 
 
 def trace_table(traces: Sequence[Trace]) -> str:
@@ -48,10 +56,10 @@ def trace_table(traces: Sequence[Trace]) -> str:
     rows = [("id", "took", "spans", "failed", "began", "title")]
     for found in traces:
         data = found.data
-        failed = sum(status == 1 for status in data.table.status)
+        failed = len(failures(data))
         began = time.strftime("%H:%M:%S", time.localtime(data.start_ns / 1e9)) if len(data) else ""
         took = duration(data.end_ns - data.start_ns) if len(data) else ""
-        rows.append((found.trace_id[:8], took, f"{len(data):,}", str(failed or ""), began, found.title))
+        rows.append((found.trace_id[:8], took, f"{len(data):,}", str(failed or ""), began, _title(found)))
     widths = [max(len(row[column]) for row in rows) for column in range(5)]
     return "\n".join(
         f"{row[0]:{widths[0]}}  {row[1]:>{widths[1]}}  {row[2]:>{widths[2]}}  {row[3]:>{widths[3]}}  "
@@ -61,11 +69,12 @@ def trace_table(traces: Sequence[Trace]) -> str:
 
 
 def _trace(args: argparse.Namespace) -> None:
-    traces = _of_service(args.source) if "://" in args.source else [_of_file(args.source)]
+    traces = _of(args.source)
     if args.save:
         if not traces:
             raise WrongUsage(f"{args.source} has recorded nothing yet, so there is nothing to save")
-        print(save(traces[-1], args.save))
+        for file in args.save:
+            print(save(traces[-1], file))
         return
     for number, found in enumerate(traces[-SHOWN_MAX:]):
         if number:
@@ -73,6 +82,21 @@ def _trace(args: argparse.Namespace) -> None:
         print(found)
     if not traces:
         print(f"{args.source} has recorded nothing yet.")
+
+
+def _of(source: str) -> list[Trace]:
+    """Return the traces of a URL, a file, or a service of this user by its name."""
+    if "://" in source:
+        return _of_service(source)
+    if Path(source).is_file() or Path(source).suffix:
+        return [_of_file(source)]
+    try:
+        replicas = find_service(source)
+    except ServiceUnavailable as error:
+        raise WrongUsage(
+            f"{source or 'an empty name'} is neither a URL nor a file; and as a service, {error}", USAGE
+        ) from None
+    return [found for replica in replicas for found in _of_service(replica.url)]
 
 
 def _of_file(name: str) -> Trace:
@@ -108,10 +132,11 @@ def _of_service(url: str) -> list[Trace]:
 
 
 def _arguments(parser: Parser) -> None:
-    parser.argument("source", metavar="URL|FILE", offers="paths", help="a running service, or a trace saved before")
+    parser.argument("source", metavar="URL|NAME|FILE", offers="paths", help="a running service, or a saved trace")
     parser.argument(
         "--save",
         metavar="FILE",
+        action="append",
         offers="paths",
         help="write it to a file: .json, .speedscope.json, .otlp.json, .folded, .html or .svg",
     )

@@ -20,6 +20,7 @@ from typing import Any, Protocol
 from znb import locks
 from znb.errors import CallTimeout, NoWorkers
 from znb.spans import Brief, bound, mark
+from znb.spans.plain import plain, type_name
 from znb.spans.recorder import Parent
 from znb.waiters import Waiters
 
@@ -270,6 +271,8 @@ class Future(locks.Future[Any]):
             self.set_exception(error)
         except concurrent.futures.InvalidStateError:
             return  # it was cancelled a moment ago
+        if self.span is not None:
+            self.span.event("exception", **{"exception.type": type_name(error), "exception.message": plain(str(error))})
         self._end_span("error")
 
     def _end_span(self, status: str) -> None:

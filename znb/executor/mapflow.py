@@ -123,6 +123,10 @@ class MapFlow:
         """Note it on the map's span."""
         self.span.event(name, **attributes)
 
+    def parent(self, index: int) -> OpenSpan:  # noqa: ARG002 - all of them are below the map
+        """Return the map's span."""
+        return self.span
+
     def fail(self, index: int, error: BaseException) -> None:
         """Hand a failure to the consumer."""
         self._arrivals.put((self._on_failure, index, error))

@@ -26,10 +26,14 @@ def folded_sums(data: TraceData, hide: frozenset[str] = frozenset({"znb"})) -> d
     for span_id, wall, stack in zip(samples.span_id, samples.wall_ns, samples.stack, strict=True):
         stacks = sampled.setdefault(span_id, {})
         stacks[stack] = stacks.get(stack, 0) + wall
+    # What calls the user's code (a kernel's loop, a runner of jobs) stands above every span, so it says nothing.
     frames: list[tuple[str, ...]] = []
+    entered: list[bool] = []
     for parent, number in zip(samples.stack_parent, samples.stack_frame, strict=True):
         frame = samples.frames[number]
-        above = frames[parent] if parent >= 0 else ()
+        inside = frame.origin == "user" or (parent >= 0 and entered[parent])
+        above = frames[parent] if parent >= 0 and (entered[parent] or not inside) else ()
+        entered.append(inside)
         frames.append(above if frame.origin in hide else (*above, frame.name))
     paths: dict[int, tuple[str, ...]] = {}
     own, sums = self_ns(data), dict[tuple[str, ...], int]()

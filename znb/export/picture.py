@@ -13,8 +13,9 @@ from collections.abc import Iterator
 from typing import Final, NamedTuple
 from xml.sax.saxutils import escape
 
+from znb.traces.analysis import failures
+from znb.traces.listing import duration
 from znb.traces.model import TraceData
-from znb.traces.text import duration
 
 __all__ = ["flame_svg", "write_svg"]
 
@@ -49,7 +50,7 @@ def flame_svg(data: TraceData, title: str = "") -> str:
     rects, levels, hidden = _layout(data)
     height = 2 * MARGIN + ROW * (levels + 3)
     legend = _legend(data, MARGIN + ROW * (levels + 2))
-    size = f'viewBox="0 0 {WIDTH} {height}" width="{WIDTH}" height="{height}"'
+    size = f'viewBox="0 0 {WIDTH} {height}" width="{WIDTH}" height="{height}" style="max-width:100%;height:auto"'
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" {size} font-family="system-ui,sans-serif" font-size="11">',
         f'<rect width="{WIDTH}" height="{height}" fill="#fff"/>',
@@ -152,7 +153,7 @@ def _legend(data: TraceData, y: int) -> Iterator[str]:
 
 
 def _headline(data: TraceData, title: str, hidden: int) -> str:
-    failed = data.table.status.count(1) + data.table.status.count(4)
+    failed, lost = len(failures(data)), data.table.status.count(4)
     parts = [
         title or (data.name(data.roots[0]) if data.roots else "empty trace"),
         duration(data.end_ns - data.start_ns),
@@ -160,6 +161,8 @@ def _headline(data: TraceData, title: str, hidden: int) -> str:
     parts.append(f"{len(data)} spans")
     if failed:
         parts.append(f"{failed} failed")
+    if lost:
+        parts.append(f"{lost} lost")
     if hidden:
         parts.append(f"{hidden} not drawn")
     if data.notes:

@@ -119,6 +119,9 @@ class Launcher(Protocol):
     def restart(self, names: Sequence[str] | None = None) -> Snapshot:
         """Replace workers (``None``: all) by new processes of the same names, ready when this returns."""
 
+    def retire(self, names: Sequence[str]) -> Snapshot:
+        """End workers for good: they are gone, and their names free, when this returns."""
+
     def kill(self, names: Sequence[str], signum: int = 9) -> Snapshot:
         """Kill the processes of workers, without waiting; they are replaced."""
 

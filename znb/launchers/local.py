@@ -182,6 +182,10 @@ class LocalLauncher:
         """Replace workers (``None``: all) by new processes of the same names, ready when this returns."""
         return self._request("restart", READY_TIMEOUT, names=None if names is None else tuple(names))
 
+    def retire(self, names: Sequence[str]) -> Snapshot:
+        """End workers for good: they are gone, and their names free, when this returns."""
+        return self._request("retire", READY_TIMEOUT, names=tuple(names))
+
     def kill(self, names: Sequence[str], signum: int = signal.SIGKILL) -> Snapshot:
         """Kill the processes of workers, without waiting; they are replaced."""
         return self._request("kill", ANSWER_TIMEOUT, names=tuple(names), signum=int(signum))

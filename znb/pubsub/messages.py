@@ -38,6 +38,7 @@ from znb.serialize import Codec
 from znb.shipping import Cargo, pack, size_of, unpack
 
 __all__ = [
+    "TOPIC_MAX",
     "VERSION",
     "Batch",
     "Bye",
@@ -55,29 +56,35 @@ __all__ = [
     "encode_value",
 ]
 
+#: Characters that a topic may have.
+TOPIC_MAX = 200
 #: Version of these messages; peers with another one are refused with both numbers.
 VERSION = 1
 #: Characters that a topic may have.
 TOPIC_MAX = 200
 
 
-def check_topic(topic: Any) -> None:
+def check_topic(topic: Any, *, hint: str = "") -> None:
     """Make sure that a topic can travel.
+
+    Args:
+        topic: What somebody gave.
+        hint: What to write instead of a list, if it is not text.
 
     Raises:
         TypeError: It is not text.
         ValueError: It is too long, or holds what is no character, as names of files may.
     """
     if not isinstance(topic, str):
-        raise TypeError(f"a topic is text, got {topic!r:.50}")
+        raise TypeError(f"a topic is text, got {topic!r:.50}{hint and f'; {hint}'}")
     if len(topic) > TOPIC_MAX:
         raise ValueError(f"a topic has at most {TOPIC_MAX} characters, got {len(topic)}: {topic[:40]!a}…")
     try:
         topic.encode()
-    except UnicodeEncodeError as error:
+    except UnicodeEncodeError as error:  # a file's name that is not UTF-8, say
         raise ValueError(
-            f"a topic is text that can be sent, got {topic!a}: character {error.start} is half of a pair "
-            "(names of files that are not UTF-8 have such); os.fsencode(name).decode(errors='replace') is text"
+            f"a topic must be text that UTF-8 can write, got {topic!r}: the character at {error.start} cannot be "
+            "sent; for a file's name take os.fsencode(name).decode(errors='replace')"
         ) from None
 
 

@@ -335,5 +335,5 @@ class Publisher:
 def source_name(argv: list[str], *, kernel: bool) -> str:
     """Return what a process is called in the messages that it publishes: a notebook, or its script, with its pid."""
     name = "notebook" if kernel else os.path.basename(argv[0] if argv else "") or "python"  # noqa: PTH119 - text
-    name = name.encode(errors="replace").decode()  # names of files may hold what is no character
+    name = name.encode(errors="backslashreplace").decode()  # names of files may hold what is no character
     return f"{'python' if name in {'-c', '-m', '-'} else name}-{os.getpid()}"

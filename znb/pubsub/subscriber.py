@@ -304,9 +304,7 @@ def subscribe(
         {'epoch': 1, 'loss': 0.5}
     """
     for topic in topics:
-        if not isinstance(topic, str):
-            raise TypeError(f"a topic is text, got {topic!r:.50}; several: znb.subscribe('loss', 'accuracy')")
-        check_topic(topic)
+        check_topic(topic, hint="several: znb.subscribe('loss', 'accuracy')")
     if not isinstance(history, int) or isinstance(history, bool):
         raise TypeError(f"history must be a whole number of messages, got {history!r:.50}")
     if history < 1:

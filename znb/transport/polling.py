@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import contextlib
 import selectors
-from collections.abc import Container
 from typing import Any
 
 import zmq
@@ -29,37 +28,39 @@ class WatchedSocket(zmq.Socket[bytes]):
     """A socket that notes when it is used, for the ``Poller`` that watches it.
 
     Attributes:
-        touched: The poller's set of sockets that were used since its last wait.
-        watched: The sockets that it watches.
+        touched: The poller's set of sockets that were used since its last wait; ``None`` while it does not watch this
+            one, which may then be used on any thread that holds its lock.
     """
 
-    touched: set[Any]
-    watched: Container[Any]
+    touched: set[Any] | None = None
 
     def send(self, data: Any, flags: int = 0, copy: bool = True, track: bool = False, **_: Any) -> Any:  # type: ignore[override]  # noqa: FBT001, FBT002
         """Send a frame, as ``zmq.Socket.send``."""
-        self.touched.add(self)
+        self._touch()
         return _send(self, data, flags, copy=copy, track=track)
 
     def bind(self, addr: str) -> Any:
         """Bind, as ``zmq.Socket.bind``."""
-        self.touched.add(self)
+        self._touch()
         return super().bind(addr)
 
     def connect(self, addr: str) -> Any:
         """Connect, as ``zmq.Socket.connect``."""
-        self.touched.add(self)
+        self._touch()
         return super().connect(addr)
 
     def close(self, linger: int | None = None) -> None:
         """Close, as ``zmq.Socket.close``; if it is still watched, its poller hears of that."""
-        if self in self.watched:
-            self.touched.add(self)
+        self._touch()
         super().close(linger)
+
+    def _touch(self) -> None:
+        if self.touched is not None:
+            self.touched.add(self)
 
     def disconnect(self, addr: str | bytes) -> None:
         """Disconnect, as ``zmq.Socket.disconnect``."""
-        self.touched.add(self)
+        self._touch()
         super().disconnect(addr)
 
 
@@ -76,12 +77,6 @@ class Poller:
         self._selector = selectors.DefaultSelector()
         self.watched: dict[Any, int] = {}
 
-    def socket(self, context: zmq.Context[Any], kind: int) -> WatchedSocket:
-        """Return a new socket that may be watched here."""
-        made: WatchedSocket = context.socket(kind, socket_class=WatchedSocket)
-        made.touched, made.watched = self.touched, self.watched
-        return made
-
     def add(self, source: zmq.Socket[bytes] | int) -> None:
         """Watch a socket or a file descriptor."""
         if isinstance(source, int):
@@ -89,6 +84,8 @@ class Poller:
         else:
             fd = source.getsockopt(zmq.FD)  # type: ignore[assignment]
             self.touched.add(source)
+            if type(source) is WatchedSocket:
+                source.touched = self.touched
         with contextlib.suppress(KeyError):  # of one that was closed without a word
             self._selector.unregister(fd)
         self._selector.register(fd, selectors.EVENT_READ, source)
@@ -101,6 +98,8 @@ class Poller:
         if key is not None and key.data == source:
             self._selector.unregister(key.fd)
         self.touched.discard(source)
+        if type(source) is WatchedSocket:
+            source.touched = None
 
     def poll(self, timeout: int | None) -> list[Any]:
         """Return what can be read or was closed, waiting for the first of it.

@@ -27,7 +27,7 @@ import zmq
 
 from znb.errors import ZnbError
 from znb.locks import Future
-from znb.transport.polling import Poller
+from znb.transport.polling import Poller, WatchedSocket
 from znb.transport.sockets import prepare_socket, receive_all
 from znb.transport.timers import Timer, Timers
 
@@ -208,7 +208,7 @@ class Reactor:
             kind: A socket type, such as ``zmq.DEALER``.
             url: Where it will bind or connect; to other machines ZMTP's heartbeats are turned on.
         """
-        made = self._poller.socket(self.context, kind)
+        made: zmq.Socket[bytes] = self.context.socket(kind, socket_class=WatchedSocket)
         prepare_socket(made, url)
         return made
 

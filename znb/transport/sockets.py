@@ -45,7 +45,7 @@ def send_message(socket: zmq.Socket[bytes], frames: list[Any]) -> None:
         _send(socket, frame, _MORE, copy=(frame.nbytes if type(frame) is memoryview else len(frame)) < COPY_BYTES)
     frame = frames[-1]
     _send(socket, frame, 0, copy=(frame.nbytes if type(frame) is memoryview else len(frame)) < COPY_BYTES)
-    if type(socket) is WatchedSocket:
+    if type(socket) is WatchedSocket and socket.touched is not None:
         socket.touched.add(socket)
 
 

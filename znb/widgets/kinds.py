@@ -7,14 +7,12 @@ other one what is new since the frame before. Frames are numbered by whoever sen
 kind          values                                         content of a frame (buffers)
 ============ ============================================== ====================================================
 line          numbers, dicts with numbers                    ``series`` [[id, name, source] …], ``counts``
-                                                             [[id, n] …] (x values, y values: float64),
-                                                             ``unshown`` values that had no number
+                                                             [[id, n] …] (x values, y values: float64)
 table         dicts, lists of dicts, pandas                  ``columns``, ``rows`` [[key, time, source, cell …] …],
                                                              ``gone`` [key …]
 log           text, dicts with a message, anything else      ``lines`` [[time, source, topic, level, text] …],
                                                              ``skipped``
-image         PNG, JPEG, GIF or WebP bytes, PIL images       ``images`` [[name, source, time, type] …] (each image),
-                                                             ``unshown`` values that were no picture
+image         PNG, JPEG, GIF or WebP bytes, PIL images       ``images`` [[name, source, time, type] …] (each image)
 ============ ============================================== ====================================================
 
 Invariants: what is kept is bounded, and what is not shown for that is counted. Pure: no widget, no thread.
@@ -39,7 +37,7 @@ KINDS: tuple[Kind, ...] = ("line", "table", "log", "image")
 #: Points of one line that are kept; a page is a thousand pixels wide.
 POINTS = 20_000
 #: Points of one line in a full frame: its lowest and highest in each of half as many stretches.
-FULL_POINTS = 4_000
+FULL_POINTS = 2_000
 #: Lines in one plot.
 SERIES = 40
 #: Rows of a table.
@@ -54,14 +52,18 @@ LINES_SENT = 200
 IMAGES = 8
 #: Characters of one cell, and of one line.
 CELL_WIDTH, LINE_WIDTH = 120, 2_000
-#: Characters of a level.
-LEVEL_WIDTH = 12
+#: Characters of a log's level.
+LEVEL_WIDTH = 8
 #: Keys that count something else than time, and so are an axis rather than a line.
 AXES = ("step", "epoch", "iteration", "batch")
 #: Keys of a dict that is a log record.
 MESSAGE_KEYS = ("message", "msg", "text")
 #: First bytes of pictures, and what they are.
 IMAGE_TYPES = ((b"\x89PNG\r\n", "image/png"), (b"\xff\xd8\xff", "image/jpeg"), (b"GIF8", "image/gif"))
+
+
+#: Types of most numbers.
+_PLAIN = frozenset((int, float))
 
 
 class Seen(NamedTuple):
@@ -85,8 +87,8 @@ class Picture(Protocol):
 
     kind: Kind
 
-    def add(self, seen: Seen) -> None:
-        """Fold a message in."""
+    def add(self, seen: Seen) -> bool:
+        """Fold a message in; return whether there was anything in it that this kind can show."""
 
     def frame(self, *, full: bool) -> Frame:
         """Return what there is to see, or what is new since the last call."""
@@ -122,23 +124,18 @@ def make_picture(kind: Kind, x: str | None = None) -> Picture:
 
 
 def _is_number(value: Any) -> bool:
-    """Whether it is a number that can be drawn: whole numbers may be too large for that."""
-    if isinstance(value, bool) or not isinstance(value, numbers.Real):
-        return False
-    try:
-        float(value)
-    except (OverflowError, ValueError, TypeError):
-        return False
-    return True
+    if type(value) in _PLAIN:  # the usual case, in a tenth of the time
+        return True
+    return isinstance(value, numbers.Real) and not isinstance(value, bool)
 
 
-def _as_text(value: Any, write: Callable[[Any], str] = repr) -> str:
-    """Return a value as text that a page can be sent, whatever it is."""
+def _finite(value: Any) -> float | None:
+    """Return a number that can be drawn; ``None`` if the value is none."""
     try:
-        text = value if isinstance(value, str) else write(value)
-    except Exception as error:  # noqa: BLE001 - a value of any class, or a number of too many digits
-        text = f"<{type(value).__name__} that cannot be shown: {type(error).__name__}: {error}>"
-    return text.encode(errors="backslashreplace").decode()
+        number = float(value) if _is_number(value) else math.nan
+    except (OverflowError, ValueError, TypeError):  # 10**400; whatever else calls itself real
+        return None
+    return number if math.isfinite(number) else None
 
 
 def _has_text(value: dict[Any, Any]) -> bool:
@@ -197,28 +194,28 @@ class Lines:
         self._x = x
         self._series: dict[tuple[str, str, str], _Series] = {}
         self._told = 0
-        self._unshown = 0
         self._hidden: set[tuple[str, str, str]] = set()
 
-    def add(self, seen: Seen) -> None:
-        """Fold a message in; what has no number is counted."""
+    def add(self, seen: Seen) -> bool:
+        """Fold a message in; what is no finite number is left out."""
         value = seen.value
         if not isinstance(value, dict):
-            if _is_number(value):
-                self._add(seen, "", seen.time, float(value))
-            else:
-                self._unshown += 1
-            return
+            number = _finite(value)
+            if number is not None:
+                self._add(seen, "", seen.time, number)
+            return number is not None
         if self._x is None:
             self._x = next((key for key in AXES if _is_number(value.get(key))), "time")
-        x = seen.time if self._x == "time" else value.get(self._x)
-        drawn = [(key, item) for key, item in value.items() if key != self._x and _is_number(item)]
-        if not drawn or not _is_number(x):
-            self._unshown += 1
-            return
-        position = float(x)  # type: ignore[arg-type]
-        for key, item in drawn:
-            self._add(seen, _as_text(key, str), position, float(item))
+        position = _finite(seen.time if self._x == "time" else value.get(self._x))
+        if position is None:
+            return False
+        found = False
+        for key, item in value.items():
+            number = item if type(item) is float and math.isfinite(item) else _finite(item)
+            if number is not None and key != self._x:
+                self._add(seen, str(key), position, number)
+                found = True
+        return found
 
     def _add(self, seen: Seen, key: str, x: float, y: float) -> None:
         name = (seen.topic, key, seen.source)
@@ -228,7 +225,7 @@ class Lines:
                 if len(self._hidden) < ROWS:
                     self._hidden.add(name)
                 return
-            label = f"{seen.topic}.{key}" if key else seen.topic
+            label = _short(f"{seen.topic}.{key}" if key else seen.topic, CELL_WIDTH)
             series = self._series[name] = _Series(len(self._series), label, seen.source)
         series.add(x, y)
 
@@ -254,15 +251,12 @@ class Lines:
             "series": [[series.number, series.name, series.source] for series in lines[told:]],
             "counts": counts,
             "hidden": len(self._hidden),
-            "unshown": self._unshown,
         }
         return Frame(content, [xs.tobytes(), ys.tobytes()])
 
     def text(self) -> str:
         """Return the last value of each line."""
         rows = [f"{s.name} ({s.source}): {s.y[-1]:g}, {len(s.y)} points" for s in self._series.values() if s.y]
-        if self._unshown:
-            rows.append(f"{self._unshown:,} values had no numbers to draw: choose kind='log' or kind='table'")
         return "\n".join(rows)
 
 
@@ -291,29 +285,33 @@ class Table:
 
     def __init__(self) -> None:
         self._columns: dict[str, None] = {}
+        self._more: set[str] = set()
         self._rows: dict[str, list[Any]] = {}
         self._changed: dict[str, None] = {}
         self._gone: list[str] = []
 
-    def add(self, seen: Seen) -> None:
+    def add(self, seen: Seen) -> bool:
         """Fold a message in."""
         begin = f"{seen.topic} {seen.source}"
         records = _records(seen.value)
         if records is None:
             value = seen.value if isinstance(seen.value, dict) else {"value": seen.value}
             self._set(begin, seen, value)
-            return
+            return True
         for key in [key for key in self._rows if key.startswith(f"{begin} #")]:
             if int(key.rpartition("#")[2]) >= len(records):
                 self._remove(key)
         for number, record in enumerate(records[:ROWS]):
             self._set(f"{begin} #{number}", seen, record)
+        return True
 
     def _set(self, key: str, seen: Seen, record: dict[Any, Any]) -> None:
-        cells = {_as_text(name, str): _cell(value) for name, value in record.items()}
+        cells = {_short(_as_text(name, str), CELL_WIDTH): _cell(value) for name, value in record.items()}
         for name in cells:
             if len(self._columns) < COLUMNS:
                 self._columns.setdefault(name)
+            elif name not in self._columns and len(self._more) < ROWS:
+                self._more.add(name)
         self._rows.pop(key, None)
         self._rows[key] = [seen.time, seen.source, seen.topic, cells]
         self._changed[key] = None
@@ -334,7 +332,7 @@ class Table:
         for key in keys:
             time, source, topic, cells = self._rows[key]
             rows.append([key, time, source, topic, *(cells.get(column) for column in columns)])
-        content = {"columns": columns, "rows": rows, "gone": [] if full else self._gone}
+        content = {"columns": columns, "rows": rows, "gone": [] if full else self._gone, "hidden": len(self._more)}
         self._changed, self._gone = {}, []
         return Frame(content, [])
 
@@ -351,15 +349,28 @@ def _cell(value: Any) -> Any:
     if value is None or isinstance(value, bool):
         return value
     if _is_number(value):
-        number = float(value)
+        try:
+            number = float(value)
+        except OverflowError:
+            return _short(_as_text(value), CELL_WIDTH)
         if not math.isfinite(number):
             return str(number)
         return int(value) if isinstance(value, numbers.Integral) and abs(int(value)) < 2**53 else number
     return _short(_as_text(value), CELL_WIDTH)
 
 
+def _as_text(value: Any, write: Callable[[Any], str] = repr) -> str:
+    """Return a value as text, whatever it is."""
+    try:
+        return value if isinstance(value, str) else write(value)
+    except Exception as error:  # noqa: BLE001 - a value of any class, or a number of too many digits
+        return f"<{type(value).__name__} that cannot be shown: {type(error).__name__}: {error}>"
+
+
 def _short(text: str, width: int) -> str:
-    return text if len(text) <= width else f"{text[: width - 1]}…"
+    """Return text that fits, and that can be sent: half of a surrogate pair cannot."""
+    shown = text if len(text) <= width else f"{text[: width - 1]}…"
+    return shown if shown.isascii() else shown.encode(errors="backslashreplace").decode()
 
 
 # -- logs ----------------------------------------------------------------------------------------------------
@@ -375,11 +386,12 @@ class Log:
         self._new = 0
         self._skipped = 0
 
-    def add(self, seen: Seen) -> None:
+    def add(self, seen: Seen) -> bool:
         """Fold a message in."""
         level, text = _log_line(seen.value)
-        self._lines.append([seen.time, seen.source, seen.topic, level, _short(text, LINE_WIDTH)])
+        self._lines.append([seen.time, seen.source, seen.topic, _short(level, LEVEL_WIDTH), _short(text, LINE_WIDTH)])
         self._new += 1
+        return True
 
     def frame(self, *, full: bool) -> Frame:
         """Return the lines."""
@@ -399,9 +411,9 @@ def _log_line(value: Any) -> tuple[str, str]:
     if isinstance(value, dict):
         key = next((key for key in MESSAGE_KEYS if isinstance(value.get(key), str)), None)
         if key is not None:
-            level = _short(_as_text(value.get("level", value.get("levelname", "info")), str).lower(), LEVEL_WIDTH)
+            level = str(value.get("level", value.get("levelname", "info"))).lower()
             rest = {name: item for name, item in value.items() if name not in {key, "level", "levelname"}}
-            return level, f"{_as_text(value[key])}{f'  {_as_text(rest)}' if rest else ''}"
+            return level, f"{value[key]}{f'  {_as_text(rest)}' if rest else ''}"
     text = _as_text(value)
     return _level_of(text), text
 
@@ -426,14 +438,12 @@ class Images:
     def __init__(self) -> None:
         self._images: dict[tuple[str, str], tuple[float, str, bytes]] = {}
         self._changed: set[tuple[str, str]] = set()
-        self._unshown = 0
 
-    def add(self, seen: Seen) -> None:
-        """Fold a message in; what is no picture is counted."""
+    def add(self, seen: Seen) -> bool:
+        """Fold a message in; what is no picture is left out."""
         data = _picture_bytes(seen.value)
         if data is None:
-            self._unshown += 1
-            return
+            return False
         key = (seen.topic, seen.source)
         self._images.pop(key, None)
         self._images[key] = (seen.time, _image_type(data), data)
@@ -441,6 +451,7 @@ class Images:
         while len(self._images) > IMAGES:
             self._changed.discard(next(iter(self._images)))
             del self._images[next(iter(self._images))]
+        return True
 
     def frame(self, *, full: bool) -> Frame:
         """Return the pictures."""
@@ -448,17 +459,13 @@ class Images:
         self._changed = set()
         chosen = [(key, *self._images[key]) for key in keys]
         return Frame(
-            {
-                "images": [[topic, source, time, kind] for (topic, source), time, kind, _ in chosen],
-                "unshown": self._unshown,
-            },
+            {"images": [[topic, source, time, kind] for (topic, source), time, kind, _ in chosen]},
             [data for *_, data in chosen],
         )
 
     def text(self) -> str:
         """Return what they are called."""
-        rows = [f"{topic} ({source}): a picture" for topic, source in self._images]
-        return "\n".join([*rows, *([f"{self._unshown:,} values were no pictures"] if self._unshown else [])])
+        return "\n".join(f"{topic} ({source}): a picture" for topic, source in self._images)
 
 
 def _picture_bytes(value: Any) -> bytes | None:

@@ -13,16 +13,16 @@ subscription, and may be called twice.
 from __future__ import annotations
 
 import logging
-import shlex
 import threading
 import time
+import uuid
 from typing import Any
 
 import anywidget
 import traitlets
+from IPython.core.getipython import get_ipython
 
 from znb.errors import ZnbError
-from znb.host import kernel_of_this_process
 from znb.locks import Event
 from znb.pubsub.feed import Feed
 from znb.pubsub.messages import check_topic
@@ -37,15 +37,15 @@ __all__ = ["StreamView", "stream"]
 logger = logging.getLogger("znb.widgets")
 
 #: Frames a second.
-RATE = 20
+RATE = 15
 #: Seconds between two full frames in the widget's state, while something changes.
-KEYFRAME_INTERVAL = 2.0
+KEYFRAME_INTERVAL = 3.0
 #: Seconds after which the page is told that the kernel is still there.
 ALIVE_INTERVAL = 5.0
+#: Seconds that a display where nothing is live waits for what has been published already.
+FIRST_LOOK = 0.5
 #: Messages that may wait for the thread.
 HISTORY = 20_000
-#: Seconds that a first look waits for the last values from before.
-FIRST_TIME = 0.3
 
 
 class StreamView(anywidget.AnyWidget):
@@ -56,17 +56,20 @@ class StreamView(anywidget.AnyWidget):
         topics: Beginnings of the topics.
         library: Source of the plotting library, where it is needed.
         keyframe: A full frame, for pages that come later.
+        key: Its model's id, for pages.
     """
 
     kind = traitlets.Unicode("").tag(sync=True)
     topics = traitlets.List(traitlets.Unicode()).tag(sync=True)
     library = traitlets.Unicode("").tag(sync=True)
     keyframe = traitlets.Dict().tag(sync=True)
+    key = traitlets.Unicode("").tag(sync=True)
 
     def __init__(self, topics: tuple[str, ...], *, kind: Kind | None, x: str | None, place: str) -> None:
         self._esm = read_bundle("stream.js")
         self._css = read_bundle("stream.css")
-        super().__init__(topics=list(topics))
+        key = uuid.uuid4().hex
+        super().__init__(topics=list(topics), key=key, model_id=key)
         self._asked_kind = kind
         self._x = x
         self._place = place
@@ -74,19 +77,20 @@ class StreamView(anywidget.AnyWidget):
         self._subscription: Subscription | None = None
         self._thread: threading.Thread | None = None
         self._closing = Event()
+        self._folded = Event()
         self._hidden: dict[str, bool] = {}
         self._wanted = False
         self._number = 0
         self._received = 0
         self._dropped = 0
         self._dropped_before = 0
-        self._unreadable = 0
         self._first_cluster: str | None = None
-        self._came = Event()
+        self._failed = False
+        self._unreadable = 0
+        self._unfit = 0
         self._keyframe_at = 0.0
         self._sent_at = 0.0
         self._fresh = False
-        self._failed = False
         self.on_msg(self._on_page)
         hear_while_busy(self)
         if kind is not None:
@@ -107,6 +111,10 @@ class StreamView(anywidget.AnyWidget):
         self._thread = threading.Thread(target=self._run, name="znb-stream", daemon=True)
         self._thread.start()
 
+    def wait_shown(self, timeout: float) -> bool:
+        """Wait until there is something to see; return whether there is."""
+        return self._folded.wait(timeout)
+
     def close(self) -> None:
         """End it. May be called twice."""
         self._end()
@@ -123,21 +131,12 @@ class StreamView(anywidget.AnyWidget):
             subscription.close()
 
     def __repr__(self) -> str:
-        live = kernel_of_this_process() is not None
-        if not live and self._thread is not None:
-            self._came.wait(FIRST_TIME)  # the last values from before are on their way
         topics = ", ".join(self.topics) or "all topics"
         shown = self._picture.text() if self._picture is not None else ""
-        head = f"stream of {topics}: {self._received:,} messages, {self._dropped:,} dropped so far"
-        hint = "" if live else f"\nas text it does not go on: {self._as_loop()}"
-        return f"{head}\n{shown}{hint}" if shown else f"{head}{hint}"
-
-    def _as_loop(self) -> str:
-        """Return how to follow it where there are no widgets."""
-        names = "".join(f"{topic!r}, " for topic in self.topics)
-        call = f"{names}at={self._place!r}" if self._place != EVERYWHERE else names.rstrip(", ")
-        words = " ".join([shlex.quote(self._place), *(shlex.quote(topic) for topic in self.topics)])
-        return f"for message in znb.subscribe({call}): print(message), or in a shell: znb subscribe {words}"
+        head = f"stream of {topics}: {self._received:,} messages, {self._dropped:,} dropped"
+        if not in_notebook():
+            head += "; it is live in a notebook only. Here: for m in znb.subscribe(…), or `znb subscribe` in a shell"
+        return f"{head}\n{shown}" if shown else head
 
     def _repr_mimebundle_(self, **kwargs: Any) -> Any:
         bundle = super()._repr_mimebundle_(**kwargs)
@@ -190,7 +189,7 @@ class StreamView(anywidget.AnyWidget):
         for message in subscription.take_nowait(HISTORY):
             self._fold(message)
         if self._received:
-            self._came.set()
+            self._folded.set()
         dropped = self._dropped_before + subscription.stats().dropped  # with what killed processes had not sent
         if dropped != self._dropped:
             self._dropped, self._fresh = dropped, True
@@ -216,20 +215,21 @@ class StreamView(anywidget.AnyWidget):
 
     def _fold(self, message: Message) -> None:
         self._received += 1
-        self._fresh = True
         try:
             value = message.value
         except ZnbError:
             self._unreadable += 1
             return
-        if self._picture is None:
-            self._show_as(self._asked_kind or guess_kind(value))
+        self._fresh = True
         try:
-            if self._picture is not None:
-                self._picture.add(Seen(message.topic, self._name_of(message), message.time, value))
-        except Exception:  # a value of any class, whose methods may fail
-            self._unreadable += 1
-            logger.debug("a value of %s cannot be shown", message.topic, exc_info=True)
+            if self._picture is None:
+                self._show_as(self._asked_kind or guess_kind(value))
+            seen = Seen(message.topic, self._name_of(message), message.time, value)
+            shown = self._picture is not None and self._picture.add(seen)
+        except Exception:  # whatever a value of the user's does when it is looked at, others follow
+            logger.warning("a value on %r cannot be shown", message.topic, exc_info=True)
+            shown = False
+        self._unfit += not shown
 
     def _name_of(self, message: Message) -> str:
         """Return what a source is called: with its cluster, if that is not the first one that was heard."""
@@ -252,8 +252,14 @@ class StreamView(anywidget.AnyWidget):
             "received": self._received,
             "dropped": self._dropped,
             "unreadable": self._unreadable,
+            "unfit": self._unfit,
             **frame.content,
         }
+
+
+def in_notebook() -> bool:
+    """Whether there is a front end that can show widgets."""
+    return hasattr(get_ipython(), "kernel")
 
 
 def stream(*topics: str, kind: str | None = None, x: str | None = None, at: str = EVERYWHERE) -> StreamView:
@@ -269,18 +275,18 @@ def stream(*topics: str, kind: str | None = None, x: str | None = None, at: str 
         A widget, which is the cell's value. ``close()`` ends it.
 
     Raises:
-        ValueError: There is no such kind.
+        ValueError: There is no such kind, or a topic cannot be one.
         ServiceUnavailable: There is nobody of the name ``at``.
     """
     if kind is not None and kind not in KINDS:
         raise ValueError(f"kind must be one of {', '.join(KINDS)}, got {kind!r}")
     for topic in topics:
-        if not isinstance(topic, str):
-            raise TypeError(f"a topic is text, got {topic!r:.50}; several: znb.stream('loss', 'accuracy')")
-        check_topic(topic)
+        check_topic(topic, hint="several: znb.stream('loss', 'accuracy')")
     view = StreamView(topics, kind=kind, x=x, place=at)
     try:
         view.start()
+        if not in_notebook():
+            view.wait_shown(FIRST_LOOK)  # a text of this moment is all that there will be
     except BaseException:
         view.close()
         raise

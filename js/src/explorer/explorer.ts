@@ -11,7 +11,7 @@ import { helpPanel } from "./help";
 import { type Host } from "./host";
 import { layoutFlame, layoutTimeline, type Work } from "./layout";
 import { heaviest, layoutDiff, layoutNodes, layoutSandwich, mergeTrace, type Nodes } from "./merged";
-import { type Colouring, COLOURINGS, showDiff, showMerged, showSandwich, showTimes, type Shown } from "./modes";
+import { NOTES, type Colouring, COLOURINGS, showDiff, showMerged, showSandwich, showTimes, type Shown } from "./modes";
 import { type Arrow } from "./paint";
 import { arrows, pathSummary, showTip, stretches } from "./parts";
 import { type Box } from "./samples";
@@ -189,7 +189,8 @@ export class Explorer {
     this.chart.element.hidden = isTable || mode === "diff"; // until there is a comparison
     if (this.#row < 0) this.#details.clear();
     this.#table.element.hidden = !isTable;
-    this.#others.hidden = mode !== "diff";
+    this.#others.hidden = mode !== "diff" && !NOTES[mode];
+    this.#others.textContent = NOTES[mode] ?? "";
     this.#body.setAttribute("aria-label", MODES.find(([name]) => name === mode)![1]);
     this.chart.canvas.setAttribute("aria-label", `${MODES.find(([name]) => name === mode)![1]} of the trace. Arrow keys move between spans, Enter zooms, 5 shows the same as a table.`);
     if (focused) this.#keepFocus();
@@ -330,8 +331,11 @@ export class Explorer {
       const others = await this.host.others();
       const choice = h("select", { "aria-label": "Compare with", onchange: () => void this.#compare(choice.value) },
         ...others.map((other) => h("option", { value: other.id, text: other.title }))); // prettier-ignore
-      if (!others.length) fill(this.#others, "There is no earlier trace to compare with.");
-      else {
+      if (!others.length) fill(this.#others, "There is no other trace to compare with: run it again.");
+      else if (!others[0]!.same) {
+        choice.prepend(h("option", { text: "choose …", selected: true, disabled: true }));
+        fill(this.#others, "There is no earlier run: run it again, or compare with ", choice);
+      } else {
         fill(this.#others, "Compared with ", choice, " — red: slower now; blue: faster now.");
         await this.#compare(others[0]!.id);
       }
@@ -416,7 +420,8 @@ export class Explorer {
     const trace = this.#trace;
     if (!trace) return;
     this.#matches = search(trace, this.#field.value);
-    this.#found.textContent = this.#matches ? `${plural(this.#matches.count, "match").replace("matchs", "matches")}, ${percent(this.#matches.share)}` : "";
+    const wrong = this.#matches?.wrong ? `${this.#matches.wrong} is no regular expression: ` : "";
+    this.#found.textContent = this.#matches ? wrong + `${plural(this.#matches.count, "match").replace("matchs", "matches")}, ${percent(this.#matches.share)}` : "";
     if (this.#mode === "table") this.#showTable();
     else this.#restyle();
   }

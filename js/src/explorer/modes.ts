@@ -12,6 +12,12 @@ import { LOST, type Trace } from "./trace";
 export const COLOURINGS = ["name", "worker", "service", "kind", "error"] as const;
 export type Colouring = (typeof COLOURINGS)[number];
 
+/** What has to be said of a view. */
+export const NOTES: Partial<Record<string, string>> = {
+  merged: "Call paths added up over all workers: widths are work, more than the time it took where it ran at once.",
+  sandwich: "Callers above, callees below of one name: choose another here, or in the table.",
+};
+
 /** What decides how boxes look. */
 export interface Style {
   palette: Palette;
