@@ -143,7 +143,7 @@ def test_a_topic_is_text_of_some_length(topic, error):
 
 
 def test_a_script_whose_name_is_no_text_is_heard():
-    assert source_name(["/tmp/\ud800.py"], kernel=False) == f"?.py-{os.getpid()}"
+    assert source_name(["/tmp/\ud800.py"], kernel=False) == f"\\ud800.py-{os.getpid()}"
 
 
 def test_a_topic_that_cannot_be_sent_is_refused_and_mutes_nobody():
@@ -170,11 +170,11 @@ def test_wrong_subscriptions_are_refused():
     with pytest.raises(ServiceUnavailable, match="no cluster and no service"):
         znb.subscribe("a", at="nowhere")
     for history in ("x", None, 1.5, True):
-        with pytest.raises(TypeError, match="history must be a whole number"):
+        with pytest.raises(TypeError, match="history is a whole number"):
             znb.subscribe("a", history=history)
-    with pytest.raises(TypeError, match="timeout must be a number"):
+    with pytest.raises(TypeError, match="timeout is a number"):
         znb.subscribe("a", timeout="1")
-    with pytest.raises(ValueError, match="timeout must be at least 0"):
+    with pytest.raises(ValueError, match="timeout is a number of seconds, 0 or more"):
         znb.subscribe("a", timeout=float("nan"))
     with pytest.raises(TypeError, match="until must be a future"):
         znb.subscribe("a", until=3)
@@ -183,7 +183,7 @@ def test_wrong_subscriptions_are_refused():
 @pytest.mark.parametrize("ask", [znb.subscribe, lambda topic, at: znb.publish(topic, 1, at=at)], ids=["sub", "pub"])
 def test_wrong_places_are_refused_at_once(ask, runtime_dir):
     for place in (5, None):
-        with pytest.raises(TypeError, match="a place is text"):
+        with pytest.raises(TypeError, match="at is a name or an address"):
             ask("a", at=place)
     with pytest.raises(ValueError, match="a place is"):
         ask("a", at="")
@@ -615,7 +615,7 @@ def test_a_cluster_that_has_ended_is_said_to_have(capfd, monkeypatch):
         deadline.cancel()
         messages_.close()
         watcher.join()
-    assert "waiting for a message on 'n': 'pub' has ended" in err
+    assert "nothing comes any more: 'pub' has ended" in err
 
 
 def test_a_service_is_found_by_its_name_and_its_address():

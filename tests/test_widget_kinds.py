@@ -210,8 +210,8 @@ class Awkward:
 @pytest.mark.parametrize("kind", ["table", "log"])
 def test_what_has_no_text_is_said_to_have_none(kind):
     picture = make_picture(kind)
-    for value in (10**5000, Awkward(), {"\ud800": 1}):
-        assert picture.add(seen(value))
+    for number, value in enumerate((10**5000, Awkward(), {"\ud800": 1})):
+        assert picture.add(seen(value, topic=f"t{number}"))
     text = json.dumps(picture.frame(full=True).content, allow_nan=False)
     assert "cannot be shown: RuntimeError: not today" in text
     assert "ud800" in text

@@ -68,7 +68,7 @@ def check_place(place: Any) -> None:
         ServiceUnavailable: It is an address that cannot be dialled.
     """
     if not isinstance(place, str):
-        raise TypeError(f"a place is text: 'local', the name of a cluster or service, or a URL; got {place!r:.50}")
+        raise TypeError(f"at is a name or an address, such as 'local', got {place!r:.50}")
     if not place:
         raise ValueError("a place is 'local', the name of a cluster or service, or a URL; got ''")
     if not is_url(place):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import atexit
 import itertools
+import logging
 import os
 import sys
 import threading
@@ -25,6 +26,8 @@ from znb.pubsub.publisher import Publisher, PublisherStats, source_name
 from znb.transport.sockets import prepare_socket
 
 __all__ = ["Streams", "publish", "streams"]
+
+logger = logging.getLogger("znb.pubsub")
 
 #: Seconds that a process elsewhere has to take a value.
 PUT_TIMEOUT = 5.0
@@ -113,6 +116,7 @@ def publish(topic: str, value: Any, *, at: str = EVERYWHERE) -> None:
         raise ValueError("a topic has at least one character, got ''")
     check_place(at)
     if sys.is_finalizing():  # threads have been stopped for ever: a ``__del__`` would wait for them as long
+        logger.warning("a value on %r was published too late: this process ends", topic)
         return
     content, frames, size = encode_value(value, home.codec)
     if at == EVERYWHERE:

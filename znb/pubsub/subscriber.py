@@ -258,7 +258,7 @@ class _Watch:
         if self._feed.gone_for > NOTICE_AFTER and not self._said_gone:
             self._said_gone = self._said = True
             text = f"{place!r} has ended; close the subscription unless one of this name is to come back"
-            print(f"waiting for a message on {names}: {text}", file=sys.stderr)
+            print(f"waiting for a message on {names}; nothing comes any more: {text}", file=sys.stderr)
         if self._said or stats.received:
             return
         self._said = True
@@ -306,7 +306,7 @@ def subscribe(
     for topic in topics:
         check_topic(topic, hint="several: znb.subscribe('loss', 'accuracy')")
     if not isinstance(history, int) or isinstance(history, bool):
-        raise TypeError(f"history must be a whole number of messages, got {history!r:.50}")
+        raise TypeError(f"history is a whole number of messages, got {history!r:.50}")
     if history < 1:
         raise ValueError(f"history must be at least 1, got {history}")
     check_timeout(timeout)
@@ -322,9 +322,9 @@ def check_timeout(timeout: Any) -> None:
     if timeout is None:
         return
     if not isinstance(timeout, int | float) or isinstance(timeout, bool):
-        raise TypeError(f"timeout must be a number of seconds, or None, got {timeout!r:.50}")
+        raise TypeError(f"timeout is a number of seconds, or None, got {timeout!r:.50}")
     if not timeout >= 0:
-        raise ValueError(f"timeout must be at least 0 seconds, got {timeout}")
+        raise ValueError(f"timeout is a number of seconds, 0 or more, got {timeout}")
 
 
 def _names(topics: tuple[str, ...]) -> str:
