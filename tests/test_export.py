@@ -22,6 +22,7 @@ from znb.export.folded import folded_sums
 from znb.export.lanes import lanes
 from znb.export.otlp import attribute, read_otlp, value_of
 from znb.export.page import PAGE_START
+from znb.spans.samples import Frame, SampleTable
 from znb.spans.table import Event
 from znb.traces import TraceData
 from znb.traces.model import ClockError, SpanList
@@ -575,6 +576,31 @@ def test_the_picture_has_no_script_and_loads_nothing(known):
     assert "<script" not in svg
     assert set(re.findall(r'https?://[^"]*', svg)) == {"http://www.w3.org/2000/svg"}
     assert "1 failed · 1 lost" in svg
+
+
+def test_the_picture_tells_what_was_cancelled():
+    svg = flame_svg(make_trace([Made("a", 0, 100), Made("sleep", 10, 90, 0, status="cancelled")]))
+    assert "sleep (cancelled)" in svg
+    assert "1 cancelled" in svg
+    assert "#d8d8d8" in svg
+
+
+def test_folded_stacks_begin_with_the_users_code_and_tell_jobs_from_calls():
+    samples = SampleTable()
+    thread = samples.place(PROCESSES[1], 8, "MainThread")
+    worker = samples.node(-1, Frame("<module>", "<string>", 1, 1, "user"))
+    inside = samples.node(worker, Frame("run", "/x/znb/runner.py", 1, 1, "znb"))
+    burn = samples.node(inside, Frame("burn", "/home/u/cell.py", 1, 1, "user"))
+    launcher = samples.node(-1, Frame("start", "/lib/ipykernel.py", 1, 1, "library"))
+    cell = samples.node(launcher, Frame("<module>", "/home/u/cell.py", 1, 1, "user"))
+    samples.add(3, BASE + 50, 20, 20, thread, burn)
+    samples.add(1, BASE + 90, 10, 0, thread, samples.node(cell, Frame("sleep", "/lib/time.py", 1, 1, "library")))
+    data = make_trace([
+        Made("burn", 0, 100, kind="map"), Made("burn", 20, 70, 0, 0, "submit"), Made("burn", 30, 60, 1, 1, "job"),
+    ], samples)  # fmt: skip
+    sums = folded_sums(data)
+    assert sums["burn [map]", "burn [submit]", "burn [job]", "burn"] == 20
+    assert sums["burn [map]", "<module>", "sleep"] == 10
 
 
 def test_the_page_loads_nothing_and_no_name_ends_its_script(known):

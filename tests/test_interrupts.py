@@ -152,6 +152,13 @@ while True:
 """
 
 
+EVENTS_OF_W0 = """
+from znb import Trace
+calls = [span for span in Trace.latest()[-1].spans if span.kind == "call" and span.attributes["worker"] == "w0"]
+[event.name for span in calls for event in span.events if event.name != "exception"]
+"""
+
+
 def test_a_worker_that_ignores_two_interrupts_is_killed_by_the_third_and_replaced(kernel):
     notebook = with_cluster(kernel(), 2)
     before = pids(notebook)
@@ -167,6 +174,7 @@ def test_a_worker_that_ignores_two_interrupts_is_killed_by_the_third_and_replace
         cell.wait_until(lambda cell: "w0 is busy with In[" in notices(cell))
         interrupt(notebook, cell)
         assert said in cell.stderr, number
+        assert notebook.run(EVENTS_OF_W0).value == ("['interrupt']" if number == 2 else "['interrupt', 'kill']")
     assert notebook.run(remote("1")).ok().value == "{'w0': 1, 'w1': 1}"
     after = pids(notebook)
     assert after["w0"] != before["w0"]

@@ -678,6 +678,30 @@ def test_threads_begin_in_the_context_that_started_them(recorded):
     assert not RECORDER.inherited
 
 
+def test_elsewhere_only_threads_of_watched_traces_do(recorded):
+    undo = follow_threads(watched=True)
+    follows = threading.Thread.start.znb_follows
+    before = follows["watched"]
+    follows["watched"] = True
+    try:
+        seen = []
+        with concurrent.futures.ThreadPoolExecutor(1) as pool:
+            with span("cell"):
+                seen.append(pool.submit(current).result())
+            with OpenSpan(RECORDER, "watched", live=10) as watched:
+                seen.append(pool.submit(current).result())
+                assert list(pool.map(lambda _: current(), range(2))) == [watched, watched]
+                thread = threading.Thread(target=lambda: seen.append(current()))
+                thread.start()
+                thread.join()
+        assert seen == [None, watched, watched]
+        follow_threads()()
+        assert follows["watched"]
+    finally:
+        follows["watched"] = before
+        undo()
+
+
 # -- tables
 
 

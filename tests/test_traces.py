@@ -22,7 +22,7 @@ from znb.traces.clock import DRIFT, Estimate, Interval, RoundTrips, chain
 from znb.traces.listing import duration
 from znb.traces.model import SpanList
 from znb.traces.pieces import pieces
-from znb.traces.text import text_tree
+from znb.traces.text import Roots, text_tree
 
 CLIENT, W0, W1 = PROCESSES
 
@@ -580,6 +580,25 @@ def test_spans_that_were_missed_are_told_of_traces_that_may_lack_them(store):
     for trace_id in (1, 2, 3):
         kept.take(batch(trace_id), 0, 1)
     assert [len([n for n in kept.assemble(t).notes if "came faster" in n]) for t in (1, 2, 3)] == [0, 1, 0]
+
+
+def test_what_is_asked_of_a_trace_shows_as_a_table():
+    data = failing()
+    for found in (analysis.self_times(data), analysis.diff(data, data), pieces(data, 1)):
+        assert "object at" not in repr(found)
+        assert "svc.f" in repr(found) or "transfer" in repr(found)
+        assert "<td" in found._repr_html_()
+    assert "svc.f [serve]" in repr(Roots(data))
+    assert repr(Roots(make_trace([]))) == "(no spans)"
+    assert repr(pieces(make_trace([Made("a", 0, 0)]), 0)).splitlines()[0].split() == ["piece", "where", "took"]
+    many = analysis.self_times(make_trace([Made(f"n{n}", n, n + 1) for n in range(50)]))
+    assert repr(many).splitlines()[-1] == "… 20 more"
+    assert "20 more" in many._repr_html_()
+
+
+def test_a_trace_without_a_root_is_called_by_its_first_span():
+    parts = parts_of({W0: [entry(2, 1, 50, 60, "second"), entry(3, 1, 10, 40, "first")]})
+    assert parts.root_name() == "first"
 
 
 def test_suspended_generators_cost_nothing_by_themselves():

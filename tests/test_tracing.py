@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import concurrent.futures
 import itertools
 import pickle
 import time
@@ -10,9 +11,9 @@ import pytest
 import znb.tracing
 from trace_peer import Failed, Peer, run
 from znb.export import TraceFileError
-from znb.spans import RECORDER, OpenSpan, current, span
+from znb.spans import RECORDER, OpenSpan, Recorder, current, span
 from znb.traces import Request
-from znb.tracing import TRACES, Trace, Traces, trace
+from znb.tracing import TRACES, Begin, Trace, Traces, trace
 
 
 @pytest.fixture
@@ -268,3 +269,30 @@ def test_the_latest_traces_can_be_had():
     with trace("one") as one:
         pass
     assert Trace.latest()[-1].trace_id == one.trace_id
+
+
+def test_the_latest_trace_is_found_by_name():
+    with trace("outer") as outer, trace("nested"):
+        pass
+    assert trace.last().trace_id == outer.trace_id
+    assert trace.last().title == "outer"  # one inside of another is part of that
+    kept = trace.list()
+    assert repr(kept).splitlines()[-1].split()[:2] == ["outer", outer.trace_id[:8]]
+    assert repr(kept).splitlines()[0].split() == ["title", "id", "took", "spans", "failed", "began"]
+    assert "last()" in repr(trace)
+    assert pickle.loads(pickle.dumps(trace)) is trace
+    empty = Traces(Recorder())
+    with pytest.raises(LookupError, match="no traces yet"):
+        Begin(empty).last()
+    empty.sampler.close()
+
+
+def test_threads_begun_in_a_trace_are_part_of_it():
+    with concurrent.futures.ThreadPoolExecutor(2) as pool, trace("threads") as t:
+
+        def work(number):
+            with span(f"work {number}"):
+                return number
+
+        assert list(pool.map(work, range(3))) == [0, 1, 2]
+    assert {one.name for one in t.spans} == {"threads", "work 0", "work 1", "work 2"}

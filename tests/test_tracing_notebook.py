@@ -120,6 +120,9 @@ def test_tracebacks_name_cells_and_hops_as_people_know_them(kernel):
     assert any(line.startswith("── on w") for line in shown)
     for word in ("ipykernel", "interactiveshell", "in remote"):
         assert word not in text
+    kernel.run("from znb.widgets.explorer import _source")
+    source = kernel.run(f"_source({{'file': 'Cell In[{defined}]', 'line': 2}})['lines'][1]")
+    assert source.value == "'    return 1 / (x - 4)'"
     kernel.run("import znb\nlast = list(znb.tracing.TRACES)[-1]\nlast.save('told.html')")
     assert kernel.run("'return 1 / (x - 4)' in open('told.html').read().partition('\"sources\"')[2]").value == "True"
     assert kernel.run(f"'Cell In[{defined}]' in str(last.errors()[0].traceback)").value == "True"
@@ -165,6 +168,35 @@ def test_a_trace_is_saved_by_its_suffix(kernel, world):
     identifier = listed(kernel)[-1][0]
     kernel.run(f"%znb trace {identifier} --save {world.home}/t.speedscope.json")
     assert json.loads((world.home / "t.speedscope.json").read_text())["profiles"]
+
+
+def test_runs_of_one_line_in_two_cells_are_compared(kernel):
+    for name in "ab":
+        kernel.run(f"import znb\nwith znb.trace('{name}') as {name}:\n    cluster.submit(double, 4).result()")
+    assert kernel.run("all(change.before and change.after for change in a.diff(b))").value == "True"
+    shown = kernel.run("a.diff(b)").value
+    assert shown.splitlines()[0].split() == ["call", "path", "before", "after", "difference"]
+    assert "(whole) → double → double → doubling" in shown
+
+
+def test_what_is_cancelled_or_takes_too_long_is_told_where_it_ran(kernel):
+    kernel.run("import threading, time\nbegun = threading.Event()\nf = cluster.submit(time.sleep, 60)")
+    kernel.run("while f.worker is None or not f.running() or not f.trace.find('sleep'): time.sleep(0.01)")
+    kernel.run("f.cancel()\nwhile not f.trace.find('sleep')[-1].end_ns: time.sleep(0.01)")
+    told = kernel.run("job = f.trace.find('sleep')[-1]\njob.kind, job.status, job.events[0].name").value
+    assert told == "('job', 'cancelled', 'interrupt')"
+    assert "cancelled" in kernel.run("print(f.trace)").stdout
+    kernel.start("list(cluster.map(time.sleep, [60], job_timeout=0.2))").wait()
+    kernel.run("late = znb.trace.last()\nwhile len(late.spans) < 3: time.sleep(0.01)")
+    told = kernel.run("[(s.kind, s.status) for s in late.find('sleep')], late.find('sleep')[-1].events[0].name").value
+    assert told == "([('map', 'error'), ('job', 'cancelled')], 'interrupt')"
+    assert kernel.run("len(late.errors())").value == "1"
+
+
+def test_the_latest_traces_by_name_in_a_cell(kernel):
+    kernel.run("%%znb trace shown by name\ncluster.submit(double, 1).result()")
+    assert kernel.run("znb.trace.last().title").value == "'shown by name'"
+    assert "shown by name" in kernel.run("znb.trace.list()").value
 
 
 def test_switched_off_cells_leave_no_trace(kernel):
@@ -269,6 +301,27 @@ def test_the_traces_of_a_service(world, capsys, bind, kind):
         process.stdin.close()
         process.wait(20)
         process.stdout.close()
+
+
+def test_the_traces_of_what_runs_are_found_by_name(kernel, module_world, monkeypatch, capsys, tmp_path):
+    monkeypatch.setenv("ZNB_RUNTIME_DIR", str(module_world.runtime))
+    kernel.run("import znb\nkept = znb.expose({'shout': lambda text: text.upper()}, name='shouter')")
+    kernel.run("cluster.submit(double, 1).result()")
+    with znb.connect("shouter") as svc:
+        assert svc.shout("a") == "A"
+    assert command("trace", "shouter") == 0
+    assert "shouter.shout" in capsys.readouterr().out
+    assert command("trace", "default") == 0
+    assert "double" in capsys.readouterr().out
+    files = [str(tmp_path / name) for name in ("a.html", "a.json")]
+    assert command("trace", "local", "--save", files[0], "--save", files[1]) == 0
+    assert len({znb.Trace.load(file).title for file in files}) == 1
+    assert "Saved ''" not in capsys.readouterr().out
+    assert command("trace", "nobody") == 2
+    said = capsys.readouterr().err
+    assert "no file, service or cluster 'nobody' here" in said
+    assert "services: shouter; clusters: default" in said
+    kernel.run("znb.unexpose('shouter')")
 
 
 TERMINAL = """

@@ -139,6 +139,8 @@ class ObjectCall:
         name, message, _text = reply.args
         encoded = reply.headers.get("error")
         if encoded is None:
+            if name == "Cancelled":
+                self.span.status = "cancelled"
             return Failed(ZnbError(f"{self.link.name} refused the call: {name}: {message}"))
         record = tracebacks.decode_record(encoded)
         unpack(reply.headers.get("cargo"), reply.buffers, self.link.codec)

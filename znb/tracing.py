@@ -15,16 +15,17 @@ from typing import Any, Final, Self
 from znb import export
 from znb.callees import Callees
 from znb.profiler import SAMPLER, Sampler
-from znb.spans import RECORDER, OpenSpan, Process, Recorder, Span, SpanTable
+from znb.spans import RECORDER, OpenSpan, Process, Recorder, Span, SpanTable, follow_threads
 from znb.spans.samples import SampleTable
 from znb.traces import analysis
 from znb.traces.feed import Feed
+from znb.traces.listing import Listing, duration, printable
 from znb.traces.model import SpanList, TraceData
-from znb.traces.pieces import Piece, pieces
-from znb.traces.store import Store
-from znb.traces.text import text_tree
+from znb.traces.pieces import Pieces, pieces
+from znb.traces.store import TRACES_MAX, Store
+from znb.traces.text import Roots, text_tree
 
-__all__ = ["TRACES", "LiveTrace", "Picture", "Trace", "Traces", "trace"]
+__all__ = ["TRACES", "Begin", "LiveTrace", "Picture", "Trace", "TraceList", "Traces", "trace"]
 
 #: Milliseconds between two samples.
 INTERVAL_MS = 10
@@ -39,8 +40,9 @@ OFF_NOTE = "tracing was off (%znb trace off), so nothing was recorded"
 class Picture:
     """A picture that notebooks show."""
 
-    def __init__(self, svg: str) -> None:
+    def __init__(self, svg: str, text: str = "") -> None:
         self.svg = svg
+        self._text = text
 
     def _repr_svg_(self) -> str:
         return self.svg
@@ -49,7 +51,8 @@ class Picture:
         return self.svg
 
     def __repr__(self) -> str:
-        return '<a flame graph: shown in notebooks; .save("x.svg") of its trace writes it to a file>'
+        hint = '<a flame graph: shown in notebooks; .save("x.svg") of its trace writes it to a file>'
+        return f"{self._text}\n{hint}" if self._text else hint
 
 
 class Trace:
@@ -93,10 +96,9 @@ class Trace:
         return cls(title or Path(path).name, data.trace_id, lambda _version: (0, data))
 
     @staticmethod
-    def latest() -> list[Trace]:
+    def latest() -> TraceList:
         """Return the traces that this process keeps, the latest last: those of its last 100 cells, say."""
-        TRACES.collect(COLLECT_TIMEOUT)
-        return list(TRACES)
+        return TRACES.latest()
 
     @property
     def data(self) -> TraceData:
@@ -132,9 +134,9 @@ class Trace:
 
     # -- what it tells -------------------------------------------------------------------------------------
 
-    def tree(self) -> list[analysis.TreeNode]:
+    def tree(self) -> Roots:
         """Return the roots; each node has its span and its ``children``."""
-        return analysis.tree(self.data)
+        return Roots(self.data)
 
     def critical_path(self) -> analysis.Segments:
         """Return what the whole took its time for, segment by segment, from start to end."""
@@ -153,7 +155,7 @@ class Trace:
         data = self.data
         return SpanList(data, analysis.find(data, pattern))
 
-    def pieces(self, span: Span | str) -> list[Piece]:
+    def pieces(self, span: Span | str) -> Pieces:
         """Return where the time of a call went: encoding, transfer, queueing, running, and so on."""
         data = self.data
         return pieces(data, data.row_of(span))
@@ -174,7 +176,7 @@ class Trace:
 
     def flame(self) -> Picture:
         """Return the flame graph."""
-        return Picture(export.flame_svg(self.data, self.title))
+        return Picture(export.flame_svg(self.data, self.title), self.text())
 
     def text(self, width: int = 100) -> str:
         """Return the call tree as text."""
@@ -258,6 +260,22 @@ class LiveTrace(Trace):
         self._span.unwind()
 
 
+class TraceList(Listing[Trace]):
+    """Traces, shown as a table, the latest last."""
+
+    head = ("title", "id", "took", "spans", "failed", "began")
+    none = "(no traces yet)"
+    lines = TRACES_MAX  # all, since the latest are the last
+
+    def cells(self, item: Trace) -> tuple[str, ...]:
+        """Return an item's line."""
+        data = item.data
+        began = time.strftime("%H:%M:%S", time.localtime(data.start_ns / 1e9)) if len(data) else ""
+        took = duration(data.end_ns - data.start_ns)
+        failed = str(len(analysis.failures(data)) or "")
+        return printable(item.title), item.trace_id[:8], took, f"{len(data):,}", failed, began
+
+
 class Traces:
     """The traces of a session.
 
@@ -290,6 +308,8 @@ class Traces:
         if not isinstance(interval, int | float) or not interval > 0:
             raise ValueError(f"expected seconds between two samples, more than 0, as interval, got {interval!r}")
         self.sampler.install()
+        if self.recorder is RECORDER:
+            follow_threads(watched=True)
         self.sampler.on_round = self.store.relieve
         return LiveTrace(self, title, max(1, round(interval * 1000)), attributes)
 
@@ -320,6 +340,11 @@ class Traces:
             collector(max(0.0, deadline - time.monotonic()))
         self._callees.collect(max(0.0, deadline - time.monotonic()))
         self.store.read_local()
+
+    def latest(self) -> TraceList:
+        """Return the traces kept, the latest last, with everything that has been recorded of them until now."""
+        self.collect(COLLECT_TIMEOUT)
+        return TraceList(self)
 
     def read(self, trace_id: int, known: int = -2) -> tuple[int, TraceData | None]:
         """Return a trace's version, and the trace as far as it has come unless that is the ``known`` version."""
@@ -366,18 +391,55 @@ class Traces:
 TRACES: Final = Traces(RECORDER)
 
 
-def trace(title: str = "trace", /, *, interval: float = INTERVAL_MS / 1000, **attributes: Any) -> LiveTrace:
-    """Begin a trace: what happens inside ``with`` is recorded here and wherever it leads, and sampled.
-
-    Args:
-        title: What to call it.
-        interval: Seconds between two samples.
-        attributes: What to know about it.
+class Begin:
+    """``znb.trace``: begins traces, and knows the latest ones.
 
     Example:
-        >>> with trace("epoch", lr=0.1) as t:
+        >>> begin = Begin(TRACES)
+        >>> with begin("epoch", lr=0.1) as t:
         ...     total = sum(range(10))
         >>> t.spans[0].attributes
         {'lr': 0.1}
+        >>> begin.last().title
+        'epoch'
     """
-    return TRACES.new(title, interval, attributes)
+
+    def __init__(self, traces: Traces) -> None:
+        self._traces = traces
+
+    def __call__(
+        self, title: str = "trace", /, *, interval: float = INTERVAL_MS / 1000, **attributes: Any
+    ) -> LiveTrace:
+        """Begin a trace: what happens inside ``with`` is recorded here and wherever it leads, and sampled.
+
+        Args:
+            title: What to call it.
+            interval: Seconds between two samples.
+            attributes: What to know about it.
+        """
+        return self._traces.new(title, interval, attributes)
+
+    def last(self) -> Trace:
+        """Return the latest trace, with everything that has been recorded of it until now: what ``%znb trace`` shows.
+
+        Raises:
+            LookupError: There is none yet.
+        """
+        found = self.list()
+        if not found:
+            raise LookupError("there are no traces yet: a call, a job or `with znb.trace()` leaves one")
+        return found[-1]
+
+    def list(self) -> TraceList:
+        """Return the traces that are kept, the latest last: what ``%znb trace list`` shows."""
+        return self._traces.latest()
+
+    def __reduce__(self) -> str:
+        return "trace"
+
+    def __repr__(self) -> str:
+        return "<znb.trace: with znb.trace(TITLE) as t: … · znb.trace.last() · znb.trace.list()>"
+
+
+#: What users write.
+trace: Final = Begin(TRACES)

@@ -380,6 +380,18 @@ describe("analysis", () => {
     expect(quantile(new Float64Array(0), 0.5)).toBe(0);
   });
 
+  it("counts an exception once, where it was raised, and names what was cancelled", () => {
+    const trace = made([
+      { name: "cell", start: 0, end: 100, status: "error" },
+      { name: "submit", start: 10, end: 90, parent: 0, status: "error" },
+      { name: "job", start: 20, end: 80, parent: 1, status: "error" },
+      { name: "sleep", start: 20, end: 80, parent: 0, status: "cancelled" },
+    ]);
+    expect(trace.failed).toBe(1);
+    expect([0, 3].map((row) => trace.labelOf(row))).toEqual(["cell", "sleep (cancelled)"]);
+    expect(made([{ name: "a", start: 0, end: 1 }]).failed).toBe(0);
+  });
+
   it("searches by name, expression, worker, kind and status", () => {
     const trace = made(FAMILY);
     const rows = (query: string) => [...(search(trace, query)?.rows ?? [])].flatMap((hit, row) => (hit ? [row] : []));

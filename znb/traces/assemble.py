@@ -77,10 +77,13 @@ class Parts:
         return self.size_bytes - before
 
     def root_name(self) -> str:
-        """Return the name of a span without a parent; empty if none has come yet."""
-        for table in (*self.tables.values(), *self.opened.values()):
+        """Return the name of a span without a parent, else of the first; empty if none has come yet."""
+        tables = [table for table in (*self.tables.values(), *self.opened.values()) if len(table)]
+        for table in tables:
             if 0 in table.parent_id:
                 return table.strings[table.name[table.parent_id.index(0)]]
+        for table in tables:
+            return table.strings[table.name[table.start_ns.index(min(table.start_ns))]]
         return ""
 
     def set_open(self, process: Process, part: TracePart | None) -> None:

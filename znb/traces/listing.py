@@ -5,10 +5,11 @@ Pure.
 
 from __future__ import annotations
 
+import html
 from collections.abc import Sequence
 from typing import ClassVar, TypeVar
 
-__all__ = ["Listing", "duration", "in_columns", "printable"]
+__all__ = ["Listing", "as_html", "duration", "in_columns", "printable"]
 
 T = TypeVar("T")
 
@@ -51,15 +52,39 @@ def in_columns(head: Sequence[str], rows: Sequence[Sequence[str]], total: int) -
     return "\n".join([*shown, *([f"… {total - len(rows)} more"] if total > len(rows) else [])])
 
 
+def as_html(head: Sequence[str], rows: Sequence[Sequence[str]], total: int) -> str:
+    """Return the same as HTML, for notebooks."""
+
+    def line(tag: str, texts: Sequence[str]) -> str:
+        sides = ("left", *["right"] * (len(head) - 1))
+        cells = (
+            f'<{tag} style="text-align:{side}">{html.escape(text)}</{tag}>'
+            for side, text in zip(sides, texts, strict=True)
+        )
+        return f"<tr>{''.join(cells)}</tr>"
+
+    more = f"<p>… {total - len(rows)} more</p>" if total > len(rows) else ""
+    body = "".join(line("td", row) for row in rows)
+    return f"<table><thead>{line('th', head)}</thead><tbody>{body}</tbody></table>{more}"
+
+
 class Listing(list[T]):
     """A list that shows itself as a table."""
 
     head: ClassVar[tuple[str, ...]] = ()
     none: ClassVar[str] = "(none)"
+    lines: ClassVar[int] = LINES_MAX
 
     def cells(self, item: T) -> tuple[str, ...]:
         """Return an item's line."""
         raise NotImplementedError
 
     def __repr__(self) -> str:
-        return in_columns(self.head, [self.cells(item) for item in self[:LINES_MAX]], len(self)) if self else self.none
+        return (
+            in_columns(self.head, [self.cells(item) for item in self[: self.lines]], len(self)) if self else self.none
+        )
+
+    def _repr_html_(self) -> str | None:
+        if not self or not self.head:
+            return None  # notebooks show the text then
+        return as_html(self.head, [self.cells(item) for item in self[: self.lines]], len(self))

@@ -58,7 +58,7 @@ class _Kept:
     Attributes:
         missed: By process key, spans that were overwritten before they were read, some of them perhaps of this trace.
         ours: Whether this process has spans in it.
-        pinned: Whether somebody holds it: it is not dropped.
+        pinned: How many hold it: it is not dropped while there are any.
         version: Counts what has come.
         began_ns: Our clock when it began here, or was heard of.
         epoch_ns: Unix time minus our clock, looked at once, so that a span has one time whenever it is read.
@@ -70,7 +70,7 @@ class _Kept:
         self.parts = Parts(trace_id, cell_of=cell_of)
         self.missed: dict[str, int] = {}
         self.ours = False
-        self.pinned = False
+        self.pinned = 0
         self.title = ""
         self.version = 0
         self.began_ns = time.perf_counter_ns()
@@ -168,14 +168,15 @@ class Store:
         """Note a trace that begins here, and hold on to it."""
         with self._lock:
             kept = self._kept(trace_id)
-            kept.ours = kept.pinned = True
-            kept.title = title
+            kept.ours = True
+            kept.pinned += 1
+            kept.title = kept.title or title  # one inside of another is part of that
 
     def unpin(self, trace_id: int) -> None:
         """Let a trace go when its turn has come."""
         with self._lock:
             if trace_id in self._traces:
-                self._traces[trace_id].pinned = False
+                self._traces[trace_id].pinned -= 1
 
     # -- what is there -------------------------------------------------------------------------------------
 

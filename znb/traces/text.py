@@ -9,11 +9,11 @@ from collections import Counter
 from collections.abc import Iterator
 
 from znb.spans.table import KINDS
-from znb.traces.analysis import errors, failures, self_ns
+from znb.traces.analysis import TreeNode, errors, failures, self_ns, tree
 from znb.traces.listing import duration, printable
 from znb.traces.model import TraceData
 
-__all__ = ["duration", "text_tree"]
+__all__ = ["Roots", "duration", "text_tree"]
 
 #: Lines of the tree.
 LINES_MAX = 200
@@ -29,6 +29,18 @@ MARKS = {"retry": "retried", "kill": "worker killed"}
 HOT_MAX = 5
 #: Workers named on one line.
 WORKERS_MAX = 4
+
+
+class Roots(list[TreeNode]):
+    """The roots of a trace, shown as its tree."""
+
+    def __init__(self, data: TraceData, width: int = 100) -> None:
+        super().__init__(tree(data))
+        self._data = data
+        self._width = width
+
+    def __repr__(self) -> str:
+        return "\n".join(_lines(self._data, self._width)) or "(no spans)"
 
 
 class _Group:

@@ -80,7 +80,7 @@ export function showTimes(trace: Trace, scene: Scene, boxes: readonly Box[], pat
           if (item < 0) return palette.sampledText;
           return trace.bad(item) ? palette.failedText : palette.text;
         },
-        label: (item) => (item < 0 ? trace.samples.functions[boxes[~item]!.function]![0] : trace.nameOf(item)),
+        label: (item) => (item < 0 ? trace.samples.functions[boxes[~item]!.function]![0] : trace.labelOf(item)),
         sampled: (item) => item < 0,
         parts(item) {
           if (item < 0 || dim(item)) return [];
