@@ -27,7 +27,7 @@ def test_docstring_examples_run(name):
 
 
 @pytest.mark.parametrize("page", ["services", "streams"])
-def test_the_examples_of_a_page_run(tmp_path, page):
+def test_the_examples_of_a_page_run(page, tmp_path):
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / f"{page}.md").read_text(), flags=re.DOTALL)
     script = tmp_path / f"{page}.py"
     script.write_text("\n".join(blocks))

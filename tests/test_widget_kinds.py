@@ -200,3 +200,18 @@ def test_what_cannot_be_shown_is_told_and_hurts_nothing():
     assert log.add(seen({"level": "L" * 100, "message": "\ud800"}))
     json.dumps([table.frame(full=True).content, log.frame(full=True).content], ensure_ascii=False).encode()
     assert not make_picture("image").add(seen(b"no picture"))
+
+
+class Awkward:
+    def __repr__(self):
+        raise RuntimeError("not today")
+
+
+@pytest.mark.parametrize("kind", ["table", "log"])
+def test_what_has_no_text_is_said_to_have_none(kind):
+    picture = make_picture(kind)
+    for number, value in enumerate((10**5000, Awkward(), {"\ud800": 1})):
+        assert picture.add(seen(value, topic=f"t{number}"))
+    text = json.dumps(picture.frame(full=True).content, allow_nan=False)
+    assert "cannot be shown: RuntimeError: not today" in text
+    assert "ud800" in text

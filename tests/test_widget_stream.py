@@ -101,3 +101,19 @@ def test_a_value_that_cannot_be_read_is_counted(notebook):
     wait_for(notebook, lambda: notebook.run("view._received").value == "2")
     assert notebook.run("view._unreadable, view.kind").value == "(1, 'line')"
     notebook.run("view.close()").ok()
+
+
+def test_the_same_worker_of_two_clusters_is_two_sources(notebook):
+    notebook.messages.clear()
+    notebook.run(
+        """
+        seven = znb.stream("seven")
+        with znb.Cluster.start(1, name="one") as one, znb.Cluster.start(1, name="two") as two:
+            for cluster in (one, two):
+                cluster.run("import znb; znb.publish('seven', 1)")
+        """
+    ).ok()
+    wait_for(notebook, lambda: sum(len(frame["series"]) for frame in sent(notebook, "frame")) == 2)
+    found = {series[2] for frame in sent(notebook, "frame") for series in frame["series"]}
+    assert found in ({"w0", "two/w0"}, {"w0", "one/w0"})
+    notebook.run("seven.close()").ok()

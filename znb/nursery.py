@@ -394,7 +394,7 @@ class Nursery:
     def _sweep(self, child: Child) -> None:
         """Remove the sockets and files that a process has left which was killed."""
         try:
-            for url in (child.spec.calls, child.spec.jobs, child.spec.events):
+            for url in (child.spec.calls, child.spec.jobs, child.spec.events, f"{child.spec.events}.count"):
                 Path(url.removeprefix("ipc://")).unlink(missing_ok=True)
             remove_services(child.pid)
         except (OSError, ZnbError):  # no descriptor left, say; whoever finds them removes them

@@ -306,7 +306,7 @@ class Table:
         return True
 
     def _set(self, key: str, seen: Seen, record: dict[Any, Any]) -> None:
-        cells = {_short(str(name), CELL_WIDTH): _cell(value) for name, value in record.items()}
+        cells = {_short(_as_text(name, str), CELL_WIDTH): _cell(value) for name, value in record.items()}
         for name in cells:
             if len(self._columns) < COLUMNS:
                 self._columns.setdefault(name)
@@ -352,11 +352,19 @@ def _cell(value: Any) -> Any:
         try:
             number = float(value)
         except OverflowError:
-            return _short(repr(value), CELL_WIDTH)
+            return _short(_as_text(value), CELL_WIDTH)
         if not math.isfinite(number):
             return str(number)
         return int(value) if isinstance(value, numbers.Integral) and abs(int(value)) < 2**53 else number
-    return _short(str(value) if isinstance(value, str) else repr(value), CELL_WIDTH)
+    return _short(_as_text(value), CELL_WIDTH)
+
+
+def _as_text(value: Any, write: Callable[[Any], str] = repr) -> str:
+    """Return a value as text, whatever it is."""
+    try:
+        return value if isinstance(value, str) else write(value)
+    except Exception as error:  # noqa: BLE001 - a value of any class, or a number of too many digits
+        return f"<{type(value).__name__} that cannot be shown: {type(error).__name__}: {error}>"
 
 
 def _short(text: str, width: int) -> str:
@@ -405,8 +413,8 @@ def _log_line(value: Any) -> tuple[str, str]:
         if key is not None:
             level = str(value.get("level", value.get("levelname", "info"))).lower()
             rest = {name: item for name, item in value.items() if name not in {key, "level", "levelname"}}
-            return level, f"{value[key]}{f'  {rest}' if rest else ''}"
-    text = value if isinstance(value, str) else repr(value)
+            return level, f"{value[key]}{f'  {_as_text(rest)}' if rest else ''}"
+    text = _as_text(value)
     return _level_of(text), text
 
 

@@ -83,6 +83,9 @@ class StreamView(anywidget.AnyWidget):
         self._number = 0
         self._received = 0
         self._dropped = 0
+        self._dropped_before = 0
+        self._first_cluster: str | None = None
+        self._failed = False
         self._unreadable = 0
         self._unfit = 0
         self._keyframe_at = 0.0
@@ -124,6 +127,7 @@ class StreamView(anywidget.AnyWidget):
         self._thread = None
         subscription, self._subscription = self._subscription, None
         if subscription is not None:
+            self._dropped_before += subscription.stats().dropped
             subscription.close()
 
     def __repr__(self) -> str:
@@ -162,9 +166,21 @@ class StreamView(anywidget.AnyWidget):
     def _run(self) -> None:
         try:
             while not self._closing.wait(1 / RATE):
-                self._turn()
+                self._turn_safely()
         except Exception:
             logger.exception("the view of %s has ended", ", ".join(self.topics))
+
+    def _turn_safely(self) -> None:
+        """Do a turn; one that fails, as with a value that a page cannot be sent, does not end the view."""
+        try:
+            self._turn()
+        except Exception:
+            if self._closing.is_set():
+                raise
+            if not self._failed:
+                logger.exception("the view of %s could not be brought up to date", ", ".join(self.topics))
+            self._failed = True
+            self._wanted = True  # what was on its way is in a full frame
 
     def _turn(self) -> None:
         subscription = self._subscription
@@ -174,6 +190,9 @@ class StreamView(anywidget.AnyWidget):
             self._fold(message)
         if self._received:
             self._folded.set()
+        dropped = self._dropped_before + subscription.stats().dropped  # with what killed processes had not sent
+        if dropped != self._dropped:
+            self._dropped, self._fresh = dropped, True
         now = time.monotonic()
         looked_at = not self._hidden or not all(self._hidden.values())
         full = self._wanted
@@ -196,7 +215,6 @@ class StreamView(anywidget.AnyWidget):
 
     def _fold(self, message: Message) -> None:
         self._received += 1
-        self._dropped += message.dropped
         try:
             value = message.value
         except ZnbError:
@@ -206,12 +224,20 @@ class StreamView(anywidget.AnyWidget):
         try:
             if self._picture is None:
                 self._show_as(self._asked_kind or guess_kind(value))
-            seen = Seen(message.topic, message.source, message.time, value)
+            seen = Seen(message.topic, self._name_of(message), message.time, value)
             shown = self._picture is not None and self._picture.add(seen)
         except Exception:  # whatever a value of the user's does when it is looked at, others follow
             logger.warning("a value on %r cannot be shown", message.topic, exc_info=True)
             shown = False
         self._unfit += not shown
+
+    def _name_of(self, message: Message) -> str:
+        """Return what a source is called: with its cluster, if that is not the first one that was heard."""
+        if not message.cluster:
+            return message.source
+        if self._first_cluster is None:
+            self._first_cluster = message.cluster
+        return message.source if message.cluster == self._first_cluster else f"{message.cluster}/{message.source}"
 
     def _show_as(self, kind: Kind) -> None:
         self._picture = make_picture(kind, self._x)
