@@ -101,7 +101,7 @@ export function search(trace: Trace, query: string): Matches | null {
 
 /** What is said of matches. */
 export function foundText({ count, share, wrong }: Matches): string {
-  return `${wrong && `${wrong} is no regular expression: `}${plural(count, "match").replace("matchs", "matches")}, ${percent(share)}`;
+  return `${wrong && `${wrong} is no regular expression: `}${plural(count, "match")}, ${percent(share)}`;
 }
 
 /** The match after (or before) a span, by start, round and round; -1 if there is none. */

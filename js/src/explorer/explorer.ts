@@ -130,7 +130,7 @@ export class Explorer {
     this.#title.textContent = trace.head.title;
     fill(
       this.#facts,
-      `${duration(trace.length)} · ${plural(trace.size, "span")}${failed} · ${trace.processes.length === 1 ? "1 process" : `${trace.processes.length} processes`}`,
+      `${duration(trace.length)} · ${plural(trace.size, "span")}${failed} · ${plural(trace.processes.length, "process")}`,
       trace.live ? h("span", { class: "znb-live", text: "live" }) : null,
     );
     fill(this.#notes, ...trace.notes.map((note) => h("li", { text: note })));

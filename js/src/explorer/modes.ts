@@ -14,7 +14,7 @@ export type Colouring = (typeof COLOURINGS)[number];
 
 /** What has to be said of a view. */
 export const NOTES: Partial<Record<string, string>> = {
-  merged: "Call paths added up over all workers: widths are work, more than the time it took where it ran at once.",
+  merged: "Call paths added up over all workers: work, which is more than the time it took where it ran at once.",
   sandwich: "Callers above, callees below of one name: choose another here, or in the table.",
 };
 

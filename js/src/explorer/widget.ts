@@ -14,7 +14,7 @@ import { Trace } from "./trace";
 /** Milliseconds after which a question that is not answered is given up: a kernel that is busy answers later. */
 const PATIENCE_MS = 8000;
 
-const GONE = "The kernel is gone: what has come stays, details and sources can no longer be asked for.";
+const GONE = "The kernel is gone: what has come stays, details and sources cannot be asked for.";
 
 interface State {
   cell: string;
@@ -99,7 +99,7 @@ class Receiver implements Host {
     return new Promise<T>((done, failed) => {
       const timer = setTimeout(() => {
         this.#waiting.delete(number);
-        failed(new Error("The kernel has not answered: it is busy or gone. Select the span again to ask again."));
+        failed(new Error("The kernel has not answered: it is busy or gone. Select the span again."));
       }, PATIENCE_MS);
       this.#waiting.set(number, {
         done: (value) => {
