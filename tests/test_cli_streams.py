@@ -84,7 +84,9 @@ class Box:
     pass
 
 
-@pytest.mark.parametrize("value", [Box(), {(1, 2): 3}, float("nan"), "\ud800", {"\ud800": 1}], ids=["object", "keys", "nan", "text", "key"])
+@pytest.mark.parametrize(
+    "value", [Box(), {(1, 2): 3}, float("nan"), "\ud800", {"\ud800": 1}], ids=["object", "keys", "nan", "text", "key"]
+)
 def test_what_json_has_nothing_like_is_text_and_marked(value):
     znb.publish("odd", value)
     message = next(znb.subscribe("odd"))
