@@ -20,6 +20,8 @@ import pytest
 from executed import failed, text
 
 ROOT = Path(__file__).resolve().parent.parent
+#: Where Debian keeps the certificates that a machine trusts.
+CERTIFICATES = Path("/etc/ssl/certs/ca-certificates.crt")
 #: Seconds for the installation; it depends on the network.
 PATIENCE = 400
 
@@ -50,6 +52,8 @@ def clone(module_world):
     subprocess.run([sys.executable, "-m", "venv", module_world.home / "env"], check=True)
     programs = module_world.home / "env" / "bin"
     environ = {**os.environ, "PATH": f"{programs}:/usr/bin:/bin", "REPO_DIR": str(folder)}
+    if CERTIFICATES.exists():  # a Node from a wheel knows its own only, not those that this machine has been given
+        environ.setdefault("NODE_EXTRA_CA_CERTS", str(CERTIFICATES))
     for command in ([programs / "pip", "install", "-q", "-r", "binder/requirements.txt"], ["binder/postBuild"]):
         done = subprocess.run(
             command,

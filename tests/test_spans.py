@@ -634,16 +634,18 @@ def test_a_remote_parent(recorded):
 
 
 def test_run_in_and_bound(recorded):
+    inherited = dict(RECORDER.inherited)
     with span("outer") as outer:
         function = bound(lambda: [current()][0])
     assert function() is outer
     assert current() is None
     assert run_in(None, current) is None
     assert bound(current) is current
-    assert not RECORDER.inherited
+    assert RECORDER.inherited == inherited
 
 
 def test_threads_begin_in_the_context_that_started_them(recorded):
+    inherited = dict(RECORDER.inherited)
     seen = {}
     before = threading.Thread.start  # followed already, if an earlier test exposed a service here
 
@@ -675,7 +677,7 @@ def test_threads_begin_in_the_context_that_started_them(recorded):
         undo()
     assert seen == {"target": outer, "class": outer, "timer": outer, "pool": outer, "second": inner}
     assert threading.Thread.start is before
-    assert not RECORDER.inherited
+    assert RECORDER.inherited == inherited
 
 
 def test_elsewhere_only_threads_of_watched_traces_do(recorded):

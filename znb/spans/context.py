@@ -233,8 +233,9 @@ def follow_threads(*, watched: bool = False) -> Callable[[], None]:
     @functools.wraps(start)
     def start_in_context(self: Any) -> None:
         parent = followed()
-        # A pool's thread serves many; what it is given brings its own context. So it is with znb's.
-        foreign = getattr(self, "_target", None) is not pool_worker and not self.name.startswith("znb-")
+        # A pool's thread serves many; what it is given brings its own context. So it is with znb's and pyzmq's.
+        serves_many = getattr(self, "_target", None) is pool_worker or type(self).__module__.startswith("zmq.")
+        foreign = not serves_many and not self.name.startswith("znb-")
         if parent is not None and foreign:
             run = self.run
 
