@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import queue
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from znb import wire
@@ -170,10 +170,13 @@ class Gather:
         else:
             call.call.consumed()  # nobody shows it any more
 
-    def _interrupt_calls(self) -> None:
-        for call in self._calls.values():
+    def _interrupt_calls(self, doomed: Mapping[str, int]) -> None:
+        """Interrupt what runs; ``doomed`` workers will be killed, after so many interrupts that they ignored."""
+        for name, call in self._calls.items():
             if not call.call.ended:
                 call.span.event("interrupt")
+                if name in doomed:
+                    call.note_kill(f"it ignored {doomed[name]} interrupts")
                 call.link.interrupt([call.call.id])
 
     def _give_up(self, started: frozenset[str]) -> None:
@@ -289,7 +292,7 @@ class Gather:
         try:
             if self._view is not None:
                 self._view.hurry()
-            reactor.call_soon(self._interrupt_calls)
+            reactor.call_soon(self._interrupt_calls, self._find_doomed())
             self._press_stubborn()
             deadline = time.monotonic() + INTERRUPT_PATIENCE
             while self._pending and (left := deadline - time.monotonic()) > 0:
@@ -306,6 +309,11 @@ class Gather:
             if pending.started and pending.link.alive:
                 self._tell(_stubborn_notice(pending.link, 1))
         self._pending.clear()
+
+    def _find_doomed(self) -> dict[str, int]:
+        """Return the workers that have ignored as many interrupts as they may, with the number."""
+        ignored = {name: max(p.link.stubborn.values(), default=0) for name, p in self._pending.items()}
+        return {name: count for name, count in ignored.items() if count >= INTERRUPTS_BEFORE_KILL}
 
     def _press_stubborn(self) -> None:
         """Interrupt again what ignored an earlier interrupt; kill its worker if it did so twice."""

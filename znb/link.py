@@ -95,6 +95,11 @@ class ObjectCall:
         self.span.status = "cancelled"
         self.span.end()
 
+    def note_kill(self, reason: str) -> None:
+        """Note on the span that its worker was killed, once."""
+        if not any(name == "kill" for _, name, _ in self.span.events or ()):
+            self.span.event("kill", worker=self.link.name, reason=reason)
+
     def outcome(self, reply: Reply | Lost) -> Outcome:
         """Decode the ending. On the caller's thread: it runs code, and may ask the worker for definitions."""
         mark(self.span, "decoding_ns")
@@ -105,7 +110,7 @@ class ObjectCall:
     def _outcome(self, reply: Reply | Lost) -> Outcome:
         if isinstance(reply, Lost):
             if isinstance(reply.error, WorkerLost):
-                self.span.event("kill", worker=self.link.name, reason=reply.error.reason)
+                self.note_kill(reply.error.reason)
             return Failed(self._lost(reply.error))
         try:
             if reply.name == wire.OK:
