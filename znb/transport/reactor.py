@@ -11,7 +11,6 @@ libzmq's zmq_setsockopt(3) and zmq_socket_monitor(3).
 from __future__ import annotations
 
 import collections
-import concurrent.futures
 import contextlib
 import errno
 import logging
@@ -27,7 +26,6 @@ import zmq
 
 from znb.errors import ZnbError
 from znb.locks import Future
-from znb.transport.polling import Poller, WatchedSocket
 from znb.transport.sockets import prepare_socket, receive_all
 from znb.transport.timers import Timer, Timers
 
@@ -90,7 +88,7 @@ class Reactor:
         self._files: dict[zmq.Socket[bytes], list[tuple[Path, os.stat_result]]] = {}
         self._readers: dict[int, Callable[[], object]] = {}
         self._closers: dict[Callable[[], object], None] = {}
-        self._poller = Poller()
+        self._poller = zmq.Poller()
         self._sleeping = False
         self._running = False
         self._stopped = False
@@ -101,7 +99,7 @@ class Reactor:
         self._wake_receive.setblocking(False)
         self._wake_send.setblocking(False)
         self._wake_fd = self._wake_receive.fileno()
-        self._poller.add(self._wake_fd)
+        self._poller.register(self._wake_fd, zmq.POLLIN)
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
 
     # -- any thread ----------------------------------------------------------------------------------------
@@ -149,7 +147,7 @@ class Reactor:
         self.check_pid()
         if self.on_thread:
             return fn(*args)
-        done: concurrent.futures.Future[T] = Future()
+        done: Future[T] = Future()
 
         def call() -> None:
             try:
@@ -208,7 +206,7 @@ class Reactor:
             kind: A socket type, such as ``zmq.DEALER``.
             url: Where it will bind or connect; to other machines ZMTP's heartbeats are turned on.
         """
-        made: zmq.Socket[bytes] = self.context.socket(kind, socket_class=WatchedSocket)
+        made: zmq.Socket[bytes] = self.context.socket(kind)
         prepare_socket(made, url)
         return made
 
@@ -224,7 +222,7 @@ class Reactor:
                 ``None``: all are ``zmq.Frame``.
         """
         self._sockets[socket] = (on_message, receive or receive_all)
-        self._poller.add(socket)
+        self._poller.register(socket, zmq.POLLIN)
 
     def add_monitor(self, socket: zmq.Socket[bytes], events: int, on_event: Callable[[int], object]) -> None:
         """Call ``on_event(event)`` when a connection of ``socket`` changes; ends with ``close_socket``.
@@ -278,12 +276,12 @@ class Reactor:
         A callback that raises is removed, because it would be called again at once and for ever.
         """
         self._readers[fd] = on_readable
-        self._poller.add(fd)
+        self._poller.register(fd, zmq.POLLIN)
 
     def remove_reader(self, fd: int) -> None:
         """Forget a file descriptor. May be called twice."""
         if self._readers.pop(fd, None) is not None:
-            self._poller.remove(fd)
+            self._poller.unregister(fd)
 
     def guard(self, fn: Callable[..., object], *args: Any) -> bool:
         """Call ``fn(*args)``; log what it raises. Returns whether it raised nothing."""
@@ -322,16 +320,18 @@ class Reactor:
 
     def _turn(self) -> None:
         self._sleeping = True  # from here on call_soon wakes us
+        timeout = 0 if self._ready else self._timers.milliseconds_left()
         try:
-            sources = self._poller.poll(0 if self._ready else self._timers.milliseconds_left())
-        except (OSError, zmq.ZMQError):
+            events = self._poller.poll(timeout)
+        except (zmq.ZMQError, ValueError):
             self._sleeping = False
-            logger.exception("polling failed, so the I/O thread ends")
-            self._running = False
+            if not self._remove_closed():
+                logger.exception("polling failed, so the I/O thread ends")
+                self._running = False
             return
         self._sleeping = False
         owner = self._owner
-        for source in sources:
+        for source, _ in events:
             self._dispatch(source)
             if self._owner != owner:
                 return
@@ -351,12 +351,10 @@ class Reactor:
         if isinstance(source, int):
             if source == self._wake_fd:
                 self._drain_wakeups()
-            elif source in self._readers and not self.guard(self._readers[source]):
+            elif source not in self._readers:
+                self._remove_closed()  # pyzmq polls file descriptor 0 in the place of a closed socket
+            elif not self.guard(self._readers[source]):
                 self.remove_reader(source)
-            return
-        if source.closed and source in self._sockets:  # without asking us
-            del self._sockets[source]
-            self._poller.rebuild()
             return
         owner = self._owner
         for _ in range(BATCH):
@@ -371,7 +369,6 @@ class Reactor:
             self.guard(on_message, frames)
             if self._owner != owner or source.closed or not source.getsockopt(_EVENTS) & _POLLIN:
                 return
-        self._poller.touched.add(source)
 
     def _drain_wakeups(self) -> None:
         try:
@@ -382,7 +379,14 @@ class Reactor:
 
     def _unregister(self, socket: zmq.Socket[bytes]) -> None:
         if self._sockets.pop(socket, None) is not None:
-            self._poller.remove(socket)
+            self._poller.unregister(socket)
+
+    def _remove_closed(self) -> bool:
+        """Drop sockets that were closed without asking us; return whether there was one."""
+        closed = [socket for socket in self._sockets if socket.closed]
+        for socket in closed:
+            self._unregister(socket)
+        return bool(closed)
 
     def _finish(self) -> None:
         """Make the calls that wait, tell whom it concerns, and close everything."""
@@ -397,7 +401,6 @@ class Reactor:
         self._run_late()
         self._wake_receive.close()
         self._wake_send.close()
-        self._poller.close()
         self.context.destroy(linger=0)
 
     def _run_late(self) -> None:

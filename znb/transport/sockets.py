@@ -11,8 +11,6 @@ from typing import Any
 
 import zmq
 
-from znb.transport.polling import WatchedSocket
-
 __all__ = ["is_local", "prepare_socket", "receive_all", "receive_at_dealer", "receive_small", "send_message"]
 
 #: Milliseconds between attempts to reconnect a socket: a replaced worker is found again soon.
@@ -45,8 +43,6 @@ def send_message(socket: zmq.Socket[bytes], frames: list[Any]) -> None:
         _send(socket, frame, _MORE, copy=(frame.nbytes if type(frame) is memoryview else len(frame)) < COPY_BYTES)
     frame = frames[-1]
     _send(socket, frame, 0, copy=(frame.nbytes if type(frame) is memoryview else len(frame)) < COPY_BYTES)
-    if type(socket) is WatchedSocket and socket.touched is not None:
-        socket.touched.add(socket)
 
 
 def receive_small(socket: zmq.Socket[bytes], flags: int = int(zmq.NOBLOCK), small: int = 3) -> list[Any]:
