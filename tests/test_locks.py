@@ -5,10 +5,11 @@ from __future__ import annotations
 import signal
 import sys
 import threading
+import time
 
 import pytest
 
-from znb.locks import Condition, Event, Future
+from znb.locks import LOOK_FOR_SIGNALS, Condition, Event, Future
 
 
 def python_calls(run):
@@ -73,3 +74,44 @@ def test_an_interrupt_at_any_moment_leaves_the_lock_free():
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
     assert seen == 2000
+
+
+def test_an_interrupt_that_comes_as_the_main_thread_falls_asleep_is_seen():
+    """The interpreter does not see it before the wait ends; about one of a hundred to a thousand hits that moment."""
+    main, before = threading.main_thread().ident, sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    try:
+        for _ in range(5000):
+            event = Event()
+            thread = threading.Thread(target=interrupt_when_waiting, args=(event, main))
+            start = time.monotonic()
+            with pytest.raises(KeyboardInterrupt):
+                thread.start()
+                event.wait(10)
+            thread.join()
+            if (late := time.monotonic() - start) > LOOK_FOR_SIGNALS / 2:
+                assert late < 5
+                break
+    finally:
+        sys.setswitchinterval(before)
+
+
+def interrupt_when_waiting(event, main):
+    while not event._cond._waiters:
+        pass
+    signal.pthread_kill(main, signal.SIGINT)
+
+
+def test_a_wait_on_the_main_thread_ends_in_time_or_when_notified():
+    event = Event()
+    for timeout in (-1, 0, 0.01, 0.6):
+        start = time.monotonic()
+        assert not event.wait(timeout)
+        assert max(timeout, 0) <= time.monotonic() - start
+    assert not event._cond._waiters
+    threading.Timer(0.7, event.set).start()
+    assert event.wait()
+    assert event.wait(0)
+    condition = Condition()
+    with pytest.raises(RuntimeError, match="un-acquired"):
+        condition.wait()
