@@ -2,6 +2,7 @@
 
 import asyncio
 import concurrent.futures
+import io
 import os
 import pickle
 import signal
@@ -17,6 +18,7 @@ import pytest
 import zmq
 
 import znb
+from job_functions import wait_until
 from znb.errors import CallTimeout, ProtocolError, SerializationError, ServiceUnavailable
 from znb.pubsub import messages, places, streams
 from znb.pubsub.board import Board
@@ -599,23 +601,18 @@ def test_from_workers_jobs_and_services():
         assert (message.source, message.dropped) == ("w0", 0)
 
 
-def test_a_cluster_that_has_ended_is_said_to_have(capfd, monkeypatch):
+def test_a_cluster_that_has_ended_is_said_to_have(monkeypatch):
     monkeypatch.setattr("znb.pubsub.subscriber.NOTICE_AFTER", 0.0)
     monkeypatch.setattr("znb.pubsub.subscriber.WAIT", 0.05)
+    monkeypatch.setattr(sys, "stderr", io.StringIO())
     with znb.Cluster.start(1, name="pub"):
         messages_ = znb.subscribe("n", at="pub")
     with messages_:
-        err = ""
-        deadline = threading.Timer(PATIENCE, messages_.close)
-        deadline.start()
         watcher = threading.Thread(target=list, args=[messages_])
         watcher.start()
-        while "'pub' has ended" not in err and watcher.is_alive():
-            err += capfd.readouterr().err
-        deadline.cancel()
+        wait_until(lambda: "nothing comes any more: 'pub' has ended" in sys.stderr.getvalue(), "the notice")
         messages_.close()
         watcher.join()
-    assert "nothing comes any more: 'pub' has ended" in err
 
 
 def test_a_service_is_found_by_its_name_and_its_address():
