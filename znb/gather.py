@@ -292,8 +292,9 @@ class Gather:
         try:
             if self._view is not None:
                 self._view.hurry()
-            reactor.call_soon(self._interrupt_calls, self._find_doomed())
-            self._press_stubborn()
+            doomed = self._find_doomed()
+            reactor.call_soon(self._interrupt_calls, doomed)
+            self._press_stubborn(doomed)
             deadline = time.monotonic() + INTERRUPT_PATIENCE
             while self._pending and (left := deadline - time.monotonic()) > 0:
                 try:
@@ -312,21 +313,21 @@ class Gather:
 
     def _find_doomed(self) -> dict[str, int]:
         """Return the workers that have ignored as many interrupts as they may, with the number."""
-        ignored = {name: max(p.link.stubborn.values(), default=0) for name, p in self._pending.items()}
+        ignored = {name: max(list(p.link.stubborn.values()), default=0) for name, p in self._pending.items()}
         return {name: count for name, count in ignored.items() if count >= INTERRUPTS_BEFORE_KILL}
 
-    def _press_stubborn(self) -> None:
-        """Interrupt again what ignored an earlier interrupt; kill its worker if it did so twice."""
-        for pending in self._pending.values():
+    def _press_stubborn(self, doomed: Mapping[str, int]) -> None:
+        """Interrupt again what ignored an earlier interrupt; kill the ``doomed`` workers."""
+        for name, pending in self._pending.items():
             link = pending.link
+            if name in doomed:
+                self._kill(name)
+                self._tell(
+                    f"{name} (pid {link.pid}) ignored {doomed[name]} interrupts: it is killed, and a new process "
+                    f"takes its place, without its variables"
+                )
+                continue
             for call, ignored in list(link.stubborn.items()):
-                if ignored >= INTERRUPTS_BEFORE_KILL:
-                    self._kill(link.name)
-                    self._tell(
-                        f"{link.name} (pid {link.pid}) ignored {ignored} interrupts: it is killed, and a new process "
-                        f"takes its place, without its variables"
-                    )
-                    break
                 link.interrupt([call])
                 link.stubborn[call] = ignored + 1
                 self._tell(_stubborn_notice(link, ignored + 1))
