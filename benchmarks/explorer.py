@@ -123,12 +123,10 @@ class Quiet(http.server.SimpleHTTPRequestHandler):
         """Say nothing."""
 
 
-def main() -> None:
-    print(json.dumps(globals()[f"measure_{sys.argv[1]}"]()))
-
-
 if __name__ == "__main__":
-    main()
+    from harness import answer
+
+    answer(globals())
 else:
     from harness import Column, Topic, seconds
 

@@ -19,6 +19,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 #: Seconds that one measurement may take; ipyparallel's start alone can take ten on a busy machine.
 TIMEOUT = 300.0
@@ -135,6 +136,11 @@ def render(topic: Topic, values: Values) -> str:
             cells.append(column.show(median) + ratio)
         lines.append(f"| {title} | " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
+
+
+def answer(module: dict[str, Any]) -> None:
+    """Measure what the command line names, by the function of a script that is called so, and print the figures."""
+    print(json.dumps(module[f"measure_{sys.argv[1]}"]()))
 
 
 def seconds(value: float) -> str:

@@ -331,12 +331,10 @@ def fill(recorders) -> tuple[int, int]:
     return root.trace_id, count
 
 
-def main() -> None:
-    print(json.dumps(globals()[f"measure_{sys.argv[1]}"]()))
-
-
 if __name__ == "__main__":
-    main()
+    from harness import answer
+
+    answer(globals())
 else:
     from harness import Column, Topic, seconds
 

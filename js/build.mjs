@@ -25,7 +25,7 @@ await build({
   bundle: true,
   minify: true,
   format: "esm",
-  target: "es2022",
+  target: ["es2022", "chrome109", "firefox115", "safari16"], // style sheets: older ones know no nested rules
   legalComments: "inline",
   charset: "utf8",
   logLevel: "warning",

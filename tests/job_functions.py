@@ -131,9 +131,9 @@ def sleep_and_print(seconds, text):
 
 def stubborn(folder):
     """Ignore every interrupt."""
-    Path(folder, "stubborn").write_text(str(os.getpid()))
     while True:
         try:
+            Path(folder, "stubborn").write_text(str(os.getpid()))  # in here: an interrupt may follow at once
             while True:
                 time.sleep(LOOK)
         except KeyboardInterrupt:

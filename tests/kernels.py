@@ -160,7 +160,8 @@ class Cell:
 
     @property
     def value(self) -> str | None:
-        """The text form of the cell's value."""
+        """The text form of the cell's value; it must not have failed."""
+        assert self.error is None, f"the cell failed:\n{self.error.plain}\nkernel's log:\n{self.kernel.log}"
         return self.data.get("text/plain")
 
     @property

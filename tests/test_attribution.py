@@ -1,7 +1,9 @@
 """Output is shown under what wrote it, all of it, and a death quotes what the dying cell or job wrote, and nothing else."""
 
+import io
 import os
 import signal
+import sys
 import threading
 
 import psutil
@@ -20,27 +22,25 @@ def cluster(world):
 
 
 class Shown:
-    """What has been shown, as far as it has come."""
+    """What is shown from now on. (``capfd`` loses what other threads write while it is being read.)"""
 
-    def __init__(self, capfd):
-        self.capfd = capfd
-        self.out = self.err = ""
+    def __init__(self, monkeypatch):
+        self._streams = io.StringIO(), io.StringIO()
+        monkeypatch.setattr(sys, "stdout", self._streams[0])
+        monkeypatch.setattr(sys, "stderr", self._streams[1])
 
-    def look(self):
-        out, err = self.capfd.readouterr()
-        self.out += out
-        self.err += err
-        return self.out
+    @property
+    def out(self):
+        return self._streams[0].getvalue()
+
+    @property
+    def err(self):
+        return self._streams[1].getvalue()
 
     def wait(self, count):
         """Wait for so many lines; return what follows the worker's name."""
-        wait_until(lambda: self.look().count("\n") >= count, f"{count} lines")
+        wait_until(lambda: self.out.count("\n") >= count, f"{count} lines")
         return [line.partition(" ")[2] for line in self.out.splitlines()]
-
-
-@pytest.fixture
-def shown(capfd):
-    return Shown(capfd)
 
 
 def print_item(i):
@@ -64,17 +64,20 @@ def print_by_descriptor(i):
 # -- lines that do not end
 
 
-def test_a_job_that_ends_without_a_newline_is_shown(cluster, shown):
+def test_a_job_that_ends_without_a_newline_is_shown(cluster, monkeypatch):
+    shown = Shown(monkeypatch)
     cluster.submit(print, "no newline", end="").result()
     assert shown.wait(1) == ["print[0] │ no newline"]
 
 
-def test_jobs_that_end_without_a_newline_have_a_line_each(cluster, shown):
+def test_jobs_that_end_without_a_newline_have_a_line_each(cluster, monkeypatch):
+    shown = Shown(monkeypatch)
     list(cluster.map(print_unfinished, range(50)))
     assert sorted(shown.wait(50)) == sorted(f"print_unfinished[{i}] │ {i} " for i in range(50))
 
 
-def test_a_line_that_a_killed_worker_left_is_shown(cluster, shown, tmp_path):
+def test_a_line_that_a_killed_worker_left_is_shown(cluster, monkeypatch, tmp_path):
+    shown = Shown(monkeypatch)
     gate = Gate(tmp_path)
     future = cluster.submit(print_then_wait, gate)
     pid = gate.wait_running()
@@ -102,17 +105,20 @@ def test_a_line_without_a_newline_is_shown_at_shutdown(capfd):
 # -- which job
 
 
-def test_each_line_of_a_chunk_is_shown_under_its_job(cluster, shown):
+def test_each_line_of_a_chunk_is_shown_under_its_job(cluster, monkeypatch):
+    shown = Shown(monkeypatch)
     list(cluster.map(print_item, range(200), chunksize=50))
     assert sorted(shown.wait(200)) == sorted(f"print_item[{i}] │ item {i}" for i in range(200))
 
 
-def test_lines_with_and_without_a_newline_in_one_chunk(cluster, shown):
+def test_lines_with_and_without_a_newline_in_one_chunk(cluster, monkeypatch):
+    shown = Shown(monkeypatch)
     list(cluster.map(print_some, range(60), chunksize=60))
     assert sorted(shown.wait(40)) == sorted(f"print_some[{i}] │ only {i}" for i in range(60) if i % 3)
 
 
-def test_what_jobs_write_to_descriptors_is_shown_under_its_job(cluster, shown):
+def test_what_jobs_write_to_descriptors_is_shown_under_its_job(cluster, monkeypatch):
+    shown = Shown(monkeypatch)
     list(cluster.map(print_by_descriptor, range(30), chunksize=15))
     assert sorted(shown.wait(30)) == sorted(f"print_by_descriptor[{i}] │ descriptor {i}" for i in range(30))
 
@@ -132,39 +138,37 @@ threading.Thread(target=late).start()
 """
 
 
-def test_what_a_thread_writes_after_its_cell_is_shown_by_the_next_one(cluster, shown, tmp_path):
+def test_what_a_thread_writes_after_its_cell_is_shown_by_the_next_one(cluster, monkeypatch, tmp_path):
+    shown = Shown(monkeypatch)
     release = tmp_path / "release"
     cluster["w0"].run(late(release))
     release.touch()
     wait_until((tmp_path / "release.done").exists)
     cluster["w0"].run("print('next')")
-    shown.look()
     assert shown.err == "[written after its cell had ended:]\nlate\n"
     assert shown.out == "next\n"
     cluster["w0"].run("print('once')")
-    shown.look()
     assert shown.err.count("late") == 1
 
 
-def test_what_a_call_prints_is_shown(cluster, shown):
+def test_what_a_call_prints_is_shown(cluster, monkeypatch):
+    shown = Shown(monkeypatch)
     cluster["w0"].call(print, "called")
     cluster["w0"].run("print('next')")
-    shown.look()
     assert shown.out == "called\nnext\n"
     assert shown.err == ""
 
 
-def test_another_clients_cell_does_not_show_it(cluster, shown, tmp_path):
+def test_another_clients_cell_does_not_show_it(cluster, monkeypatch, tmp_path):
+    shown = Shown(monkeypatch)
     release = tmp_path / "release"
     cluster["w0"].run(late(release))
     release.touch()
     wait_until((tmp_path / "release.done").exists)
     with znb.Cluster.connect("attribution") as other:
         other["w0"].run("print('mine')")
-        shown.look()
         assert "late" not in shown.err
     cluster["w0"].run("print('next')")
-    shown.look()
     assert shown.err.endswith("[written after its cell had ended:]\nlate\n")
 
 

@@ -24,7 +24,7 @@ from znb.wire import encode_event
 @pytest.fixture(scope="module")
 def cluster(module_world):
     with Cluster.start(1, on="local:tcp", name="keys") as made:
-        wait_until(lambda: len(made._jobs._peers) == len(made), "every connection")
+        wait_until(lambda: len(made._attached.jobs._peers) == len(made), "every connection")
         yield made
 
 
@@ -40,7 +40,7 @@ def ask(cluster):
         context = stack.enter_context(zmq.Context())
 
         def ask(prepare, patience=1000):
-            url = cluster._membership.members["w0"].calls
+            url = cluster._attached.membership.members["w0"].calls
             assert url.startswith("tcp://127.0.0.1:")
             events = []
             with context.socket(zmq.DEALER) as peer:
@@ -110,7 +110,7 @@ def test_keys_are_only_in_the_connection_file(cluster, keys):
     assert stat.S_IMODE(cluster.connection_file.stat().st_mode) == 0o600
     assert keys.secret not in repr(keys)
     assert keys.secret not in repr(read_cluster_file(cluster.connection_file))
-    for pid in (os.getpid(), cluster.workers[0].pid, cluster._launcher.file.zygote_pid):
+    for pid in (os.getpid(), cluster.workers[0].pid, cluster._attached.launcher.file.zygote_pid):
         for name in ("cmdline", "environ"):
             seen = Path(f"/proc/{pid}/{name}").read_bytes()
             assert not any(key.encode() in seen for key in (keys.secret, keys.public, keys.server))
@@ -129,7 +129,7 @@ def test_each_cluster_has_its_own_keys(cluster, keys):
 def test_a_cluster_on_this_machine_alone_has_none():
     with Cluster.start(1, name="plain") as plain:
         assert read_cluster_file(plain.connection_file).keys is None
-        assert plain._membership.members["w0"].calls.startswith("ipc://")
+        assert plain._attached.membership.members["w0"].calls.startswith("ipc://")
 
 
 def test_a_connection_file_of_an_earlier_start_is_refused(cluster, keys, monkeypatch):
@@ -191,7 +191,7 @@ def test_ports_can_be_given(monkeypatch):
     with Cluster.start(2, on="local:tcp", name="ports", bind="tcp://127.0.0.1:42100-42109") as cluster:
         ports = [
             int(re.fullmatch(r"tcp://127\.0\.0\.1:(\d+)", url)[1])
-            for member in cluster._membership.members.values()
+            for member in cluster._attached.membership.members.values()
             for url in (member.calls, member.jobs)
         ]
         assert len(set(ports)) == 4

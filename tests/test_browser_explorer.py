@@ -112,7 +112,13 @@ def explorer_of(notebook):
 
 
 def test_it_opens_while_the_cell_runs_and_grows_then_leaves_a_picture(lab, chromium):
-    cells = [WORK, LIVE, "explorer.selected", AGAIN, "t.errors()[0].span.name, explorer.selected"]
+    cells = [
+        WORK,
+        LIVE,
+        "[event.attributes for event in explorer.selected.events]",
+        AGAIN,
+        "t.errors()[0].span.name, explorer.selected",
+    ]
     notebook = lab.open(chromium, cells, "live.ipynb")
     page = notebook.page
     asked = []

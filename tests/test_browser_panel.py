@@ -59,6 +59,15 @@ def test_buttons_work_while_a_cell_runs(lab, chromium):
     restart.click()
     page.wait_for_function("document.querySelectorAll('.znb-panel tbody tr')[2].cells[1].textContent === 'idle ↻1'")
 
+    stop = row(page, 2).get_by_role("button", name="stop w2")
+    stop.focus()
+    page.keyboard.press("Enter")
+    assert stop.get_attribute("aria-label").startswith("Sure? Press again: stop w2 for good")
+    page.keyboard.press("Enter")
+    page.wait_for_function("document.querySelectorAll('.znb-panel tbody tr').length === 2")
+    # the keys that follow go to the panel, not to the notebook
+    assert page.evaluate("document.activeElement.classList.contains('znb-panel')")
+
     # the cell that was waited for all the time
     row(page, 0).get_by_role("button", name="interrupt").click()
     page.wait_for_selector(".jp-OutputArea-output:has-text('KeyboardInterrupt')")
@@ -70,7 +79,33 @@ def test_buttons_work_while_a_cell_runs(lab, chromium):
     stop = page.get_by_role("button", name="stop the cluster")
     stop.click()
     stop.click()
-    page.wait_for_selector(".znb-panel .znb-facts:has-text('has ended')")
+    page.wait_for_selector(".znb-stand-in .znb-panel .znb-facts:has-text('has ended')")
+    (output,) = notebook.save().cells[0].outputs
+    assert sorted(output.data) == ["text/html", "text/plain"]
+    assert "cluster panel on local: has ended; as seen last" in output.data["text/html"]
+    assert "<td>w1</td>" in output.data["text/html"]
+    page.close()
+
+
+def test_a_panel_whose_kernel_was_restarted_says_so_and_leaves_a_table_in_the_document(lab, chromium):
+    notebook = lab.open(
+        chromium, ["import znb\ncluster = znb.Cluster.start(2, name='gone', grace=1)\ncluster"], "gone.ipynb"
+    )
+    page = notebook.page
+    notebook.run_all()
+    wait_state(page, 1, "idle")
+    notebook.command("kernelmenu:restart")
+    page.locator(".jp-Dialog button.jp-mod-accept").click()
+    page.wait_for_selector(".znb-stand-in .znb-problem:has-text('kernel is gone')")
+    notebook.wait_kernel()
+    page.wait_for_timeout(1500)  # what else is told of the restart changes nothing
+    assert "kernel is gone" in page.inner_text(".znb-problem")
+    (output,) = notebook.save().cells[0].outputs
+    assert sorted(output.data) == ["text/html", "text/plain"]
+    page.reload()
+    page.wait_for_selector(".jp-RenderedHTML td:has-text('w1')")
+    assert "model not found" not in page.locator(".jp-Notebook").inner_text()
+    notebook.picture("panel-reopened")
     page.close()
 
 

@@ -1,5 +1,6 @@
 """Streams in a real browser: JupyterLab and Notebook 7, with a real kernel and real workers."""
 
+import nbconvert
 import pytest
 
 import browser as web
@@ -136,6 +137,27 @@ def test_all_kinds(lab, chromium, dark):
     page.wait_for_function(
         "[...document.querySelectorAll('.znb-problem')].every(p => p.textContent.includes('kernel is gone'))"
     )
+
+    # the page goes on showing the views; the document has pictures of them, with what was chosen in each
+    page.wait_for_function("document.querySelectorAll('.znb-stand-in .znb-stream').length === 4")
+    notebook.picture("stream-gone")
+    saved = notebook.save()
+    outputs = [cell.outputs[0].data for cell in saved.cells[:4]]
+    assert [sorted(data) for data in outputs] == [["text/html", "text/plain"]] * 3 + [["image/png", "text/plain"]]
+    assert "mod36.py" in outputs[0]["text/html"]
+    assert outputs[1]["text/html"].count("slow disk") == 10
+    assert "data:image/png;base64," in outputs[2]["text/html"]
+    assert outputs[3]["text/plain"].startswith("stream of train · 40 messages · as of ")
+    shown, _ = nbconvert.HTMLExporter().from_notebook_node(saved)
+    (notebook.path.parent / "streams.html").write_text(shown)
+    page.reload()
+    page.locator(".jp-RenderedImage img").wait_for()
+    assert "model not found" not in page.locator(".jp-Notebook").inner_text()
+    notebook.picture("stream-reopened")
+    page.goto((notebook.path.parent / "streams.html").as_uri())
+    assert page.locator(".jp-OutputArea img").count() == 2
+    assert page.locator(".jp-OutputArea table").count() == 1
+    notebook.picture("stream-nbconvert")
     page.close()
 
 

@@ -95,7 +95,7 @@ def test_what_comes_after_the_end_of_a_map_is_not_kept(cluster, file, ordered, h
             results.cancel()
         break
     del results
-    cluster._submits.wait_finished()  # what the end of a ``with`` block does
+    cluster._attached.submits.wait_finished()  # what the end of a ``with`` block does
     assert sorted(cluster.map(jobs.work, range(2000), checkpoint=file)) == sorted(map(jobs.work, range(2000)))
 
 

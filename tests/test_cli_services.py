@@ -447,30 +447,33 @@ def test_what_cannot_be_served(znb, words, status, said):
     assert errors.startswith(f"znb: {said}")
 
 
-def test_a_module_that_fails_shows_its_own_lines(world, znb, monkeypatch):
+@pytest.mark.parametrize(
+    ("target", "source", "said"),
+    [
+        (
+            "mine",
+            "import something_that_is_not_there",
+            [
+                "line 1, in <module>",
+                "    import something_that_is_not_there",
+                "ModuleNotFoundError: No module named 'something_that_is_not_there'",
+            ],
+        ),
+        (
+            "mine:Mine",
+            "class Mine:\n    def __init__(self):\n        raise TypeError('not today')\n",
+            ["line 3, in __init__", "    raise TypeError('not today')", "TypeError: not today"],
+        ),
+    ],
+)
+def test_what_fails_when_it_is_made_shows_its_own_lines(world, znb, monkeypatch, target, source, said):
     monkeypatch.chdir(world.home)
     monkeypatch.setattr(sys, "path", list(sys.path))
-    (world.home / "fails.py").write_text("import something_that_is_not_there")
-    status, _, said = znb("serve", "fails")
+    (world.home / "mine.py").write_text(source)
+    status, _, errors = znb("serve", target)
     assert status == 1
-    assert said.splitlines()[1:] == [
-        f'  File "{world.home}/fails.py", line 1, in <module>',
-        "    import something_that_is_not_there",
-        "ModuleNotFoundError: No module named 'something_that_is_not_there'",
-    ]
-
-
-def test_a_class_that_fails_shows_its_own_lines(world, znb, monkeypatch):
-    monkeypatch.chdir(world.home)
-    monkeypatch.setattr(sys, "path", list(sys.path))
-    (world.home / "mine.py").write_text("class Mine:\n    def __init__(self):\n        raise TypeError('not today')\n")
-    status, _, said = znb("serve", "mine:Mine")
-    assert status == 1
-    assert said.splitlines()[1:] == [
-        f'  File "{world.home}/mine.py", line 3, in __init__',
-        "    raise TypeError('not today')",
-        "TypeError: not today",
-    ]
+    shown = errors.splitlines()[1:]
+    assert shown == [f'  File "{world.home}/mine.py", {said[0]}', *said[1:]]
 
 
 def test_names_of_objects():

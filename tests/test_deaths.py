@@ -248,3 +248,16 @@ def test_a_script_gets_the_same(world):
     assert re.search(r"^w0 \(pid \d+\) exited with status 3", printed, re.MULTILINE)
     assert printed.count("last words") in {1, 2}
     assert printed.splitlines()[-1] == "{'w0': 1, 'w1': 1}"
+
+
+def test_what_follows_a_kill_goes_to_the_next_process(world):
+    """It was sent to the one that was about to be gone, and was lost with it."""
+    source = """
+    import znb
+    with znb.Cluster.start(1) as cluster:
+        for number in range(10):
+            cluster.kill("w0")
+            assert cluster[0].run(str(number)) == number
+        print("done")
+    """
+    assert run_script(source, world).splitlines()[-1] == "done"

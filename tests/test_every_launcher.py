@@ -28,7 +28,7 @@ def where(request, module_world):
 def cluster(where, module_world):
     """For tests that neither kill nor add."""
     with Cluster.start(2, on=where, name="all", env=HERE) as made:
-        wait_until(lambda: len(made._jobs._peers) == len(made), "every connection")
+        wait_until(lambda: len(made._attached.jobs._peers) == len(made), "every connection")
         yield made
 
 
@@ -184,7 +184,7 @@ def test_what_changes_workers(where, tmp_path):
     with Cluster.start(2, on=where, name="own", env=HERE) as own:
         for check in checks:
             own.scale(2)
-            wait_until(lambda: len(own._membership.links()) == 2, "both workers")
+            wait_until(lambda: len(own._attached.membership.links()) == 2, "both workers")
             folder = tmp_path / check.__name__
             folder.mkdir()
             try:

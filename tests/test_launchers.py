@@ -15,6 +15,7 @@ from znb.connection import list_clusters
 from znb.errors import CallTimeout, NoWorkers, ProtocolError, ServiceUnavailable, ZnbError
 from znb.launchers import StartOptions, Where, local, make_launcher, parse_where
 from znb.launchers.local import LocalLauncher
+from znb.wire import WIRE_VERSION
 
 
 @pytest.mark.parametrize(
@@ -190,7 +191,9 @@ def test_workers_of_another_wire_version_are_refused_with_both_numbers(monkeypat
     monkeypatch.setattr(local, "WIRE_VERSION", 7)
     with (
         harness() as cluster,
-        pytest.raises(ProtocolError, match=r"speak version \d+ of the wire protocol, this process version 7"),
+        pytest.raises(
+            ProtocolError, match=f"speak version {WIRE_VERSION} of the wire protocol, this process version 7"
+        ),
     ):
         cluster.start(1)
     assert list(runtime_dir.iterdir()) == []

@@ -337,4 +337,4 @@ def test_a_forked_child_leaves_the_with_block_at_once(world):
     if not child:
         os._exit(0)
     """
-    assert run_script(source, world) == "8"
+    assert run_script(source, world).strip() == "8"

@@ -174,6 +174,18 @@ def test_scaling_up_and_down(cluster):
     assert names(cluster.launcher.scale(1)) == [("w0", 2, "ready")]
 
 
+def test_a_worker_that_retires_is_gone_and_its_name_free(cluster):
+    cluster.launcher.scale(3)
+    pid = cluster.worker("w1").pid
+    assert names(cluster.launcher.retire(["w1"])) == [("w0", 1, "ready"), ("w2", 1, "ready")]
+    assert is_gone(pid)
+    assert "died" not in cluster.names()
+    with pytest.raises(ZnbError, match="there is no worker w1; there are w0, w2"):
+        cluster.launcher.retire(["w1", "w2"])
+    assert names(cluster.launcher.scale(3)) == [("w0", 1, "ready"), ("w1", 2, "ready"), ("w2", 1, "ready")]
+    assert cluster.launcher.retire(["w0", "w1", "w2"]).workers == ()
+
+
 def test_scaling_up_again_before_the_others_have_left(cluster):
     cluster.launcher.signal(["w1"], signal.SIGUSR2)
     cluster.wait_event("ready", "w1", 2)

@@ -1,6 +1,8 @@
 """Streams between real processes: what arrives, what is counted, what is left behind."""
 
 import asyncio
+import concurrent.futures
+import io
 import os
 import pickle
 import signal
@@ -16,9 +18,12 @@ import pytest
 import zmq
 
 import znb
+from job_functions import wait_until
 from znb.errors import CallTimeout, ProtocolError, SerializationError, ServiceUnavailable
 from znb.pubsub import messages, places, streams
+from znb.pubsub.board import Board
 from znb.pubsub.home import home
+from znb.pubsub.publisher import source_name
 from znb.serialize import Codec
 
 PATIENCE = 20.0
@@ -128,10 +133,35 @@ def test_what_cannot_travel_is_refused_here_and_nothing_is_lost():
         assert [(m.value, m.dropped) for m in receive(values, 1)] == [(1, 0)]
 
 
-@pytest.mark.parametrize(("topic", "error"), [(b"loss", TypeError), ("", ValueError), ("x" * 1000, ValueError)])
+@pytest.mark.parametrize(
+    ("topic", "error"), [(b"loss", TypeError), ("", ValueError), ("x" * 1000, ValueError), ("\ud800", ValueError)]
+)
 def test_a_topic_is_text_of_some_length(topic, error):
     with pytest.raises(error, match="topic"):
         znb.publish(topic, 1)
+    if topic:
+        with pytest.raises(error, match="topic"):
+            znb.subscribe(topic)
+
+
+def test_a_script_whose_name_is_no_text_is_heard():
+    assert source_name(["/tmp/\ud800.py"], kernel=False) == f"\\ud800.py-{os.getpid()}"
+
+
+def test_a_topic_that_cannot_be_sent_is_refused_and_mutes_nobody():
+    for refused in (
+        lambda: znb.publish("\ud800", 1),
+        lambda: znb.subscribe("ok", "\ud800"),
+        lambda: znb.stream("\ud800"),
+    ):
+        with pytest.raises(
+            ValueError, match=r"text that UTF-8 can write, got '\\ud800': the character at 0 cannot be sent"
+        ):
+            refused()
+    znb.publish("größe/日本", 1)
+    with znb.subscribe("größe") as messages:
+        assert messages.wait_message(PATIENCE).value == 1
+    assert source_name(["/tmp/\udcff.py"], kernel=False) == f"\\udcff.py-{os.getpid()}"
 
 
 def test_wrong_subscriptions_are_refused():
@@ -141,6 +171,28 @@ def test_wrong_subscriptions_are_refused():
         znb.subscribe("a", history=0)
     with pytest.raises(ServiceUnavailable, match="no cluster and no service"):
         znb.subscribe("a", at="nowhere")
+    for history in ("x", None, 1.5, True):
+        with pytest.raises(TypeError, match="history is a whole number"):
+            znb.subscribe("a", history=history)
+    with pytest.raises(TypeError, match="timeout is a number"):
+        znb.subscribe("a", timeout="1")
+    with pytest.raises(ValueError, match="timeout is a number of seconds, 0 or more"):
+        znb.subscribe("a", timeout=float("nan"))
+    with pytest.raises(TypeError, match="until must be a future"):
+        znb.subscribe("a", until=3)
+
+
+@pytest.mark.parametrize("ask", [znb.subscribe, lambda topic, at: znb.publish(topic, 1, at=at)], ids=["sub", "pub"])
+def test_wrong_places_are_refused_at_once(ask, runtime_dir):
+    for place in (5, None):
+        with pytest.raises(TypeError, match="at is a name or an address"):
+            ask("a", at=place)
+    with pytest.raises(ValueError, match="a place is"):
+        ask("a", at="")
+    for place in ("http://x", "tcp://bad host", "tcp://127.0.0.1:x", "ipc://\ud800"):
+        with pytest.raises(ServiceUnavailable, match="this is no address"):
+            ask("a", at=place)
+    assert list(runtime_dir.glob("*.subscriber")) == []
 
 
 def test_a_slow_subscriber_loses_the_oldest_and_knows_how_many():
@@ -237,6 +289,106 @@ def test_a_loop_that_hears_nothing_says_what_there_is(capfd, monkeypatch):
     assert "waiting for a message on 'los/'; published now: loss" in capfd.readouterr().err
 
 
+def test_a_loop_ends_after_silence_if_asked():
+    with znb.subscribe("n", timeout=0.2) as numbers:
+        znb.publish("n", 1)
+        assert [m.value for m in numbers] == [1]
+        znb.publish("n", 2)
+        assert [m.value for m in numbers] == [2]
+
+        async def main():
+            znb.publish("n", 3)
+            return [m.value async for m in numbers]
+
+        assert asyncio.run(main()) == [3]
+
+
+def test_a_loop_ends_when_what_it_follows_is_done():
+    done = concurrent.futures.Future()
+    with znb.subscribe("n", until=done) as numbers:
+        znb.publish("n", 1)
+        assert next(numbers).value == 1
+        znb.publish("n", 2)
+        done.set_result(None)
+        znb.publish("n", 3)
+        assert [m.value for m in numbers] == [2, 3]
+        znb.publish("n", 4)
+
+        async def main():
+            return [m.value async for m in numbers]
+
+        assert asyncio.run(main()) == [4]
+
+
+def test_an_interrupted_wait_shows_no_frames_of_locks():
+    with znb.subscribe("silence") as silence:
+        threading.Timer(0.3, signal.raise_signal, [signal.SIGINT]).start()
+        with pytest.raises(KeyboardInterrupt) as caught:
+            next(silence)
+    assert {os.path.basename(entry.path) for entry in caught.traceback} == {"test_pubsub.py", "subscriber.py"}
+
+
+def test_a_loop_ends_after_a_silence_if_asked():
+    with znb.subscribe("t", timeout=0.2) as values:
+        znb.publish("t", 1)
+        assert next(values).value == 1
+        assert [m.value for m in values] == []
+        znb.publish("t", 2)  # it has not ended, only the loop has
+        assert next(values).value == 2
+
+        async def main():
+            return [m.value async for m in values]
+
+        assert asyncio.run(main()) == []
+
+
+@pytest.mark.parametrize(
+    ("options", "error"),
+    [
+        ({"at": "http://x"}, "this is no address"),
+        ({"at": "tcp://bad host:1"}, "this is no address"),
+        ({"at": 5}, "at is a name or an address"),
+        ({"history": "x"}, "history is a whole number"),
+        ({"timeout": -1}, "timeout is a number of seconds"),
+    ],
+)
+def test_wrong_options_are_refused(options, error):
+    with pytest.raises((TypeError, ValueError, ServiceUnavailable), match=error):
+        znb.subscribe("x", **options)
+
+
+def test_a_loop_on_a_place_that_has_ended_says_so(capfd, monkeypatch):
+    monkeypatch.setattr("znb.pubsub.subscriber.NOTICE_AFTER", 0.0)
+    monkeypatch.setattr("znb.pubsub.subscriber.WAIT", 0.05)
+    service = znb.serve({"add": max}, name="brief")
+    values = znb.subscribe("x", at="brief", timeout=3)
+    service.close()
+    assert list(values) == []
+    assert "nothing comes any more: 'brief' has ended" in capfd.readouterr().err
+    values.close()
+
+
+LATE = """
+import atexit, sys
+from znb import publish
+atexit.register(lambda: publish("late", "at exit"))
+class Last:
+    def __del__(self):
+        publish("late", "in __del__")
+last = Last()
+if "first" in sys.argv:
+    publish("late", "first")
+"""
+
+
+@pytest.mark.parametrize("first", ["", "first"])
+def test_a_process_that_publishes_at_its_very_end_ends(first):
+    done = subprocess.run(
+        [sys.executable, "-c", LATE, first], capture_output=True, text=True, timeout=PATIENCE, check=True
+    )
+    assert "'late' was published too late: this process ends" in done.stderr
+
+
 def test_async_loops():
     async def main():
         with znb.subscribe("n") as numbers:
@@ -269,6 +421,80 @@ def test_a_process_that_was_killed_leaves_nothing_for_others_to_stumble_over(run
         znb.publish("n", 2)
         assert [m.value for m in receive(numbers, 1)] == [2]
     assert len(list(runtime_dir.glob("*.events"))) == 1
+
+
+KILLED = """
+    import os, signal, znb
+    from znb.pubsub import streams
+    for number in range(5):
+        znb.publish("n", number)
+    streams.publisher.flush()
+    streams.publisher._flush = lambda: None  # from here on nothing is sent
+    for number in range(3):
+        znb.publish("n", 5 + number)
+        znb.publish("n/other", number)
+        znb.publish("unwanted", number)
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_what_a_killed_process_had_not_sent_is_counted(caplog):
+    with znb.subscribe("n") as numbers:
+        process = script(KILLED)
+        assert [m.value for m in receive(numbers, 5)] == list(range(5))
+        process.communicate()
+        while numbers.stats().dropped < 6:
+            with pytest.raises(CallTimeout):
+                numbers.wait_message(0.05)
+        assert numbers.stats().dropped == 6
+    assert "the last 6 of its messages with it (on 'n', 'n/other')" in caplog.text
+
+
+def test_a_new_publisher_is_found_before_its_first_message_is_published(monkeypatch):
+    monkeypatch.setattr("znb.pubsub.feed.FIND_INTERVAL", 3600.0)
+    with znb.subscribe("n") as numbers:
+        numbers._feed._reactor.wait_call(int)  # it has looked once
+        process = script("import znb; znb.publish('n', 1); import sys; sys.stdin.readline()", stdin=subprocess.PIPE)
+        assert [m.value for m in receive(numbers, 1)] == [1]
+        process.communicate("\n")
+
+
+@pytest.mark.parametrize(
+    ("source", "found"),
+    [
+        ("import znb, atexit; atexit.register(lambda: znb.publish('n', 'at exit'))", ["at exit"]),
+        ("import znb, atexit; atexit.register(znb.publish, 'n', 'late'); znb.publish('n', 'soon')", ["soon", "late"]),
+        (
+            """
+            import znb
+            class Published:
+                def __del__(self): znb.publish("n", "del")
+            published = Published()
+            znb.publish("n", "soon")
+            """,
+            ["soon"],
+        ),
+    ],
+    ids=["first", "again", "del"],
+)
+def test_what_is_published_at_the_end_of_a_process_arrives_or_is_let_go(source, found):
+    with znb.subscribe("n") as numbers:
+        process = script(source)
+        assert [m.value for m in receive(numbers, len(found))] == found
+        process.communicate(timeout=PATIENCE)
+        assert process.returncode == 0
+    assert places.find_sockets() == set()  # and so removes what a process leaves that first publishes in atexit
+
+
+def test_too_many_topics_are_told(monkeypatch, caplog):
+    monkeypatch.setattr("znb.pubsub.publisher.Board", lambda note: Board(topics=10, note=note))
+    for number in range(25):
+        znb.publish(f"n/{number}", number)
+    assert streams.stats().board.forgotten == 15
+    assert caplog.text.count("publishes on too many topics") == 1
+    with znb.subscribe("n") as late:
+        assert [m.value for m in receive(late, 10)] == list(range(15, 25))
+        assert late.stats().forgotten == 15
 
 
 def test_a_forked_child_publishes_as_itself():
@@ -347,6 +573,8 @@ def test_from_workers_jobs_and_services():
         list(cluster.map(job, range(4), chunksize=1))
         found = receive(numbers, 6)
         assert {m.source for m in found} == {"w0", "w1"}
+        assert {m.cluster for m in found} == {"pub"}
+        assert "from w0 of pub" in "".join(map(repr, found))
         assert sorted(m.value["from"] for m in found) == [-1, -1, 0, 1, 2, 3]
         assert {m.dropped for m in found} == {0}
 
@@ -362,12 +590,29 @@ def test_from_workers_jobs_and_services():
         with znb.subscribe("n", at="pub") as only:
             znb.publish("n", "not from the cluster")
             assert {m.source for m in receive(only, 2)} == {"w0", "w1"}
+            znb.publish("n", "in its place", at="pub")
+            assert [m.cluster for m in receive(only, 1)] == [""]
+            receive(numbers, 2)  # this one, and the one before from here
 
         cluster.restart("w0")
         cluster["w0"].run("import znb\nznb.publish('n', 'again')")
         while (message := numbers.wait_message(PATIENCE)).value != "again":
             pass
         assert (message.source, message.dropped) == ("w0", 0)
+
+
+def test_a_cluster_that_has_ended_is_said_to_have(monkeypatch):
+    monkeypatch.setattr("znb.pubsub.subscriber.NOTICE_AFTER", 0.0)
+    monkeypatch.setattr("znb.pubsub.subscriber.WAIT", 0.05)
+    monkeypatch.setattr(sys, "stderr", io.StringIO())
+    with znb.Cluster.start(1, name="pub"):
+        messages_ = znb.subscribe("n", at="pub")
+    with messages_:
+        watcher = threading.Thread(target=list, args=[messages_])
+        watcher.start()
+        wait_until(lambda: "nothing comes any more: 'pub' has ended" in sys.stderr.getvalue(), "the notice")
+        messages_.close()
+        watcher.join()
 
 
 def test_a_service_is_found_by_its_name_and_its_address():
@@ -405,10 +650,10 @@ def test_a_place_where_nobody_answers_is_named(capfd, monkeypatch):
 
 def test_places(runtime_dir):
     assert places.find_sockets() == set()
-    assert not places.has_subscribers()
+    assert places.count_subscribers() == 0
     znb.publish("n", 1)
     assert places.find_sockets() == {streams.publisher.url}
     with znb.subscribe("n"):
-        assert places.has_subscribers()
+        assert places.count_subscribers() == 1
     (runtime_dir / "999999999.abcd.subscriber").touch()
-    assert not places.has_subscribers()
+    assert places.count_subscribers() == 0

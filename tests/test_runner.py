@@ -250,48 +250,6 @@ def test_an_interrupt_that_has_not_been_noticed_is_repeated():
     assert out == "KeyboardInterrupt 3\n"
 
 
-def test_an_interrupt_that_hits_where_exceptions_go_nowhere_is_repeated():
-    out = run("""
-        begun = threading.Event()
-
-        class Trap:
-            def __del__(self):
-                begun.set()
-                time.sleep(600)
-
-        def execute():
-            Trap()
-            time.sleep(600)
-
-        def script():
-            made = task(execute)
-            begun.wait()
-            runner.interrupt(made)
-            print(type(outcomes.get()[1].error).__name__)
-        in_background(script)
-    """)
-    assert out == "KeyboardInterrupt\n"
-
-
-def test_other_exceptions_that_go_nowhere_are_reported_as_ever():
-    out = run("""
-        class Bad:
-            def __del__(self):
-                raise ValueError("bad")
-
-        sys.stderr = sys.stdout
-        before = sys.unraisablehook
-        def script():
-            task(lambda: Bad() and None)
-            outcomes.get()
-        in_background(script)
-        print(sys.unraisablehook is before)
-    """)
-    assert "Exception ignored in" in out
-    assert "ValueError: bad" in out
-    assert out.endswith("True\n")
-
-
 def test_handlers_and_masks_that_a_task_leaves_behind_do_not_keep_interrupts_from_the_next():
     out = run("""
         def ignore():

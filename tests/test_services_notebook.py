@@ -3,32 +3,19 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 
-import nbformat
 import pytest
-from nbclient import NotebookClient
-from traitlets.config import Config
 
-from test_tour import text, value
-
-NOTEBOOK = Path(__file__).resolve().parent.parent / "notebooks" / "services.ipynb"
+from executed import execute, is_clean, text, value
 
 
 @pytest.fixture(scope="module")
-def cells(module_world) -> dict[str, nbformat.NotebookNode]:
-    """The executed cells, by id."""
-    notebook = nbformat.read(NOTEBOOK, as_version=4)
-    config = Config(KernelManager={"transport": "ipc", "ip": str(module_world.home / "k")})
-    folder = {"metadata": {"path": str(module_world.home)}}
-    NotebookClient(notebook, timeout=100, resources=folder, config=config).execute()
-    return {cell.id: cell for cell in notebook.cells}
+def cells(module_world):
+    return execute("services", module_world.home)
 
 
 def test_the_notebook_is_committed_clean():
-    cells = [cell for cell in nbformat.read(NOTEBOOK, as_version=4).cells if cell.cell_type == "code"]
-    assert [cell.outputs for cell in cells] == [[]] * len(cells)
-    assert {cell.execution_count for cell in cells} == {None}
+    assert is_clean("services")
 
 
 def test_no_cell_fails_or_complains(cells):

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import contextlib
 import contextvars
 import gc
 import inspect
@@ -41,8 +42,9 @@ from znb.spans import (
     traced,
 )
 from znb.spans.context import bound
+from znb.spans.opened import EVENTS_MAX
 from znb.spans.plain import TEXT_MAX, clean
-from znb.spans.recorder import EVENTS_MAX, FIELDS
+from znb.spans.recorder import FIELDS
 from znb.spans.ring import PATIENCE, Cursor
 from znb.spans.table import pack_entries
 
@@ -632,16 +634,18 @@ def test_a_remote_parent(recorded):
 
 
 def test_run_in_and_bound(recorded):
+    inherited = dict(RECORDER.inherited)
     with span("outer") as outer:
         function = bound(lambda: [current()][0])
     assert function() is outer
     assert current() is None
     assert run_in(None, current) is None
     assert bound(current) is current
-    assert not RECORDER.inherited
+    assert RECORDER.inherited == inherited
 
 
 def test_threads_begin_in_the_context_that_started_them(recorded):
+    inherited = dict(RECORDER.inherited)
     seen = {}
     before = threading.Thread.start  # followed already, if an earlier test exposed a service here
 
@@ -673,7 +677,31 @@ def test_threads_begin_in_the_context_that_started_them(recorded):
         undo()
     assert seen == {"target": outer, "class": outer, "timer": outer, "pool": outer, "second": inner}
     assert threading.Thread.start is before
-    assert not RECORDER.inherited
+    assert RECORDER.inherited == inherited
+
+
+def test_elsewhere_only_threads_of_watched_traces_do(recorded):
+    undo = follow_threads(watched=True)
+    follows = threading.Thread.start.znb_follows
+    before = follows["watched"]
+    follows["watched"] = True
+    try:
+        seen = []
+        with concurrent.futures.ThreadPoolExecutor(1) as pool:
+            with span("cell"):
+                seen.append(pool.submit(current).result())
+            with OpenSpan(RECORDER, "watched", live=10) as watched:
+                seen.append(pool.submit(current).result())
+                assert list(pool.map(lambda _: current(), range(2))) == [watched, watched]
+                thread = threading.Thread(target=lambda: seen.append(current()))
+                thread.start()
+                thread.join()
+        assert seen == [None, watched, watched]
+        follow_threads()()
+        assert follows["watched"]
+    finally:
+        follows["watched"] = before
+        undo()
 
 
 # -- tables
@@ -883,3 +911,80 @@ def test_an_exception_of_another_process_shows_its_way_here_too(recorded):
     with pytest.raises(ValueError), span("again"):
         raise error
     assert "exception.stacktrace" in recorded.by_name()["again"]["events"][0][2]
+
+
+# -- spans that are left without a word
+
+
+def test_a_span_is_entered_once():
+    once = span("once")
+    with once, pytest.raises(RuntimeError, match="'once' has been entered before"):
+        once.__enter__()
+    with pytest.raises(RuntimeError, match="entered before"):
+        once.__enter__()
+    assert current() is None
+
+
+def test_what_an_interrupt_has_left_entered_ends_with_what_is_around_it():
+    read = Reader()
+    with span("around"):
+        for name in ("left", "behind"):
+            span(name).__enter__()
+    assert current() is None
+    assert [entry["name"] for entry in read.read()] == ["around"]
+
+
+def test_what_is_left_entered_in_a_watched_span_ends_with_it():
+    read = Reader()
+    outer = OpenSpan(RECORDER, "watched", "trace", live=10)
+    with outer:
+        for name in ("left", "behind"):
+            span(name).__enter__()
+        outer.unwind()
+        assert current() is outer
+    assert RECORDER.live == 0
+    assert [(entry["name"], entry["status"]) for entry in read.read()] == [
+        ("behind", "cancelled"),
+        ("left", "cancelled"),
+        ("watched", "ok"),
+    ]
+
+
+def test_class_and_static_methods_are_traced_whichever_stands_above():
+    class Words:
+        @traced
+        @classmethod
+        def made(cls, text):
+            return cls.__name__ + text
+
+        @traced("static", unit="cm")
+        @staticmethod
+        def joined(*words):
+            return " ".join(words)
+
+    read = Reader()
+    assert (Words.made("!"), Words().made("?")) == ("Words!", "Words?")
+    assert (Words.joined("a", "b"), Words().joined("c")) == ("a b", "c")
+    assert [entry["name"].rpartition(".")[2] for entry in read.read()] == ["made", "made", "static", "static"]
+
+
+def test_a_name_may_be_given_by_name():
+    read = Reader()
+    traced(name="custom", x=1)(lambda: None)()
+    (entry,) = read.read()
+    assert (entry["name"], entry["attributes"]) == ("custom", {"x": 1})
+
+
+def test_names_of_attributes_are_cut():
+    assert [len(name) for name in clean({"a" * 100_000: 1})] == [100]
+
+
+def test_a_call_that_was_stopped_as_nobody_waits_for_it_is_no_failure():
+    read = Reader()
+
+    class CallStopped(BaseException):
+        """As the one of services is called."""
+
+    with contextlib.suppress(CallStopped), span("left"):
+        raise CallStopped
+    assert [entry["status"] for entry in read.read()] == ["cancelled"]

@@ -90,7 +90,7 @@ def test_each_host_gets_its_workers(hosts):
         assert [worker.host for worker in started.workers] == ["alpha", "beta", "beta"]
         for host, worker in zip([hosts[0], hosts[1], hosts[1]], started.workers, strict=True):
             assert worker.pid in host.pids()
-            assert started._membership.members[worker.name].calls.startswith(f"tcp://{host.address}:")
+            assert started._attached.membership.members[worker.name].calls.startswith(f"tcp://{host.address}:")
         assert [entry.file.launcher for entry in list_clusters()] == ["ssh:alpha*1,beta*2"]
 
 
@@ -196,7 +196,7 @@ def test_an_interrupted_start_leaves_nothing(hosts, runtime_dir):
 @on_hosts
 def test_a_host_that_cannot_be_reached_directly_is_reached_through_its_ssh(hosts):
     with Cluster.start(on="ssh:hidden*2", env=HERE) as started:
-        assert {member.calls.partition(":")[0] for member in started._membership.members.values()} == {"ipc"}
+        assert {member.calls.partition(":")[0] for member in started._attached.membership.members.values()} == {"ipc"}
         assert list(started.map(abs, range(-50, 0))) == list(range(50, 0, -1))
         data = os.urandom(2_000_000)
         assert started.submit(bytes.upper, data).result() == data.upper()
@@ -212,7 +212,7 @@ def test_a_host_that_cannot_be_reached_directly_is_reached_through_its_ssh(hosts
 def test_nothing_is_left_when_a_cluster_stops(hosts, runtime_dir):
     started = Cluster.start(on="ssh:alpha*2,beta*2")
     pids = [worker.pid for worker in started.workers]
-    heads = [started._launcher.file.zygote_pid, *agents(hosts[0]), *agents(hosts[1])]
+    heads = [started._attached.launcher.file.zygote_pid, *agents(hosts[0]), *agents(hosts[1])]
     assert len(heads) >= 3
     started.stop()
     assert all(is_gone(pid) for pid in pids)
@@ -224,7 +224,7 @@ def test_nothing_is_left_when_a_cluster_stops(hosts, runtime_dir):
 def test_workers_end_with_their_head(hosts):
     with Cluster.start(on="ssh:alpha*1,beta*1") as started:
         pids = [worker.pid for worker in started.workers]
-        os.kill(started._launcher.file.zygote_pid, signal.SIGKILL)
+        os.kill(started._attached.launcher.file.zygote_pid, signal.SIGKILL)
         wait_gone(*pids)
 
 
@@ -298,8 +298,8 @@ def test_a_copied_connection_file_and_ssh_lead_to_a_cluster(hosts, tmp_path):
         copy.chmod(0o600)
         with Cluster.connect(copy, ssh="alpha", observe=True) as here:
             assert here.run("6 * 7") == {"w0": 42, "w1": 42}
-            assert {member.calls for member in here._membership.members.values()}.isdisjoint(
-                member.calls for member in there._membership.members.values()
+            assert {member.calls for member in here._attached.membership.members.values()}.isdisjoint(
+                member.calls for member in there._attached.membership.members.values()
             )
             assert list(here.map(abs, range(-100, 0))) == list(range(100, 0, -1))
             here.kill("w0")

@@ -3,46 +3,28 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 
-import nbformat
 import pytest
-from nbclient import NotebookClient
-from traitlets.config import Config
 
+from executed import execute, is_clean, result, text, value
 from znb.sourcestats import standard_library
-
-STREAMS = Path(__file__).resolve().parent.parent / "notebooks" / "streams.ipynb"
 
 pytestmark = pytest.mark.timeout(300)
 
 
 @pytest.fixture(scope="module")
-def cells(module_world) -> dict[str, nbformat.NotebookNode]:
-    """The executed cells, by id."""
-    notebook = nbformat.read(STREAMS, as_version=4)
-    config = Config(KernelManager={"transport": "ipc", "ip": str(module_world.home / "k")})
-    folder = {"metadata": {"path": str(module_world.home)}}
-    NotebookClient(notebook, timeout=240, resources=folder, config=config).execute()
-    return {cell.id: cell for cell in notebook.cells}
-
-
-def value(cell: nbformat.NotebookNode) -> str:
-    (result,) = (o for o in cell.outputs if o.output_type == "execute_result")
-    return result.data["text/plain"]
+def cells(module_world):
+    return execute("streams", module_world.home)
 
 
 def test_the_notebook_is_committed_clean():
-    code = [cell for cell in nbformat.read(STREAMS, as_version=4).cells if cell.cell_type == "code"]
-    assert [cell.outputs for cell in code] == [[]] * len(code)
-    assert {cell.execution_count for cell in code} == {None}
+    assert is_clean("streams")
 
 
 def test_the_views_are_widgets(cells):
     for name in ("lines", "table", "log"):
-        (shown,) = (o.data for o in cells[name].outputs if o.output_type == "execute_result")
-        assert "application/vnd.jupyter.widget-view+json" in shown
-        assert shown["text/plain"].startswith("stream of")
+        assert "application/vnd.jupyter.widget-view+json" in result(cells[name])
+        assert value(cells[name]).startswith("stream of")
 
 
 def test_every_file_was_measured(cells):
@@ -52,9 +34,9 @@ def test_every_file_was_measured(cells):
 
 
 def test_a_late_subscriber_gets_the_last_value_of_each_worker(cells):
-    text = "".join(o.text for o in cells["late"].outputs if o.output_type == "stream")
-    assert sorted(line.split()[0] for line in text.splitlines()) == ["w0", "w1"]
-    assert all(line.endswith("0 dropped") for line in text.splitlines())
+    lines = text(cells["late"]).splitlines()
+    assert sorted(line.split()[0] for line in lines) == ["w0", "w1"]
+    assert all(line.endswith("0 dropped") for line in lines)
 
 
 def test_values_go_in_every_direction(cells):

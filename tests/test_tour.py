@@ -3,52 +3,27 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 
-import nbformat
 import pytest
-from nbclient import NotebookClient
-from traitlets.config import Config
 
+from executed import execute, failed, is_clean, text, value
 from znb.sourcestats import standard_library
-
-TOUR = Path(__file__).resolve().parent.parent / "notebooks" / "tour.ipynb"
 
 
 @pytest.fixture(scope="module")
-def tour(module_world) -> dict[str, nbformat.NotebookNode]:
-    """The executed cells, by id."""
-    notebook = nbformat.read(TOUR, as_version=4)
-    config = Config(KernelManager={"transport": "ipc", "ip": str(module_world.home / "k")})
-    folder = {"metadata": {"path": str(module_world.home)}}
-    NotebookClient(notebook, timeout=240, resources=folder, config=config).execute()
-    return {cell.id: cell for cell in notebook.cells}
-
-
-def text(cell: nbformat.NotebookNode) -> str:
-    """All text under a cell, without colours: streams, values and displays' text form."""
-    outputs = cell.outputs
-    parts = [o.text if o.output_type == "stream" else o.get("data", {}).get("text/plain", "") for o in outputs]
-    return re.sub(r"\x1b\[[0-9;]*m", "", "".join(parts))
-
-
-def value(cell: nbformat.NotebookNode) -> str:
-    (result,) = (o for o in cell.outputs if o.output_type == "execute_result")
-    return result.data["text/plain"]
+def tour(module_world):
+    return execute("tour", module_world.home)
 
 
 pytestmark = pytest.mark.timeout(300)
 
 
 def test_the_notebook_is_committed_clean():
-    cells = [cell for cell in nbformat.read(TOUR, as_version=4).cells if cell.cell_type == "code"]
-    assert [cell.outputs for cell in cells] == [[]] * len(cells)
-    assert {cell.execution_count for cell in cells} == {None}
+    assert is_clean("tour")
 
 
 def test_only_the_cell_that_is_meant_to_fails(tour):
-    failed = [name for name, c in tour.items() if any(o.output_type == "error" for o in c.get("outputs", ()))]
-    assert failed == ["error"]
+    assert failed(tour) == ["error"]
 
 
 def test_a_remote_cell_prints_and_has_a_value_on_each_worker(tour):

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import concurrent.futures
 import itertools
+import pickle
 import time
 
 import msgspec
@@ -9,9 +11,9 @@ import pytest
 import znb.tracing
 from trace_peer import Failed, Peer, run
 from znb.export import TraceFileError
-from znb.spans import RECORDER, OpenSpan, current, span
+from znb.spans import RECORDER, OpenSpan, Recorder, current, span
 from znb.traces import Request
-from znb.tracing import TRACES, Trace, Traces, trace
+from znb.tracing import TRACES, Begin, Trace, Traces, trace
 
 
 @pytest.fixture
@@ -98,12 +100,13 @@ def test_of_a_lost_process_is_shown_what_had_come(peers):
         TRACES.collect(1.0)
         with pytest.raises(TypeError), OpenSpan(RECORDER, "call a.second", "call"):
             peers["a"].process.kill()
+            peers["a"].process.wait()
             error, _ = peers["a"].ask("call", "a.second", [], {})
         row = t.data.row_of(t.find("a.first")[0])
         TRACES.store.lose(t.data.table.process(row).key, "was killed by SIGKILL")
     assert [one.name for one in t.spans] == ["half", "call a.first", "a.first", "call a.second"]
-    assert any("a is gone (was killed by SIGKILL)" in note for note in t.notes)
-    assert "! a is gone" in t.text()
+    assert any("a was killed by SIGKILL; what it had not told" in note for note in t.notes)
+    assert "! a was killed" in t.text()
 
 
 def test_a_trace_can_be_looked_at_while_it_grows():
@@ -224,3 +227,72 @@ def test_sending_says_what_is_missing(monkeypatch):
 def test_a_request_travels():
     assert msgspec.msgpack.decode(msgspec.msgpack.encode(Request("k", (1, 2))), type=Request) == Request("k", (1, 2))
     assert issubclass(Failed, Exception)
+
+
+def test_a_watched_trace_of_this_process_keeps_more_than_the_ring_holds():
+    many = 3 * (RECORDER.ring.mask + 1)
+    with trace("many") as t:
+        for number in range(many):
+            with span("one"):
+                pass
+            if number % 4096 == 0:
+                time.sleep(0.02)  # a loop that does nothing else leaves nobody the interpreter
+    assert len(t.find("one")) == many
+    assert t.notes == []
+
+
+def test_a_trace_travels():
+    with trace("sent") as t, span("inside", rows=1):
+        pass
+    back = pickle.loads(pickle.dumps(t))
+    assert type(back) is Trace
+    assert [(one.name, one.span_id, one.attributes) for one in back.spans] == [
+        (one.name, one.span_id, one.attributes) for one in t.spans
+    ]
+    assert back.title == "sent"
+
+
+def test_what_was_not_recorded_is_an_empty_trace_that_says_so():
+    empty = TRACES.of(0)
+    assert len(empty.spans) == 0
+    assert "tracing was off" in empty.text()
+
+
+def test_an_interval_has_to_be_one():
+    for wrong in (0, -1, "x"):
+        with pytest.raises(ValueError, match="expected seconds between two samples"):
+            trace("x", interval=wrong)
+    assert RECORDER.live == 0
+
+
+def test_the_latest_traces_can_be_had():
+    with trace("one") as one:
+        pass
+    assert Trace.latest()[-1].trace_id == one.trace_id
+
+
+def test_the_latest_trace_is_found_by_name():
+    with trace("outer") as outer, trace("nested"):
+        pass
+    assert trace.last().trace_id == outer.trace_id
+    assert trace.last().title == "outer"  # one inside of another is part of that
+    kept = trace.list()
+    assert repr(kept).splitlines()[-1].split()[:2] == ["outer", outer.trace_id[:8]]
+    assert repr(kept).splitlines()[0].split() == ["title", "id", "took", "spans", "failed", "began"]
+    assert "last()" in repr(trace)
+    assert pickle.loads(pickle.dumps(trace)) is trace
+    empty = Traces(Recorder())
+    with pytest.raises(LookupError, match="no traces yet"):
+        Begin(empty).last()
+    empty.sampler.close()
+
+
+def test_threads_begun_in_a_trace_are_part_of_it():
+    with concurrent.futures.ThreadPoolExecutor(2) as pool, trace("threads") as t:
+
+        def work(number):
+            with span(f"work {number}"):
+                return number
+
+        assert list(pool.map(work, range(3))) == [0, 1, 2]
+    assert {one.name for one in t.spans} == {"threads", "work 0", "work 1", "work 2"}

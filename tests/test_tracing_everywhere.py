@@ -364,12 +364,84 @@ def test_a_worker_that_dies_leaves_its_spans_marked_as_lost_and_the_retry_is_tol
         assert span.events[-1].name == "lost"
         assert "SIGKILL" in span.events[-1].attributes["reason"]
         assert span.end_ns is not None
-    assert any("is gone" in note and "SIGKILL" in note for note in t.notes)
+    assert any("missing" in note and "SIGKILL" in note for note in t.notes)
     (retry,) = [attributes for name, attributes in events_of(t, "submit") if name == "retry"]
     assert (retry["job"], retry["attempt"]) == (retry["job"], 2)
     assert "SIGKILL" in retry["reason"]
     assert [span.status for span in t.spans if span.kind == "job"].count("ok") == 1
     assert next(span for span in t.spans if span.kind == "submit").status == "ok"
+
+
+def die(*_):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+@pytest.mark.parametrize("watched", [True, False])
+def test_a_job_that_kills_its_worker_is_a_lost_span_and_its_kills_and_retries_are_events(world, watched):
+    with znb.Cluster.start(2, name="killed") as cluster:
+        with znb.trace("kills") if watched else OpenSpan(RECORDER, "kills", "cell"):
+            future = cluster.submit(die)
+            with pytest.raises(znb.WorkerLost):
+                future.result()
+        t = future.trace
+    jobs = [span for span in t.spans if span.kind == "job"]
+    assert [span.status for span in jobs] == ["lost"] * 3
+    assert [span.attributes["attempt"] for span in jobs] == [1, 2, 3]
+    assert all("SIGKILL" in span.events[-1].attributes["reason"] for span in jobs)
+    above = next(span for span in t.spans if span.span_id == jobs[0].parent_id)
+    assert (above.kind, above.name) == (("submit", "die") if watched else ("cell", "kills"))
+    assert [event.name for event in above.events if event.name != "exception"] == ["kill", "retry"] * 2 + ["kill"]
+    assert all("SIGKILL" in event.attributes["reason"] for event in above.events if event.name == "kill")
+    if watched:
+        (failure,) = t.errors()
+        assert failure.type.endswith("WorkerLost")
+        assert "SIGKILL" in failure.message
+    assert "3 lost" in t.text()
+
+
+def test_a_worker_that_the_cluster_kills_is_an_event_of_what_it_ran(world):
+    with znb.Cluster.start(1, name="ended") as cluster, znb.trace("ended") as t:
+        future = cluster.submit(wait_for_file, str(world.home / "go"), str(world.home / "begun"))
+        wait_until((world.home / "begun").exists, "the job runs")
+        (world.home / "go").touch()
+        cluster.kill("w0")
+        assert future.result() == "went"
+        killer = threading.Thread(target=kill_when, args=(cluster, world.home / "here"))
+        killer.start()
+        with pytest.raises(znb.WorkerLost):
+            cluster["w0"].run(f"open({str(world.home / 'here')!r}, 'w'); import time; time.sleep(60)")
+        killer.join()
+    for kind in ("submit", "call"):
+        (kill,) = [attributes for name, attributes in events_of(t, kind) if name == "kill"]
+        assert kill["worker"] == "w0"
+        assert "SIGKILL" in kill["reason"]
+
+
+def wait_for_file(go, begun):
+    if not os.path.exists(begun):
+        open(begun, "w").close()
+        time.sleep(60)
+    return "went" if os.path.exists(go) else "came too early"
+
+
+def kill_when(cluster, path):
+    wait_until(path.exists, "the cell runs")
+    cluster.kill("w0")
+
+
+def test_who_asks_for_a_trace_sees_what_runs(cluster):
+    with OpenSpan(RECORDER, "outer", "cell"):
+        future = cluster.submit(time.sleep, 30)
+        wait_until(future.running, "the job runs")
+        wait_until(lambda: future.trace.find("sleep"), "the job is told of")
+        assert [span.status for span in future.trace.find("sleep")] == ["open"]
+        assert "not ended" in future.trace.text()
+        future.cancel()
+    wait_until(lambda: [span.status for span in future.trace.find("sleep")] == ["cancelled"], "it has ended")
+    (job,) = future.trace.find("sleep")
+    assert [event.name for event in job.events] == ["interrupt", "exception"]
+    assert "cancelled" in future.trace.text()
+    assert ("cancel", {"job": 0}) in [(name, {"job": 0}) for name, _ in events_of(future.trace, "cell")]
 
 
 def test_retries_limits_and_cancellations_are_events(cluster, world):

@@ -77,10 +77,87 @@ def test_below_another_cell_magic_a_cell_is_traced_too(kernel):
     assert kernel.run("result").value == "2"
 
 
+def test_a_remote_cell_is_traced(kernel):
+    cell = kernel.run(
+        "%%znb trace above\n\n%%znb remote --on 0\nimport znb\nwith znb.span('down there'):\n    found = 6 * 7\nfound"
+    )
+    text, _ = picture(cell)
+    assert text.startswith("above")
+    assert "down there" in text
+    assert any("42" in str(m.content) for m in cell.messages)
+
+
+def test_threads_that_a_cell_starts_belong_to_it(kernel):
+    kernel.run(
+        "from concurrent.futures import ThreadPoolExecutor\n"
+        "with znb.trace('threads') as t, ThreadPoolExecutor(2) as pool:\n"
+        "    list(pool.map(lambda n: cluster.submit(double, n).result(), range(3)))"
+    )
+    assert kernel.run("len(t.find('doubling'))").value == "3"
+
+
 def test_spans_of_remote_cells_and_interrupted_ones(kernel):
     kernel.run("%%znb trace remote cell\ncluster.run('x = 5')")
     text, _ = picture(kernel.run("%znb trace last"))
     assert "[serve] ×2" in text
+
+
+def test_tracebacks_name_cells_and_hops_as_people_know_them(kernel):
+    kernel.run("def inner(x):\n    return 1 / (x - 4)\n\ndef outer(x):\n    return inner(x)")
+    defined = kernel.run("1").reply["execution_count"] - 1
+    cell = kernel.start("cluster.submit(outer, 4).result()").wait()
+    number = cell.reply["execution_count"]
+    text, _ = picture(kernel.run("%znb trace last"))
+    shown = [line.strip() for line in text.splitlines()]
+    for line in (
+        f'File "Cell In[{number}]", line 1, in <module>',
+        f'File "Cell In[{defined}]", line 5, in outer',
+        "return inner(x)",
+        f'File "Cell In[{defined}]", line 2, in inner',
+        "return 1 / (x - 4)",
+    ):
+        assert line in shown
+    assert any(line.startswith("── on w") for line in shown)
+    for word in ("ipykernel", "interactiveshell", "in remote"):
+        assert word not in text
+    kernel.run("from znb.widgets.explorer import _source")
+    source = kernel.run(f"_source({{'file': 'Cell In[{defined}]', 'line': 2}})['lines'][1]")
+    assert source.value == "'    return 1 / (x - 4)'"
+    kernel.run("import znb\nlast = list(znb.tracing.TRACES)[-1]\nlast.save('told.html')")
+    assert kernel.run("'return 1 / (x - 4)' in open('told.html').read().partition('\"sources\"')[2]").value == "True"
+    assert kernel.run(f"'Cell In[{defined}]' in str(last.errors()[0].traceback)").value == "True"
+
+
+def test_a_cell_that_fails_ends_when_its_code_does(kernel):
+    kernel.start("import time\ncluster.submit(double, 'x' * 10).result()\nbegan = time.time_ns()\n1 / 0").wait()
+    kernel.run("import znb\nspan = list(znb.tracing.TRACES)[-1].spans[0]")
+    assert kernel.run("span.status, span.end_ns - began < 5_000_000").value == "('error', True)"
+
+
+INTERRUPTED = """
+import os, signal, threading
+import znb
+
+class Sly:
+    def __enter__(self):
+        znb.span("left").__enter__()
+        znb.span("behind").__enter__()
+    def __exit__(self, *_):
+        return False
+
+with Sly():
+    raise KeyboardInterrupt
+"""
+
+
+def test_a_cell_leaves_nothing_behind_that_others_would_belong_to(kernel):
+    assert kernel.start(INTERRUPTED).wait().error.name == "KeyboardInterrupt"
+    kernel.run("with znb.trace('probe') as t:\n    pass")
+    assert kernel.run("[span.kind for span in t.spans]").value == "['cell', 'trace']"
+    kernel.start("%%znb trace watched\n" + INTERRUPTED).wait()
+    kernel.run("with znb.trace('probe') as t:\n    pass")
+    assert kernel.run("[span.kind for span in t.spans]").value == "['cell', 'trace']"
+    assert kernel.run("znb.spans.RECORDER.live").value == "0"
 
 
 def test_a_trace_is_saved_by_its_suffix(kernel, world):
@@ -91,6 +168,35 @@ def test_a_trace_is_saved_by_its_suffix(kernel, world):
     identifier = listed(kernel)[-1][0]
     kernel.run(f"%znb trace {identifier} --save {world.home}/t.speedscope.json")
     assert json.loads((world.home / "t.speedscope.json").read_text())["profiles"]
+
+
+def test_runs_of_one_line_in_two_cells_are_compared(kernel):
+    for name in "ab":
+        kernel.run(f"import znb\nwith znb.trace('{name}') as {name}:\n    cluster.submit(double, 4).result()")
+    assert kernel.run("all(change.before and change.after for change in a.diff(b))").value == "True"
+    shown = kernel.run("a.diff(b)").value
+    assert shown.splitlines()[0].split() == ["call", "path", "before", "after", "difference"]
+    assert "(whole) → double → double → doubling" in shown
+
+
+def test_what_is_cancelled_or_takes_too_long_is_told_where_it_ran(kernel):
+    kernel.run("import threading, time\nbegun = threading.Event()\nf = cluster.submit(time.sleep, 60)")
+    kernel.run("while f.worker is None or not f.running() or not f.trace.find('sleep'): time.sleep(0.01)")
+    kernel.run("f.cancel()\nwhile not f.trace.find('sleep')[-1].end_ns: time.sleep(0.01)")
+    told = kernel.run("job = f.trace.find('sleep')[-1]\njob.kind, job.status, job.events[0].name").value
+    assert told == "('job', 'cancelled', 'interrupt')"
+    assert "cancelled" in kernel.run("print(f.trace)").stdout
+    kernel.start("list(cluster.map(time.sleep, [60], job_timeout=0.2))").wait()
+    kernel.run("late = znb.trace.last()\nwhile len(late.spans) < 3: time.sleep(0.01)")
+    told = kernel.run("[(s.kind, s.status) for s in late.find('sleep')], late.find('sleep')[-1].events[0].name").value
+    assert told == "([('map', 'error'), ('job', 'cancelled')], 'interrupt')"
+    assert kernel.run("len(late.errors())").value == "1"
+
+
+def test_the_latest_traces_by_name_in_a_cell(kernel):
+    kernel.run("%%znb trace shown by name\ncluster.submit(double, 1).result()")
+    assert kernel.run("znb.trace.last().title").value == "'shown by name'"
+    assert "shown by name" in kernel.run("znb.trace.list()").value
 
 
 def test_switched_off_cells_leave_no_trace(kernel):
@@ -110,7 +216,7 @@ def test_switched_off_cells_leave_no_trace(kernel):
         ("%znb trace --save x.nope", "a trace is saved by its suffix"),
         ("%znb trace list --save x.json", "--save goes with one trace"),
         ("%znb trace on --save x.json", "--save goes with a trace, not with on"),
-        ("%znb trace --save /nowhere/x.json", "cannot be written"),
+        ("%znb trace --save /nowhere/x.json", "/nowhere/x.json cannot be written: there is no such folder: /nowhere"),
         ("%%znb trace --nonsense\n1", "unknown option --nonsense"),
     ],
 )
@@ -179,6 +285,10 @@ def test_the_traces_of_a_service(world, capsys, bind, kind):
         if kind == "local":
             assert status == 0
             assert "shouter.shout" in said.out
+            assert command("trace", "shouter") == 0
+            assert "shouter.shout" in capsys.readouterr().out
+            assert command("trace", "shooter") == 2
+            assert "Did you mean 'shouter'?" in capsys.readouterr().err
         else:  # whoever can reach it could read what others ask of it
             assert status == 4
             assert "has no keys" in said.err
@@ -186,6 +296,27 @@ def test_the_traces_of_a_service(world, capsys, bind, kind):
         process.stdin.close()
         process.wait(20)
         process.stdout.close()
+
+
+def test_the_traces_of_what_runs_are_found_by_name(kernel, module_world, monkeypatch, capsys, tmp_path):
+    monkeypatch.setenv("ZNB_RUNTIME_DIR", str(module_world.runtime))
+    kernel.run("import znb\nkept = znb.expose({'shout': lambda text: text.upper()}, name='shouter')")
+    kernel.run("cluster.submit(double, 1).result()")
+    with znb.connect("shouter") as svc:
+        assert svc.shout("a") == "A"
+    assert command("trace", "shouter") == 0
+    assert "shouter.shout" in capsys.readouterr().out
+    assert command("trace", "default") == 0
+    assert "double" in capsys.readouterr().out
+    files = [str(tmp_path / name) for name in ("a.html", "a.json")]
+    assert command("trace", "local", "--save", files[0], "--save", files[1]) == 0
+    assert len({znb.Trace.load(file).title for file in files}) == 1
+    assert "Saved ''" not in capsys.readouterr().out
+    assert command("trace", "nobody") == 2
+    said = capsys.readouterr().err
+    assert "no file, service or cluster 'nobody' here" in said
+    assert "services: shouter; clusters: default" in said
+    kernel.run("znb.unexpose('shouter')")
 
 
 TERMINAL = """
@@ -202,6 +333,10 @@ cluster.submit(outer, 4).result()
 where
 up
 q
+%pdb on
+cluster.submit(outer, 4).result()
+print("here", 6 * 7)
+q
 """
 
 
@@ -216,5 +351,7 @@ def test_debug_goes_through_the_remote_frames_and_says_what_it_cannot_do(world):
     )
     assert "their variables stayed there" in done.stdout
     walked = done.stdout.partition("their variables stayed there")[2]
+    assert "futures.py" not in walked
+    assert "here 42" in walked
     for line in ("inner()", "----> 2     return 1 / (x - 4)", "outer()", "cluster.submit(outer, 4).result()"):
         assert line in walked

@@ -156,7 +156,7 @@ def test_native_code_that_holds_one_worker_is_suspected_by_jobs_that_wait_there(
 
 HOLD_READY = """
 import os, threading, time
-membership, held = cluster._membership, []
+membership, held = cluster._attached.membership, []
 heard = membership.on_event
 
 def hold(event):
@@ -170,7 +170,7 @@ def let_go():
         time.sleep(0.01)
     membership.on_event = heard
     for event in held:
-        cluster._reactor.call_soon(heard, event)
+        cluster._attached.reactor.call_soon(heard, event)
 
 membership.on_event = hold
 threading.Thread(target=let_go).start()
@@ -220,3 +220,21 @@ def test_a_script_says_it_once_for_each_reason(world):
     assert len(printed) == 2
     assert printed[0].startswith("waiting: w0 is frozen")
     assert printed[1] == "42"
+
+
+def test_jobs_say_why_there_are_no_workers(world):
+    source = """
+    import shutil, threading, znb
+    cluster = znb.Cluster.start(1)
+    said = threading.Event()
+    cluster._attached.jobs.notify = lambda text: (print(text), said.set())
+    shutil.rmtree(cluster.connection_file.parent)
+    cluster.kill("w0")
+    job = threading.Thread(target=cluster.submit(int).exception)
+    job.start()
+    said.wait()
+    cluster.stop()
+    job.join()
+    """
+    said = run_script(source, world)
+    assert said.startswith("int waits because w0 failed so often at its start that it is not replaced any more: ")

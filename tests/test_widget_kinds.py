@@ -1,5 +1,7 @@
 """Values folded into pictures: what each kind shows, and what it keeps."""
 
+import json
+import math
 from array import array
 
 import numpy as np
@@ -182,3 +184,34 @@ def test_pil_images_are_pictures():
     images = make_picture(guess_kind(image))
     images.add(seen(image))
     assert images.frame(full=True).buffers[0].startswith(b"\x89PNG")
+
+
+def test_what_cannot_be_shown_is_told_and_hurts_nothing():
+    lines = make_picture("line")
+    odd = ["text", None, [1], {"a": "x"}, {"a": {"b": 1}}, 10**400, {"a": 10**400}, math.nan, {"a": -math.inf}]
+    assert [lines.add(seen(value)) for value in odd] == [False] * len(odd)
+    assert lines.add(seen({"\ud800": 1, "b": math.nan}))
+    content = lines.frame(full=False).content
+    assert [name for _, name, _ in content["series"]] == ["t.\\ud800"]
+    table, log = make_picture("table"), make_picture("log")
+    assert table.add(seen({"\ud800": "\ud801", **{f"c{k}": k for k in range(COLUMNS + 9)}}))
+    assert table.frame(full=True).content["hidden"] == 10
+    assert table.add(seen({"big": 10**400}, topic="big"))
+    assert log.add(seen({"level": "L" * 100, "message": "\ud800"}))
+    json.dumps([table.frame(full=True).content, log.frame(full=True).content], ensure_ascii=False).encode()
+    assert not make_picture("image").add(seen(b"no picture"))
+
+
+class Awkward:
+    def __repr__(self):
+        raise RuntimeError("not today")
+
+
+@pytest.mark.parametrize("kind", ["table", "log"])
+def test_what_has_no_text_is_said_to_have_none(kind):
+    picture = make_picture(kind)
+    for number, value in enumerate((10**5000, Awkward(), {"\ud800": 1})):
+        assert picture.add(seen(value, topic=f"t{number}"))
+    text = json.dumps(picture.frame(full=True).content, allow_nan=False)
+    assert "cannot be shown: RuntimeError: not today" in text
+    assert "ud800" in text

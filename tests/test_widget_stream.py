@@ -1,17 +1,10 @@
 """The stream widget in a real kernel: what the page is sent, and what it may ask for."""
 
-import time
-
 import pytest
 
-from znb.widgets.bundles import BundleMissing, read_bundle
+from pages import need_bundle, say, sent, states, wait_for
 
-try:
-    read_bundle("stream.js")
-except BundleMissing as missing:
-    pytest.skip(str(missing), allow_module_level=True)
-
-PATIENCE = 30.0
+need_bundle("stream")
 
 
 @pytest.fixture(scope="module")
@@ -20,45 +13,24 @@ def notebook(shared_kernel):
     return shared_kernel
 
 
-def frames(notebook):
-    """Return the frames sent to pages, in order, and the states."""
-    sent, states = [], []
-    for message in list(notebook.messages):
-        if message.kind != "comm_msg":
-            continue
-        data = message.content["data"]
-        if data["method"] == "custom" and data["content"].get("type") == "frame":
-            sent.append((data["content"], message.buffers))
-        elif data["method"] == "update":
-            states.append(data["state"])
-    return sent, states
-
-
-def wait_for(notebook, condition):
-    deadline = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < deadline, notebook.log
-        notebook.run("")
-
-
 def test_a_page_is_sent_numbered_frames_and_a_full_one_for_latecomers(notebook):
     notebook.messages.clear()
     cell = notebook.run("view = znb.stream('one')\nview").ok()
     assert "application/vnd.jupyter.widget-view+json" in cell.data
     assert "stream of one" in cell.value
     notebook.run("for i in range(50): znb.publish('one', {'a': i})").ok()
-    wait_for(notebook, lambda: sum(n for f, _ in frames(notebook)[0] for _, n in f["counts"]) == 50)
-    sent, states = frames(notebook)
-    assert [frame["number"] for frame, _ in sent] == list(range(1, len(sent) + 1))
-    assert sent[0][0]["series"][0][1] == "one.a"
-    assert sent[-1][0]["received"] == 50
-    assert any(state.get("kind") == "line" for state in states)
-    assert any("keyframe" in state for state in states)
-    assert len(frames(notebook)[0]) < 25  # coalesced
+    wait_for(notebook, lambda: sum(n for frame in sent(notebook, "frame") for _, n in frame["counts"]) == 50)
+    frames = sent(notebook, "frame")
+    assert [frame["number"] for frame in frames] == list(range(1, len(frames) + 1))
+    assert frames[0]["series"][0][1] == "one.a"
+    assert frames[-1]["received"] == 50
+    assert any(state.get("kind") == "line" for state in states(notebook))
+    assert any("keyframe" in state for state in states(notebook))
+    assert len(frames) < 25  # coalesced
 
-    asked = len(frames(notebook)[1])
-    notebook.run("view._handle_custom_msg({'type': 'resync', 'view': 'v'}, [])").ok()
-    wait_for(notebook, lambda: any("keyframe" in state for state in frames(notebook)[1][asked:]))
+    asked = len(states(notebook))
+    say(notebook, "view", type="resync", view="v")
+    wait_for(notebook, lambda: any("keyframe" in state for state in states(notebook)[asked:]))
     assert "50 messages, 0 dropped" in notebook.run("view").value
     notebook.run("view.close(); view.close()").ok()
 
@@ -74,15 +46,15 @@ def test_nothing_is_sent_to_a_page_that_is_not_looked_at(notebook):
     ).ok()
     wait_for(notebook, lambda: notebook.run("view._received").value == "10")
     notebook.run("").ok()
-    assert frames(notebook)[0] == []
-    notebook.run("view._handle_custom_msg({'type': 'view', 'view': 'v', 'visible': True}, [])").ok()
-    wait_for(notebook, lambda: frames(notebook)[0])
-    assert len(frames(notebook)[0][-1][0]["lines"]) == 10
+    assert sent(notebook, "frame") == []
+    say(notebook, "view", type="view", view="v", visible=True)
+    wait_for(notebook, lambda: sent(notebook, "frame"))
+    assert len(sent(notebook, "frame")[-1]["lines"]) == 10
 
     # The last view is gone: the subscription ends. One that comes back begins it anew.
-    notebook.run("view._handle_custom_msg({'type': 'view', 'view': 'v', 'visible': False, 'gone': True}, [])").ok()
+    say(notebook, "view", type="view", view="v", visible=False, gone=True)
     assert notebook.run("view._thread, view._subscription").value == "(None, None)"
-    notebook.run("view._handle_custom_msg({'type': 'view', 'view': 'w', 'visible': True}, [])").ok()
+    say(notebook, "view", type="view", view="w", visible=True)
     assert notebook.run("view._thread.is_alive()").value == "True"
     notebook.run("view.close()").ok()
 
@@ -103,6 +75,19 @@ def test_wrong_calls_say_what_is_right(notebook, call, error):
     assert error in notebook.run(call).error.message
 
 
+def test_a_value_that_cannot_be_shown_is_counted_and_others_follow(notebook):
+    notebook.messages.clear()
+    notebook.run(
+        """
+        view = znb.stream("odd", kind="line")
+        for value in (1, 10**400, "text", {"a": "x"}, float("nan"), {"\\ud800": 1}, 2): znb.publish("odd", value)
+        """
+    ).ok()
+    wait_for(notebook, lambda: sent(notebook, "frame") and sent(notebook, "frame")[-1]["received"] == 7)
+    assert sent(notebook, "frame")[-1]["unfit"] == 4
+    notebook.run("view.close()").ok()
+
+
 def test_a_value_that_cannot_be_read_is_counted(notebook):
     notebook.run(
         """
@@ -116,3 +101,19 @@ def test_a_value_that_cannot_be_read_is_counted(notebook):
     wait_for(notebook, lambda: notebook.run("view._received").value == "2")
     assert notebook.run("view._unreadable, view.kind").value == "(1, 'line')"
     notebook.run("view.close()").ok()
+
+
+def test_the_same_worker_of_two_clusters_is_two_sources(notebook):
+    notebook.messages.clear()
+    notebook.run(
+        """
+        seven = znb.stream("seven")
+        with znb.Cluster.start(1, name="one") as one, znb.Cluster.start(1, name="two") as two:
+            for cluster in (one, two):
+                cluster.run("import znb; znb.publish('seven', 1)")
+        """
+    ).ok()
+    wait_for(notebook, lambda: sum(len(frame["series"]) for frame in sent(notebook, "frame")) == 2)
+    found = {series[2] for frame in sent(notebook, "frame") for series in frame["series"]}
+    assert found in ({"w0", "two/w0"}, {"w0", "one/w0"})
+    notebook.run("seven.close()").ok()

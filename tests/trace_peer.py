@@ -134,11 +134,12 @@ def serve(name: str, flags: list[str]) -> None:
 
 def skew() -> None:
     """Have this process's clock show another time."""
+    import znb.spans.opened as opened
     import znb.spans.recorder as recorder
     import znb.traces.feed as feed
 
     real = time.perf_counter_ns
-    recorder.perf_counter_ns = lambda: real() + SKEW_NS
+    opened.perf_counter_ns = recorder.perf_counter_ns = lambda: real() + SKEW_NS
     feed.time = type("Skewed", (), {"perf_counter_ns": staticmethod(lambda: real() + SKEW_NS)})
 
 

@@ -6,6 +6,7 @@ Names are loaded when they are first used, so that ``import znb`` takes millisec
 from __future__ import annotations
 
 import importlib
+import sys
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -89,6 +90,8 @@ def __getattr__(name: str) -> Any:
     home = _HOME_OF.get(name)
     if home is None:
         raise AttributeError(f"module 'znb' has no attribute {name!r}")
+    if sys.is_finalizing():  # importing fails then, in words that explain nothing
+        raise AttributeError(f"znb.{name} was never used and cannot be loaded any more: the interpreter is ending")
     value = getattr(importlib.import_module(home), name)
     globals()[name] = value
     return value

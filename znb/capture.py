@@ -31,6 +31,7 @@ from collections.abc import Sized
 from typing import Any, Final, Self
 
 from znb.flow import GateClosed
+from znb.locks import Condition
 from znb.outputs import Output, Text
 from znb.routes import BATCH_CHARS, Emit, Journal, Mark, MarkedEmit, Queue, Ring, Route, Segment, now, pieces
 from znb.streams import FDS, PIPE_BYTES, CapturedStream, Originals, Stream, redirect
@@ -109,7 +110,7 @@ class Capture:
         self._closed_error = closed
         self._originals = Originals()
         self._lock = threading.RLock()
-        self._changed = threading.Condition(self._lock)
+        self._changed = Condition(self._lock)
         self._queue: Queue = collections.deque()
         self._segment: Segment | None = None
         self._line: list[str] = []
@@ -380,7 +381,7 @@ class Capture:
         """Be the capture of a forked child: no pump, nothing queued, no ends of pipes that keep a parent's alive."""
         self.direct = True
         self._lock = threading.RLock()
-        self._changed = threading.Condition(self._lock)
+        self._changed = Condition(self._lock)
         self._queue.clear()
         self._line.clear()
         self._segment = None

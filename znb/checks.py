@@ -6,10 +6,11 @@ Pure. Without these, a wrong type is found deep in a thread or another process, 
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Mapping
 from typing import Any
 
-__all__ = ["check_count", "check_mapping", "check_seconds", "check_text"]
+__all__ = ["check_count", "check_mapping", "check_seconds", "check_text", "check_workers"]
 
 
 def check_text(name: str, value: object, example: str) -> str:
@@ -49,6 +50,21 @@ def check_count(name: str, value: object) -> int:
     if type(value) is not int or value < 1:
         raise ValueError(f"{name}: expected a whole number from 1 on, got {value!r}")
     return value
+
+
+def check_workers(n: object) -> int:
+    """Return ``n`` if it can be a number of workers.
+
+    Raises:
+        TypeError: It is not an integer.
+        ValueError: It is negative.
+    """
+    if isinstance(n, bool) or not hasattr(n, "__index__"):
+        raise TypeError(f"the number of workers must be an integer, got {n!r}")
+    number = operator.index(n)
+    if number < 0:
+        raise ValueError(f"the number of workers must not be negative, got {number}")
+    return number
 
 
 def check_mapping(name: str, value: object, example: str) -> Mapping[str, Any]:

@@ -1,7 +1,7 @@
 """A cluster as the user holds it: start, connect, scale, stop, and the workers by index.
 
-Invariants: usable from any thread; what blocks can be interrupted. It holds no state of its own but whose it is and
-whether it is closed: the launcher knows the processes, ``Membership`` the links, ``JobClient`` the jobs.
+Invariants: usable from any thread; what blocks can be interrupted. It holds no state of its own: its ``Attachment``
+knows the launcher, the links and the jobs.
 """
 
 from __future__ import annotations
@@ -12,51 +12,39 @@ import contextlib
 import functools
 import importlib
 import itertools
-import operator
 import os
 import sys
-import threading
 import weakref
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Self
 
 from znb.arrivals import Arrival
-from znb.checkpoint import Checkpoint, CheckpointedMap
-from znb.checks import check_mapping, check_seconds, check_text
-from znb.collector import Collector
+from znb.attachment import Attachment
+from znb.checkpoint import CheckpointedMap
+from znb.checks import check_mapping, check_seconds, check_text, check_workers
 from znb.connection import ClusterEntry, clean_dead, find_cluster, list_clusters
 from znb.current import current
 from znb.descriptors import ensure_descriptors
-from znb.errors import CallTimeout, NoWorkers, ServiceUnavailable, ZnbError
-from znb.executor.client import JobClient
+from znb.errors import NoWorkers, ServiceUnavailable, ZnbError
 from znb.executor.futures import Future
 from znb.executor.groups import Show
-from znb.executor.maps import MapResult, start_map
-from znb.executor.options import check_map_options
-from znb.executor.submits import Submits
+from znb.executor.maps import MapResult
+from znb.host import kernel_at_exit, kernel_of_this_process, usable_cpus
 from znb.jobview import JobViews
-from znb.launchers import Launcher, StartOptions, make_launcher
-from znb.lifecycle import ClusterEvent, Snapshot
+from znb.launchers import StartOptions
+from znb.lifecycle import Snapshot
 from znb.link import Link
-from znb.membership import Membership
-from znb.progress import TqdmProgress, total_of
+from znb.mapping import begin_map
 from znb.rundir import FILE_NAME
-from znb.serialize import Codec
 from znb.shared import Shared, put
 from znb.spans import RECORDER, OpenSpan
-from znb.standing import Standing
 from znb.status import ClusterStatus, JobStats, WorkerInfo
 from znb.targets import Target, select
-from znb.tracing import TRACES
-from znb.transport import Reactor
 from znb.workers import Workers
 
 __all__ = ["Cluster"]
 
-#: Seconds that a call waits for a worker that is being started or replaced before it says so.
-NOTICE_AFTER = 1.0
 #: Name of a cluster whose user gave none.
 DEFAULT_NAME = "default"
 
@@ -68,7 +56,6 @@ class Cluster(concurrent.futures.Executor):
     vanishes without a word leaves its workers for ``grace`` seconds, so that it can ``connect`` again.
 
     Attributes:
-        name: The cluster's name.
         reused: Whether ``start`` found it running.
         codec: Encodes what is sent.
         standing: Calls that are made again on each process that replaces a worker.
@@ -79,25 +66,15 @@ class Cluster(concurrent.futures.Executor):
         42
     """
 
-    def __init__(self, launcher: Launcher, reactor: Reactor) -> None:
-        self.codec = Codec()
+    def __init__(self, where: str, *, ssh: str | None = None) -> None:
         self.reused = False
-        self._launcher = launcher
-        self._reactor = reactor
-        self._closing = threading.Lock()
-        self._ended = ""
         self._labels = itertools.count(1)
-        self._owner = False
-        self._closed = False
         self._pid = os.getpid()
         self._job_views = JobViews()
-        self._jobs = JobClient(reactor, self.codec, kill=self.kill, notify=self.notify, view=self._job_view)
-        self._collector = Collector(reactor, TRACES.store)
-        self.standing = Standing(self.notify)
-        self._membership = Membership(reactor, self.codec, self._jobs, self._on_ended, self._collector, self.standing)
-        self._submits = Submits(self._jobs, reactor, TRACES.of)
+        self._attached = Attachment(where, notify=self.notify, view=self._job_view, ssh=ssh)
+        self.codec = self._attached.codec
+        self.standing = self._attached.standing
         self._joblib = Arrival("joblib", functools.partial(_register, weakref.ref(self)))
-        self.name = ""
 
     # -- life ----------------------------------------------------------------------------------------------
 
@@ -143,12 +120,12 @@ class Cluster(concurrent.futures.Executor):
             bind=check_text("bind", bind, "tcp://10.0.0.5:20000-20100") if bind else "",
             grace=check_seconds("grace", grace),
         )
-        number = None if n is None else count_of_workers(n)
+        number = None if n is None else check_workers(n)
         ensure_descriptors(usable_cpus() if number is None else number)
-        cluster = cls._make(check_text("on", on, "local"))
-        cluster._owner = not keep
-        cluster._begin(lambda: cluster._launcher.start(number, options))
-        cluster.reused = cluster._launcher.reused
+        cluster = cls(check_text("on", on, "local"))
+        cluster._attached.owner = not keep
+        cluster._begin(lambda: cluster._attached.launcher.start(number, options))
+        cluster.reused = cluster._attached.launcher.reused
         return cluster
 
     @classmethod
@@ -171,9 +148,9 @@ class Cluster(concurrent.futures.Executor):
             AuthError: Others can read its connection file.
         """
         file = find_cluster(os.fspath(which) if which is not None else None)
-        cluster = cls._make(file.launcher) if ssh is None else cls._make(ssh, _through_ssh)
-        snapshot = cluster._begin(lambda: cluster._launcher.connect(file))
-        cluster._owner = not (observe or snapshot.keep) and snapshot.clients == 1
+        cluster = cls(file.launcher, ssh=None if ssh is None else check_text("ssh", ssh, "alpha"))
+        snapshot = cluster._begin(lambda: cluster._attached.launcher.connect(file))
+        cluster._attached.owner = not (observe or snapshot.keep) and snapshot.clients == 1
         return cluster
 
     @staticmethod
@@ -183,41 +160,12 @@ class Cluster(concurrent.futures.Executor):
         clean_dead()
         return entries
 
-    @classmethod
-    def _make(
-        cls, where: str, make: Callable[[str, Reactor, Callable[[ClusterEvent], object]], Launcher] = make_launcher
-    ) -> Self:
-        reactor = Reactor()
-        holder: deque[weakref.ref[Self]] = deque(maxlen=1)
-
-        def on_event(event: ClusterEvent) -> None:
-            cluster = holder[0]() if holder else None
-            if cluster is not None and event.event == "notice":
-                cluster.notify(event.reason)
-            elif cluster is not None:
-                cluster._membership.on_event(event)
-
-        cluster = cls(make(where, reactor, on_event), reactor)
-        holder.append(weakref.ref(cluster))
-        return cluster
-
     def _begin(self, launch: Callable[[], Snapshot]) -> Snapshot:
-        self._reactor.start()
-        try:
-            snapshot = launch()
-        except BaseException:
-            self._reactor.stop()
-            raise
-        self.name = snapshot.cluster
-        for note in snapshot.notes:
-            self.notify(note)
-        self._collector.open()
-        TRACES.add(self._collector.collect)
         atexit.register(self._at_exit)
         try:
-            self._follow(snapshot)
+            snapshot = self._attached.begin(launch)
         except BaseException:
-            self.close()
+            atexit.unregister(self._at_exit)
             raise
         current.choose(self)
         self._joblib.start()
@@ -225,11 +173,11 @@ class Cluster(concurrent.futures.Executor):
 
     def stop(self) -> None:
         """End every worker and remove what belongs to the cluster. May be called twice."""
-        self._leave(self._launcher.stop)
+        self._leave(self._attached.stop)
 
     def close(self) -> None:
         """Let go of the cluster. It ends if it is this process's (not with ``keep``), with the last who uses it."""
-        self._leave(lambda: self._launcher.detach(stop=self._owner))
+        self._leave(self._attached.close)
 
     def __enter__(self) -> Self:
         return self
@@ -240,25 +188,10 @@ class Cluster(concurrent.futures.Executor):
         else:  # an interrupt, or the end of the process
             self.close()
 
-    def _leave(self, leave: Callable[[], object]) -> None:
-        with self._closing:
-            if self._closed or os.getpid() != self._pid:
-                return
-            self._closed = True
-        self._submits.refuse("cannot schedule new futures after shutdown")
+    def _leave(self, leave: Callable[[], None]) -> None:
         self._joblib.cancel()
-        self._collector.collect(NOTICE_AFTER)
-        TRACES.remove(self._collector.collect)
-        self._reactor.call_soon(self._collector.close)
+        leave()
         atexit.unregister(self._at_exit)
-        done = threading.Event()
-        self._reactor.call_soon(self._end_links, done)
-        done.wait(NOTICE_AFTER)
-        self._jobs.wait_delivered(NOTICE_AFTER)
-        try:
-            leave()
-        finally:
-            self._reactor.stop()
 
     def _at_exit(self) -> None:
         """Let the jobs there finish, as the pools of ``concurrent.futures`` do, unless the user wants to be gone."""
@@ -283,7 +216,7 @@ class Cluster(concurrent.futures.Executor):
             SerializationError: Something cannot travel; the message says what, and where it sits.
             RuntimeError: The executor has been shut down.
         """
-        return self._submits.submit(fn, args, kwargs)
+        return self._attached.submits.submit(fn, args, kwargs)
 
     def map(
         self,
@@ -327,42 +260,23 @@ class Cluster(concurrent.futures.Executor):
             ValueError: An option is out of its range.
             TypeError: An option is of another type.
         """
-        self._reactor.check_pid()
-        self._submits.check_open()
-        if not iterables:
-            raise TypeError("map over what? Give at least one iterable: cluster.map(f, items)")
-        check_map_options(
-            timeout=timeout,
-            chunksize=chunksize,
-            buffersize=buffersize,
-            retries=retries,
-            job_timeout=job_timeout,
-            errors=errors,
-            retry_on=retry_on,
-        )
-        types = retry_on if isinstance(retry_on, tuple) else (retry_on,)
-        file = Checkpoint(checkpoint, fn) if checkpoint is not None else None
-        start = functools.partial(
-            start_map,
-            self._jobs,
+        self._attached.reactor.check_pid()
+        self._attached.submits.check_open()
+        return begin_map(
+            self._attached.jobs,
             fn,
             iterables,
-            ordered=ordered,
-            errors=errors,
+            progress=progress,
+            checkpoint=checkpoint,
             timeout=timeout,
-            progress=functools.partial(
-                TqdmProgress, progress if isinstance(progress, str) else "", total_of(iterables)
-            ),
-            show=bool(progress),
-            retry_on=frozenset(f"{cls.__module__}.{cls.__qualname__}" for cls in types),
-            retries=retries,
-            retry_timeouts=any(issubclass(CallTimeout, cls) for cls in types),
-            job_timeout=job_timeout,
             chunksize=chunksize,
             buffersize=buffersize,
-            keeper=file,
+            ordered=ordered,
+            retries=retries,
+            retry_on=retry_on,
+            job_timeout=job_timeout,
+            errors=errors,
         )
-        return start() if file is None else CheckpointedMap(file, start, ordered=ordered)
 
     def put(self, obj: Any) -> Shared:
         """Copy an object into memory that all workers of this machine share; pass the handle to jobs in its place.
@@ -375,7 +289,7 @@ class Cluster(concurrent.futures.Executor):
         def closed(key: bytes) -> None:
             cluster = reference()
             if cluster is not None:
-                cluster._reactor.call_soon(cluster._on_shared_closed, key)
+                cluster._attached.tell_all("_znb_release", key)
 
         with OpenSpan(RECORDER, "put", "put", None, RECORDER.caller()) as span:
             shared = put(self.codec, obj, closed=closed)
@@ -400,9 +314,9 @@ class Cluster(concurrent.futures.Executor):
         """
         if os.getpid() != self._pid:
             return  # a forked child has no part in it
-        self._submits.shutdown(cancel=cancel_futures)
+        self._attached.submits.shutdown(cancel=cancel_futures)
         if wait:
-            self._submits.wait_finished()
+            self._attached.submits.wait_finished()
             self.close()
 
     def notify(self, text: str) -> None:
@@ -416,26 +330,32 @@ class Cluster(concurrent.futures.Executor):
     # -- workers -------------------------------------------------------------------------------------------
 
     @property
+    def name(self) -> str:
+        """The cluster's name."""
+        return self._attached.name
+
+    @property
     def connection_file(self) -> Path:
         """Path of the file with which others attach to the cluster; it is for its owner's eyes alone."""
-        if self._launcher.file is None:
+        if self._attached.launcher.file is None:
             raise ServiceUnavailable(self.name, "this cluster has ended, and its connection file with it")
-        return Path(self._launcher.file.cluster_dir, FILE_NAME)
+        return Path(self._attached.launcher.file.cluster_dir, FILE_NAME)
 
     @property
     def closed(self) -> bool:
         """Whether this process has let go of it, or it has ended."""
-        return self._closed or bool(self._ended)
+        return self._attached.closed or bool(self._attached.ended)
 
     @property
     def names(self) -> tuple[str, ...]:
         """Names of the workers, in order."""
-        return tuple(self._membership.members)
+        return tuple(self._attached.membership.members)
 
     @property
     def workers(self) -> tuple[WorkerInfo, ...]:
         """The workers, in order."""
-        return tuple(WorkerInfo(self._membership.link_of, member) for member in self._membership.members.values())
+        membership = self._attached.membership
+        return tuple(WorkerInfo(membership.link_of, member) for member in membership.members.values())
 
     def __len__(self) -> int:
         return len(self.names)
@@ -445,8 +365,8 @@ class Cluster(concurrent.futures.Executor):
 
     def __repr__(self) -> str:
         if self.closed:
-            return f"<Cluster {self.name!r}, {'ended' if self._ended else 'closed'}>"
-        return f"<Cluster {self.name!r} on {self._launcher.where}: {' '.join(self.names) or 'no workers'}>"
+            return f"<Cluster {self.name!r}, {'ended' if self._attached.ended else 'closed'}>"
+        return f"<Cluster {self.name!r} on {self._attached.launcher.where}: {' '.join(self.names) or 'no workers'}>"
 
     def _repr_mimebundle_(self, **_: Any) -> dict[str, Any]:
         if self.closed:
@@ -462,8 +382,8 @@ class Cluster(concurrent.futures.Executor):
 
     def __getitem__(self, target: Target) -> Workers:
         """Return the workers that ``target`` means: a number, name, slice, or text such as ``"0,2"``."""
-        if self._ended:
-            raise NoWorkers(self._ended)
+        if self._attached.ended:
+            raise NoWorkers(self._attached.ended)
         return Workers(self, select(target, self.names, self._least_busy))
 
     def placed(self, name: str) -> Workers | None:
@@ -485,16 +405,22 @@ class Cluster(concurrent.futures.Executor):
 
     def scale(self, n: int) -> None:
         """Have ``n`` workers: new ones are ready, superfluous ones gone, when this returns."""
-        number = count_of_workers(n)
+        number = check_workers(n)
         ensure_descriptors(number)
         with self._told_if_interrupted(f"scaling to {number} workers"):
-            self._follow(self._launcher.scale(number))
+            self._attached.follow(self._attached.launcher.scale(number))
 
     def restart(self, target: Target = "all") -> None:
         """Replace workers by new processes of the same names, killing what they run."""
         names = self[target].names
         with self._told_if_interrupted(f"the restart of {', '.join(names)}"):
-            self._follow(self._launcher.restart(names))
+            self._attached.follow(self._attached.launcher.restart(names))
+
+    def retire(self, target: Target) -> None:
+        """End workers for good, killing what they run; their jobs go to others. Those that stay keep their names."""
+        names = self[target].names
+        with self._told_if_interrupted(f"the end of {', '.join(names)}"):
+            self._attached.follow(self._attached.launcher.retire(names))
 
     @contextlib.contextmanager
     def _told_if_interrupted(self, what: str) -> Iterator[None]:
@@ -507,7 +433,7 @@ class Cluster(concurrent.futures.Executor):
 
     def kill(self, name: str) -> None:
         """Kill a worker's process; it is replaced under its name."""
-        self._launcher.kill((name,))
+        self._attached.kill(name)
 
     def interrupt(self, target: Target = "all") -> None:
         """Raise ``KeyboardInterrupt`` in whatever the workers run, whoever's it is."""
@@ -516,11 +442,11 @@ class Cluster(concurrent.futures.Executor):
 
     def status(self) -> ClusterStatus:
         """Return what each worker does now."""
-        return ClusterStatus.take(self.name, self._launcher.where, self.workers, self.stats())
+        return ClusterStatus.take(self.name, self._attached.launcher.where, self.workers, self.stats())
 
     def stats(self) -> JobStats:
         """Return what has become of the jobs that this process has given to the cluster, in all and by worker."""
-        return JobStats.of(self._jobs.stats())
+        return JobStats.of(self._attached.jobs.stats())
 
     def next_label(self) -> str:
         """Return a name for a piece of code that came without one."""
@@ -533,46 +459,15 @@ class Cluster(concurrent.futures.Executor):
             NoWorkers: One of them is gone for good.
             ZnbError: The cluster is closed.
         """
-        return self._membership.wait_links(names, notify)
+        return self._attached.membership.wait_links(names, notify)
 
     def take_news(self, names: Sequence[str]) -> Sequence[str]:
         """Return, once, what happened to these workers that their user has not been told."""
-        return self._membership.take_news(names)
+        return self._attached.membership.take_news(names)
 
     def _least_busy(self, names: Sequence[str]) -> str:
         workers = {worker.name: worker for worker in self.workers}
         return min(names, key=lambda name: workers[name].load())
-
-    def _follow(self, snapshot: Snapshot) -> None:
-        """Wait until the links are those of a snapshot."""
-        ensure_descriptors(len(snapshot.workers))
-        self._reactor.wait_call(self._membership.on_members, snapshot.workers)
-        self.wait_links([worker.name for worker in snapshot.workers])
-
-    def _on_shared_closed(self, key: bytes) -> None:
-        for link in self._membership.links():
-            link.control_nowait("_znb_release", key, lambda _answer: None)
-
-    def _on_ended(self, reason: str) -> None:
-        """Take note that somebody else has ended the cluster, or that its supervisor is gone."""
-        if self._closed:
-            return
-        self._ended = f"the cluster {self.name!r} has ended: {reason or 'it was stopped from elsewhere'}; start another"
-        self._submits.refuse(self._ended)
-        self._jobs.close(ZnbError(self._ended))
-        self._membership.close(self._ended)
-
-    def _end_links(self, done: threading.Event) -> None:
-        reason = f"the cluster {self.name!r} has been closed here; connect to it, or start another"
-        self._jobs.close(ZnbError(reason))
-        self._membership.close(reason)
-        done.set()
-
-
-def _through_ssh(host: str, reactor: Reactor, on_event: Callable[[ClusterEvent], object]) -> Launcher:
-    """Return a launcher that attaches to clusters of another machine."""
-    launcher: Launcher = importlib.import_module("znb.launchers.tunnel").TunnelledLauncher(host, reactor, on_event)
-    return launcher
 
 
 def _register(reference: weakref.ref[Cluster]) -> None:
@@ -580,38 +475,3 @@ def _register(reference: weakref.ref[Cluster]) -> None:
     cluster = reference()
     if cluster is not None:
         importlib.import_module("znb.doors.joblib").register(cluster)
-
-
-def usable_cpus() -> int:
-    """Return how many CPUs this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def count_of_workers(n: object) -> int:
-    """Return ``n`` if it can be a number of workers.
-
-    Raises:
-        TypeError: It is not an integer.
-        ValueError: It is negative.
-    """
-    if isinstance(n, bool) or not hasattr(n, "__index__"):
-        raise TypeError(f"the number of workers must be an integer, got {n!r}")
-    number = operator.index(n)
-    if number < 0:
-        raise ValueError(f"the number of workers must not be negative, got {number}")
-    return number
-
-
-def kernel_of_this_process() -> Any:
-    """Return the Jupyter kernel that this process is; ``None`` if it is none."""
-    shell = getattr(sys.modules.get("IPython.core.getipython"), "get_ipython", lambda: None)()
-    return getattr(shell, "kernel", None)
-
-
-def kernel_at_exit() -> str:
-    """Return ``"restarts"`` or ``"ends"`` if this process is a Jupyter kernel, else nothing."""
-    kernel = kernel_of_this_process()
-    if kernel is None:
-        return ""
-    message = getattr(kernel, "_shutdown_message", None)
-    return "restarts" if message and message.get("content", {}).get("restart") else "ends"

@@ -12,7 +12,6 @@ thread.
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable
 from typing import Any
@@ -21,6 +20,7 @@ import msgspec
 
 from znb.errors import ZnbError
 from znb.link import Link
+from znb.locks import Event
 from znb.rpc import Lost
 from znb.spans import RECORDER, Recorder
 from znb.traces import Request, Store
@@ -91,7 +91,7 @@ class Collector:
         """Bring everything that the workers have recorded until now; return whether all of them answered in time."""
         if self._reactor.stopped or self._reactor.on_thread or self._reactor.forked:
             return False
-        done = threading.Event()
+        done = Event()
         self._reactor.call_soon(self._collect, done.set)
         return done.wait(timeout)
 

@@ -27,6 +27,8 @@ from typing import Final
 
 import psutil
 
+from znb.locks import Event
+
 __all__ = ["collect", "find_children", "interrupt_children", "stream"]
 
 #: Rows and columns that the command believes to have; those of pexpect, which IPython uses.
@@ -140,7 +142,7 @@ def _interrupt_later() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    arrived = threading.Event()
+    arrived = Event()
     previous = signal.signal(signal.SIGINT, lambda _number, _frame: arrived.set())
     try:
         yield

@@ -170,6 +170,7 @@ class OutputView:
     def hurry(self) -> None:
         """Show no more than the last few lines of what is still to come, and those only at the end: never block."""
         if self._hurried is None:
+            self._recover()
             self._hurried = collections.deque()
             for text in self._out:
                 self._put(self._out_stream, text)
@@ -180,6 +181,8 @@ class OutputView:
         if self._closed:
             return
         self._closed = True
+        if self._hurried is not None:
+            self._recover()
         for worker in self._sources:
             self.done(worker)
         hurried, self._hurried = self._hurried, None
@@ -231,8 +234,8 @@ class OutputView:
 
     def _add(self, source: _Source, key: str, now: float, output: Display | Clear | None) -> None:
         item = _Item(source, key, now, output)
+        self._order.append(item)  # first: ``_recover`` finds in it what is not in the others
         source.queue.append(item)
-        self._order.append(item)
         count = source.counts.get(key, 0)
         source.counts[key] = count + 1
         if not count:
@@ -243,6 +246,16 @@ class OutputView:
                 sources.append(source)
         if len(source.queue) == 1 and len(self._waiting[key]) >= self._expected():
             self._fold_at(source)
+
+    def _recover(self) -> None:
+        """Make the tables agree again, after an interrupt has hit while one was changed."""
+        self._order = collections.deque(item for item in self._order if not item.shown)
+        self._waiting.clear()
+        for source in self._sources.values():
+            source.queue = collections.deque(item for item in self._order if item.source is source)
+            source.counts = dict(collections.Counter(item.key for item in source.queue))
+            for key in source.counts:
+                self._waiting.setdefault(key, []).append(source)
 
     def _expected(self) -> int:
         """Return how many workers may still have something to show."""

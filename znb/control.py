@@ -19,6 +19,7 @@ workers                           at once
 start     names, or n more        when they are ready; a name that runs is left alone
 scale     n                       when there are n workers, all ready, and the others are gone
 restart   names (default: all)    when their next generations are ready
+retire    names                   when they are gone; they are not replaced
 kill      names, signum (9)       at once; they are replaced when they are dead
 signal    names, signum, group    at once; ``group``: to the worker's children as well
 keep      keep                    at once

@@ -7,7 +7,7 @@ producing thread waits (no thread owns it).
 
 from __future__ import annotations
 
-import threading
+from znb.locks import Condition
 
 __all__ = ["CreditGate", "CreditWindow", "GateClosed", "window_for"]
 
@@ -77,7 +77,7 @@ class CreditGate:
     def __init__(self, credits: int = 1) -> None:  # noqa: A002 - the field's word
         self._credits = credits
         self._closed = False
-        self._changed = threading.Condition()
+        self._changed = Condition()
 
     def take_nowait(self) -> bool:
         """Use one credit if there is one.

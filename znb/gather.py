@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import queue
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from znb import wire
@@ -170,10 +170,13 @@ class Gather:
         else:
             call.call.consumed()  # nobody shows it any more
 
-    def _interrupt_calls(self) -> None:
-        for call in self._calls.values():
+    def _interrupt_calls(self, doomed: Mapping[str, int]) -> None:
+        """Interrupt what runs; ``doomed`` workers will be killed, after so many interrupts that they ignored."""
+        for name, call in self._calls.items():
             if not call.call.ended:
                 call.span.event("interrupt")
+                if name in doomed:
+                    call.note_kill(f"it ignored {doomed[name]} interrupts")
                 call.link.interrupt([call.call.id])
 
     def _give_up(self, started: frozenset[str]) -> None:
@@ -289,8 +292,9 @@ class Gather:
         try:
             if self._view is not None:
                 self._view.hurry()
-            reactor.call_soon(self._interrupt_calls)
-            self._press_stubborn()
+            doomed = self._find_doomed()
+            reactor.call_soon(self._interrupt_calls, doomed)
+            self._press_stubborn(doomed)
             deadline = time.monotonic() + INTERRUPT_PATIENCE
             while self._pending and (left := deadline - time.monotonic()) > 0:
                 try:
@@ -307,18 +311,23 @@ class Gather:
                 self._tell(_stubborn_notice(pending.link, 1))
         self._pending.clear()
 
-    def _press_stubborn(self) -> None:
-        """Interrupt again what ignored an earlier interrupt; kill its worker if it did so twice."""
-        for pending in self._pending.values():
+    def _find_doomed(self) -> dict[str, int]:
+        """Return the workers that have ignored as many interrupts as they may, with the number."""
+        ignored = {name: max(list(p.link.stubborn.values()), default=0) for name, p in self._pending.items()}
+        return {name: count for name, count in ignored.items() if count >= INTERRUPTS_BEFORE_KILL}
+
+    def _press_stubborn(self, doomed: Mapping[str, int]) -> None:
+        """Interrupt again what ignored an earlier interrupt; kill the ``doomed`` workers."""
+        for name, pending in self._pending.items():
             link = pending.link
+            if name in doomed:
+                self._kill(name)
+                self._tell(
+                    f"{name} (pid {link.pid}) ignored {doomed[name]} interrupts: it is killed, and a new process "
+                    f"takes its place, without its variables"
+                )
+                continue
             for call, ignored in list(link.stubborn.items()):
-                if ignored >= INTERRUPTS_BEFORE_KILL:
-                    self._kill(link.name)
-                    self._tell(
-                        f"{link.name} (pid {link.pid}) ignored {ignored} interrupts: it is killed, and a new process "
-                        f"takes its place, without its variables"
-                    )
-                    break
                 link.interrupt([call])
                 link.stubborn[call] = ignored + 1
                 self._tell(_stubborn_notice(link, ignored + 1))

@@ -267,7 +267,7 @@ class LocalHome:
     def _sweep(self, child: Child) -> None:
         """Remove the sockets and files that a process has left which was killed."""
         try:
-            for url in (child.spec.calls, child.spec.jobs, child.spec.events):
+            for url in (child.spec.calls, child.spec.jobs, child.spec.events, f"{child.spec.events}.count"):
                 if url.startswith("ipc://"):
                     Path(url.removeprefix("ipc://")).unlink(missing_ok=True)
             remove_services(child.pid)

@@ -98,6 +98,11 @@ class ObjectCall:
         self.span.status = "cancelled"
         self.span.end()
 
+    def note_kill(self, reason: str) -> None:
+        """Note on the span that its worker was killed, once."""
+        if not any(name == "kill" for _, name, _ in self.span.events or ()):
+            self.span.event("kill", worker=self.link.name, reason=reason)
+
     def outcome(self, reply: Reply | Lost) -> Outcome:
         """Decode the ending. On the caller's thread: it runs code, and may ask the worker for definitions."""
         mark(self.span, "decoding_ns")
@@ -107,6 +112,8 @@ class ObjectCall:
 
     def _outcome(self, reply: Reply | Lost) -> Outcome:
         if isinstance(reply, Lost):
+            if isinstance(reply.error, WorkerLost):
+                self.note_kill(reply.error.reason)
             return Failed(self._lost(reply.error))
         try:
             if reply.name == wire.OK:
@@ -140,6 +147,8 @@ class ObjectCall:
         name, message, _text = reply.args
         encoded = reply.headers.get("error")
         if encoded is None:
+            if name == "Cancelled":
+                self.span.status = "cancelled"
             return Failed(ZnbError(f"{self.link.name} refused the call: {name}: {message}"))
         record = tracebacks.decode_record(encoded)
         unpack(reply.headers.get("cargo"), reply.buffers, self.link.codec)
@@ -169,6 +178,7 @@ class Link:
         pid: Process id on its host.
         jobs_url: Where it takes jobs.
         alive: Whether it is still the worker of that name.
+        condemned: Whether it is being killed, so that nothing more is to be sent to it.
         known: Keys of the definitions that this connection has carried.
         host: Its machine, if that is another one.
         far: Whether the connection may break, or be refused, while the worker goes on.
@@ -185,6 +195,7 @@ class Link:
         self.pid = member.pid
         self.jobs_url = member.jobs
         self.alive = True
+        self.condemned = False
         self.known: set[bytes] = set()
         self.stubborn: dict[int, int] = {}
         self.host = member.host

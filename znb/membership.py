@@ -10,7 +10,6 @@ change.
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable, Sequence
 from typing import Protocol
@@ -18,6 +17,7 @@ from typing import Protocol
 from znb.errors import NoWorkers, WorkerLost, ZnbError
 from znb.lifecycle import ClusterEvent, DeathCertificate, WorkerStatus
 from znb.link import LEFT, Link
+from znb.locks import Condition
 from znb.serialize import Codec
 from znb.standing import Standing
 from znb.transport import Reactor
@@ -81,7 +81,7 @@ class Membership:
         self._reactor = reactor
         self._codec = codec
         self._listener = listener
-        self._changed = threading.Condition()
+        self._changed = Condition()
         self._links: dict[str, Link] = {}
         self._members: dict[str, WorkerStatus] = {}
         self._dead: dict[str, int] = {}
@@ -119,7 +119,7 @@ class Membership:
         try:
             while True:
                 with self._changed:
-                    missing = [name for name in names if name not in self._links]
+                    missing = [name for name in names if not self._serves(name)]
                     if not missing:
                         return [self._links[name] for name in names]
                     self._check_coming(missing)
@@ -132,6 +132,21 @@ class Membership:
         finally:
             if notify is not None and said:
                 notify("")
+
+    def why_none(self) -> str:
+        """Return why there are no workers; empty if none was asked for, or all may still come."""
+        with self._changed:
+            return " ".join(self._given_up.values())
+
+    def condemn(self, name: str, *, condemned: bool = True) -> None:
+        """Note that a worker is about to be killed: nothing more is sent to this process, but to the next."""
+        with self._changed:
+            if name in self._links:
+                self._links[name].condemned = condemned
+                self._changed.notify_all()
+
+    def _serves(self, name: str) -> bool:
+        return name in self._links and not self._links[name].condemned
 
     def take_news(self, names: Sequence[str]) -> Sequence[str]:
         """Return, once, what happened to these workers that their user has not been told."""
@@ -170,8 +185,9 @@ class Membership:
         name = event.worker.name if event.worker is not None else ""
         with self._changed:
             if event.event == "gave_up":
+                reason = event.reason.rstrip(".")
                 self._given_up[name] = (
-                    f"{name} failed so often at its start that it is not replaced any more: {event.reason} "
+                    f"{name} failed so often at its start that it is not replaced any more: {reason}. "
                     f"`%znb cluster restart {name}` tries again"
                 )
             elif event.event in {"started", "replaced", "ready"}:

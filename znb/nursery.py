@@ -4,7 +4,7 @@
 a worker's process     ended because                                so it is
 ===================== ============================================ =========================================
 starting, ready        it was asked to restart                      replaced at once: next generation
-starting, ready        its cluster scales down or stops             gone, its name free
+starting, ready        it retires, or its cluster stops             gone, its name free
 ready                  anything else                                replaced at once, its certificate sent
 starting               anything else, for the third time in a row   given up: start or restart tries again
 starting               it was killed, for the tenth time in a row   given up, too
@@ -146,18 +146,22 @@ class Nursery:
         if not 0 <= n <= WORKERS_MAX:
             raise ZnbError(f"cannot scale to {n} workers: expected 0 to {WORKERS_MAX}")
         names = [worker.name for worker in self.members()]
+        goal = self.retire(names[n:])
+        return self._grow([*names[:n], *self._free_names(n - len(names))], goal)
+
+    def retire(self, names: Iterable[str]) -> Goal:
+        """Have workers leave for good; their names are free then."""
         goal = Goal()
-        for name in names[n:]:
-            slot = self._slots[name]
+        for slot in self._named(names):
             slot.leaving = True
-            goal.gone[name] = slot.generation
+            goal.gone[slot.name] = slot.generation
             if slot.child is None:
-                del self._slots[name]
+                del self._slots[slot.name]
             else:
                 slot.child.end("stop", self._config.stop_grace)
-        if len(names) > n:
+        if goal.gone:
             self._tell("scaled")
-        return self._grow([*names[:n], *self._free_names(n - len(names))], goal)
+        return goal
 
     def _grow(self, names: Iterable[str], goal: Goal) -> Goal:
         """Make sure that there are workers of these names; those that leave stay, as new processes."""

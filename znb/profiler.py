@@ -22,12 +22,14 @@ import sysconfig
 import threading
 import time
 from array import array
+from collections.abc import Callable
 from pathlib import Path
 from types import CodeType, FrameType
 from typing import Any, Final, NamedTuple
 
 import znb
-from znb.spans.recorder import RECORDER, OpenSpan, Parent, Recorder, _current
+from znb.spans.opened import _current
+from znb.spans.recorder import RECORDER, OpenSpan, Parent, Recorder
 from znb.spans.ring import Cursor, Ring
 from znb.spans.samples import Frame, SamplePart
 
@@ -71,10 +73,14 @@ class Sampler:
     Args:
         recorder: Knows which spans are open.
         linger: Seconds without watched spans after which its thread ends.
+
+    Attributes:
+        on_round: Called after each look, on the sampler's thread; must not block.
     """
 
     def __init__(self, recorder: Recorder = RECORDER, *, linger: float = LINGER) -> None:
         self._recorder = recorder
+        self.on_round: Callable[[], object] | None = None
         self._linger = linger
         self._lock = threading.Lock()
         self._stop = threading.Lock()
@@ -185,6 +191,8 @@ class Sampler:
             try:
                 if recorder.live:
                     self._look(now, min(now - last, WALL_MAX_NS))
+                    if self.on_round is not None:
+                        self.on_round()
             except Exception:
                 logger.exception("a sample could not be taken")
             self._cost_ns += time.thread_time_ns() - began

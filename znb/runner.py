@@ -13,7 +13,6 @@ import collections
 import itertools
 import queue
 import signal
-import sys
 import threading
 import time
 from collections.abc import Callable, Hashable
@@ -66,9 +65,11 @@ class Task:
         owner: Who asked; owners take turns.
         label: What to call it when somebody asks what runs.
         guard: Whether an interrupt may hit at this moment; ``None`` for always. Asked on the main thread.
+        aim: Points an interrupt that names no part of the task at what runs now; ``None`` where there is nothing to
+            point at.
     """
 
-    __slots__ = ("execute", "finish", "guard", "interrupting", "label", "owner", "started")
+    __slots__ = ("aim", "execute", "finish", "guard", "interrupting", "label", "owner", "started")
 
     def __init__(
         self,
@@ -78,12 +79,14 @@ class Task:
         owner: Hashable,
         label: str,
         guard: Callable[[], bool] | None = None,
+        aim: Callable[[], object] | None = None,
     ) -> None:
         self.execute = execute
         self.finish = finish
         self.owner = owner
         self.label = label
         self.guard = guard
+        self.aim = aim
         self.interrupting = False
         self.started = 0.0
 
@@ -111,7 +114,6 @@ class Runner:
         self._current: Task | None = None
         self._stopping = False
         self._thread = threading.main_thread()
-        self._unraisable = sys.unraisablehook
         self._turn_of: Hashable = None
         #: Told on the main thread whose turn begins; ``None`` before it waits for work.
         self.on_turn: Callable[[Hashable], object] | None = None
@@ -134,13 +136,10 @@ class Runner:
             self._signal()
             if children:
                 self._interrupt_children(children)
-            self._insist_from_now(task)
+            threading.Thread(target=self._insist, args=(task,), name="znb-interrupt", daemon=True).start()
 
     def _signal(self) -> None:
         signal.pthread_kill(self._thread.ident or 0, signal.SIGINT)
-
-    def _insist_from_now(self, task: Task) -> None:
-        threading.Thread(target=self._insist, args=(task,), name="znb-interrupt", daemon=True).start()
 
     def _insist(self, task: Task) -> None:
         """Send the signal again until its handler has run.
@@ -158,12 +157,16 @@ class Runner:
         """Raise ``KeyboardInterrupt`` in whatever runs."""
         current = self._current
         if current is not None:
+            if current.aim is not None:
+                current.aim()
             self.interrupt(current)
 
     def stop(self) -> None:
         """Make ``run`` return after the current task, which is interrupted."""
         self._stopping = True
-        self.interrupt_current()
+        current = self._current
+        if current is not None:
+            self.interrupt(current)  # not aimed: a job that it hit would fail, instead of running elsewhere
         self._inbox.put(None)
 
     def snapshot(self) -> Running | None:
@@ -179,8 +182,6 @@ class Runner:
     def run(self, idle: Callable[[Callable[[float | None], Task | None]], Task | None] | None = None) -> None:
         """Run tasks until ``stop`` is called."""
         previous = signal.signal(signal.SIGINT, self._on_sigint)
-        hook, sys.unraisablehook = sys.unraisablehook, self._on_unraisable
-        self._unraisable = hook
         try:
             while not self._stopping:
                 task = self._next(idle)
@@ -188,7 +189,6 @@ class Runner:
                     self._run_one(task)
                 del task  # and with it all that it refers to, before the wait for the next
         finally:
-            sys.unraisablehook = hook
             signal.signal(signal.SIGINT, previous)
 
     def listen(self) -> None:
@@ -203,16 +203,6 @@ class Runner:
             current.interrupting = False
             if current.guard is None or current.guard():
                 raise KeyboardInterrupt
-
-    def _on_unraisable(self, unraisable: sys.UnraisableHookArgs) -> None:
-        """Interrupt again what was interrupted in a ``__del__`` or another callback whose exceptions go nowhere."""
-        current = self._current
-        here = threading.current_thread() is self._thread
-        if current is not None and here and isinstance(unraisable.exc_value, KeyboardInterrupt):
-            current.interrupting = True
-            self._insist_from_now(current)
-        else:
-            self._unraisable(unraisable)
 
     def _next(self, idle: Callable[..., Task | None] | None) -> Task | None:
         """Return the task whose owner's turn it is, waiting for one."""

@@ -15,16 +15,17 @@ from typing import Any, Final, Self
 from znb import export
 from znb.callees import Callees
 from znb.profiler import SAMPLER, Sampler
-from znb.spans import RECORDER, OpenSpan, Process, Recorder, Span, SpanTable
+from znb.spans import RECORDER, OpenSpan, Process, Recorder, Span, SpanTable, follow_threads
 from znb.spans.samples import SampleTable
 from znb.traces import analysis
 from znb.traces.feed import Feed
+from znb.traces.listing import Listing, duration, printable
 from znb.traces.model import SpanList, TraceData
-from znb.traces.pieces import Piece, pieces
-from znb.traces.store import Store
-from znb.traces.text import text_tree
+from znb.traces.pieces import Pieces, pieces
+from znb.traces.store import TRACES_MAX, Store
+from znb.traces.text import Roots, text_tree
 
-__all__ = ["TRACES", "LiveTrace", "Picture", "Trace", "Traces", "trace"]
+__all__ = ["TRACES", "Begin", "LiveTrace", "Picture", "Trace", "TraceList", "Traces", "trace"]
 
 #: Milliseconds between two samples.
 INTERVAL_MS = 10
@@ -32,17 +33,26 @@ INTERVAL_MS = 10
 COLLECT_TIMEOUT = 2.0
 
 
+#: What a trace says that was not recorded.
+OFF_NOTE = "tracing was off (%znb trace off), so nothing was recorded"
+
+
 class Picture:
     """A picture that notebooks show."""
 
-    def __init__(self, svg: str) -> None:
+    def __init__(self, svg: str, text: str = "") -> None:
         self.svg = svg
+        self._text = text
 
     def _repr_svg_(self) -> str:
         return self.svg
 
     def __str__(self) -> str:
         return self.svg
+
+    def __repr__(self) -> str:
+        hint = '<a flame graph: shown in notebooks; .save("x.svg") of its trace writes it to a file>'
+        return f"{self._text}\n{hint}" if self._text else hint
 
 
 class Trace:
@@ -58,12 +68,21 @@ class Trace:
         ['epoch']
     """
 
-    def __init__(self, title: str, trace_id: int, read: Callable[[int], tuple[int, TraceData | None]]) -> None:
+    def __init__(
+        self,
+        title: str,
+        trace_id: int,
+        read: Callable[[int], tuple[int, TraceData | None]],
+        data: TraceData | None = None,
+    ) -> None:
         self.title = title
         self._id = trace_id
         self._read = read
         self._version = -1
-        self._data: TraceData | None = None
+        self._data = data
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _unpack, (export.render(self.data, ".json", self.title),)  # as text, for whoever has another znb
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Trace:
@@ -75,6 +94,11 @@ class Trace:
         """
         data, title = export.load(path)
         return cls(title or Path(path).name, data.trace_id, lambda _version: (0, data))
+
+    @staticmethod
+    def latest() -> TraceList:
+        """Return the traces that this process keeps, the latest last: those of its last 100 cells, say."""
+        return TRACES.latest()
 
     @property
     def data(self) -> TraceData:
@@ -110,9 +134,9 @@ class Trace:
 
     # -- what it tells -------------------------------------------------------------------------------------
 
-    def tree(self) -> list[analysis.TreeNode]:
+    def tree(self) -> Roots:
         """Return the roots; each node has its span and its ``children``."""
-        return analysis.tree(self.data)
+        return Roots(self.data)
 
     def critical_path(self) -> analysis.Segments:
         """Return what the whole took its time for, segment by segment, from start to end."""
@@ -131,7 +155,7 @@ class Trace:
         data = self.data
         return SpanList(data, analysis.find(data, pattern))
 
-    def pieces(self, span: Span | str) -> list[Piece]:
+    def pieces(self, span: Span | str) -> Pieces:
         """Return where the time of a call went: encoding, transfer, queueing, running, and so on."""
         data = self.data
         return pieces(data, data.row_of(span))
@@ -152,7 +176,7 @@ class Trace:
 
     def flame(self) -> Picture:
         """Return the flame graph."""
-        return Picture(export.flame_svg(self.data, self.title))
+        return Picture(export.flame_svg(self.data, self.title), self.text())
 
     def text(self, width: int = 100) -> str:
         """Return the call tree as text."""
@@ -197,6 +221,12 @@ class Trace:
         return {"text/plain": self.text(), "image/svg+xml": export.flame_svg(self.data, self.title)}
 
 
+def _unpack(content: bytes) -> Trace:
+    """Return a trace that came from another process."""
+    data, title = export.parse(content)
+    return Trace(title, data.trace_id, lambda _version: (0, data), data)
+
+
 class LiveTrace(Trace):
     """A trace that is made here: ``with`` begins and ends it. It can be entered once."""
 
@@ -216,8 +246,34 @@ class LiveTrace(Trace):
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace_back: object) -> None:
+        self.unwind()
         self._span.__exit__(kind, error, trace_back)
         self._traces.ended(self)
+
+    def close(self, error: BaseException | None, end_ns: int) -> None:
+        """Leave it as of a time that has passed (``perf_counter_ns``)."""
+        self._span.close(error, end_ns)
+        self._traces.ended(self)
+
+    def unwind(self) -> None:
+        """End what was entered inside of it on this thread and left without a word, as cancelled."""
+        self._span.unwind()
+
+
+class TraceList(Listing[Trace]):
+    """Traces, shown as a table, the latest last."""
+
+    head = ("title", "id", "took", "spans", "failed", "began")
+    none = "(no traces yet)"
+    lines = TRACES_MAX  # all, since the latest are the last
+
+    def cells(self, item: Trace) -> tuple[str, ...]:
+        """Return an item's line."""
+        data = item.data
+        began = time.strftime("%H:%M:%S", time.localtime(data.start_ns / 1e9)) if len(data) else ""
+        took = duration(data.end_ns - data.start_ns)
+        failed = str(len(analysis.failures(data)) or "")
+        return printable(item.title), item.trace_id[:8], took, f"{len(data):,}", failed, began
 
 
 class Traces:
@@ -249,8 +305,13 @@ class Traces:
 
     def new(self, title: str, interval: float, attributes: dict[str, Any]) -> LiveTrace:
         """Return a trace to enter."""
+        if not isinstance(interval, int | float) or not interval > 0:
+            raise ValueError(f"expected seconds between two samples, more than 0, as interval, got {interval!r}")
         self.sampler.install()
-        return LiveTrace(self, title, round(interval * 1000), attributes)
+        if self.recorder is RECORDER:
+            follow_threads(watched=True)
+        self.sampler.on_round = self.store.relieve
+        return LiveTrace(self, title, max(1, round(interval * 1000)), attributes)
 
     def began(self, live: LiveTrace) -> None:
         """Note that a trace has been entered."""
@@ -280,6 +341,11 @@ class Traces:
         self._callees.collect(max(0.0, deadline - time.monotonic()))
         self.store.read_local()
 
+    def latest(self) -> TraceList:
+        """Return the traces kept, the latest last, with everything that has been recorded of them until now."""
+        self.collect(COLLECT_TIMEOUT)
+        return TraceList(self)
+
     def read(self, trace_id: int, known: int = -2) -> tuple[int, TraceData | None]:
         """Return a trace's version, and the trace as far as it has come unless that is the ``known`` version."""
         self.store.read_local()
@@ -287,11 +353,14 @@ class Traces:
         return version, None if version == known else self.store.assemble(trace_id)
 
     def of(self, trace_id: int) -> Trace:
-        """Return the trace of an id, with everything that has been recorded of it until now.
+        """Return the trace of an id, with everything that has been recorded of it until now; of 0, an empty one.
 
         Raises:
             KeyError: It is not kept any more.
         """
+        if not trace_id:
+            data = TraceData(0, SpanTable(), SampleTable(), [OFF_NOTE])
+            return Trace("nothing recorded", 0, lambda _version: (0, data), data)
         self.collect(COLLECT_TIMEOUT)
         return self[trace_id]
 
@@ -322,18 +391,55 @@ class Traces:
 TRACES: Final = Traces(RECORDER)
 
 
-def trace(title: str = "trace", /, *, interval: float = INTERVAL_MS / 1000, **attributes: Any) -> LiveTrace:
-    """Begin a trace: what happens inside ``with`` is recorded here and wherever it leads, and sampled.
-
-    Args:
-        title: What to call it.
-        interval: Seconds between two samples.
-        attributes: What to know about it.
+class Begin:
+    """``znb.trace``: begins traces, and knows the latest ones.
 
     Example:
-        >>> with trace("epoch", lr=0.1) as t:
+        >>> begin = Begin(TRACES)
+        >>> with begin("epoch", lr=0.1) as t:
         ...     total = sum(range(10))
         >>> t.spans[0].attributes
         {'lr': 0.1}
+        >>> begin.last().title
+        'epoch'
     """
-    return TRACES.new(title, interval, attributes)
+
+    def __init__(self, traces: Traces) -> None:
+        self._traces = traces
+
+    def __call__(
+        self, title: str = "trace", /, *, interval: float = INTERVAL_MS / 1000, **attributes: Any
+    ) -> LiveTrace:
+        """Begin a trace: what happens inside ``with`` is recorded here and wherever it leads, and sampled.
+
+        Args:
+            title: What to call it.
+            interval: Seconds between two samples.
+            attributes: What to know about it.
+        """
+        return self._traces.new(title, interval, attributes)
+
+    def last(self) -> Trace:
+        """Return the latest trace, with everything that has been recorded of it until now: what ``%znb trace`` shows.
+
+        Raises:
+            LookupError: There is none yet.
+        """
+        found = self.list()
+        if not found:
+            raise LookupError("there are no traces yet: a call, a job or `with znb.trace()` leaves one")
+        return found[-1]
+
+    def list(self) -> TraceList:
+        """Return the traces that are kept, the latest last: what ``%znb trace list`` shows."""
+        return self._traces.latest()
+
+    def __reduce__(self) -> str:
+        return "trace"
+
+    def __repr__(self) -> str:
+        return "<znb.trace: with znb.trace(TITLE) as t: … · znb.trace.last() · znb.trace.list()>"
+
+
+#: What users write.
+trace: Final = Begin(TRACES)

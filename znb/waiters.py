@@ -9,8 +9,9 @@ Source: CPython's Lib/concurrent/futures/_base.py, ``_create_and_install_waiters
 
 from __future__ import annotations
 
-import threading
 from typing import Any, Protocol
+
+from znb.locks import Event
 
 __all__ = ["Canceller", "Waiters"]
 
@@ -44,7 +45,7 @@ class Waiters(list[Any]):
         super().append(waiter)
 
 
-class _Event(threading.Event):
+class _Event(Event):
     def __init__(self) -> None:
         super().__init__()
         self.cancellers: set[tuple[Canceller, int]] = set()

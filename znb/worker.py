@@ -36,6 +36,7 @@ import time
 import traceback
 from collections.abc import Callable, Sized
 from contextlib import AbstractContextManager
+from pathlib import Path
 from typing import Any, ClassVar
 
 import psutil
@@ -380,5 +381,5 @@ def main(spec: WorkerSpec) -> None:
     """Be the worker that ``spec`` describes, until told to end."""
     faulthandler.enable(spec.crash_fd)
     worker = Worker(spec)
-    home.settle(spec.events, spec.name, worker.codec)
+    home.settle(spec.events, spec.name, worker.codec, Path(spec.cluster_dir).name)
     worker.run()

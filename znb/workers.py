@@ -17,6 +17,7 @@ from znb.checks import check_mapping, check_seconds
 from znb.console import OutputView, Sink, make_sink
 from znb.gather import Gather
 from znb.link import Failed, Outcome, Value
+from znb.locks import Future
 
 if TYPE_CHECKING:
     from znb.cluster import Cluster
@@ -110,7 +111,7 @@ class Workers:
         Returns:
             A future of what ``run`` returns.
         """
-        future: concurrent.futures.Future[Any] = concurrent.futures.Future()
+        future: concurrent.futures.Future[Any] = Future()
         future.set_running_or_notify_cancel()
         options.setdefault("sink", make_sink(detached=True))
 

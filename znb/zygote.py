@@ -295,6 +295,7 @@ class Zygote:
             "start": self._do_start,
             "scale": self._do_scale,
             "restart": self._do_restart,
+            "retire": self._do_retire,
             "kill": lambda request, _: self._nursery.kill(request.names or (), request.signum),
             "signal": self._do_signal,
             "keep": self._do_keep,
@@ -336,6 +337,9 @@ class Zygote:
 
     def _do_restart(self, request: Request, debt: Debt) -> None:
         debt.goal = self._nursery.restart(request.names)
+
+    def _do_retire(self, request: Request, debt: Debt) -> None:
+        debt.goal = self._nursery.retire(request.names or ())
 
     def _do_signal(self, request: Request, _debt: Debt) -> None:
         self._nursery.signal(request.names or (), request.signum, group=request.group)

@@ -226,6 +226,16 @@ describe("samples", () => {
     expect(boxes.map((box) => [trace.samples.functions[box.function]![0], box.start])).toEqual([["main", 100], ["lib.sort", 120], ["key", 120]]);
   });
 
+  it("leave out what runs a notebook's cells", () => {
+    const trace = made(FAMILY, [
+      { span: 1, time: 120, wall: 20, stack: ["x/IPython/run", "lib.exec", "cell", "inner"] },
+      { span: 1, time: 140, wall: 20, stack: ["x/IPython/run", "lib.exec", "cell", "other"] },
+      { span: 1, time: 160, wall: 20, stack: ["x/ipykernel/loop"] },
+    ]);
+    const boxes = trace.samples.boxes(trace.names, trace.name, trace.start, (row) => trace.endOf(row));
+    expect(boxes.map((box) => trace.samples.functions[box.function]![0])).toEqual(["cell", "inner", "other"]);
+  });
+
   it("leave out the function that the span is named after", () => {
     const spans: Made[] = [{ name: "work", start: 100, end: 200 }];
     const trace = made(spans, samples.map((sample) => ({ ...sample, span: 0 })));
@@ -380,6 +390,18 @@ describe("analysis", () => {
     expect(quantile(new Float64Array(0), 0.5)).toBe(0);
   });
 
+  it("counts an exception once, where it was raised, and names what was cancelled", () => {
+    const trace = made([
+      { name: "cell", start: 0, end: 100, status: "error" },
+      { name: "submit", start: 10, end: 90, parent: 0, status: "error" },
+      { name: "job", start: 20, end: 80, parent: 1, status: "error" },
+      { name: "sleep", start: 20, end: 80, parent: 0, status: "cancelled" },
+    ]);
+    expect(trace.failed).toBe(1);
+    expect([0, 3].map((row) => trace.labelOf(row))).toEqual(["cell", "sleep (cancelled)"]);
+    expect(made([{ name: "a", start: 0, end: 1 }]).failed).toBe(0);
+  });
+
   it("searches by name, expression, worker, kind and status", () => {
     const trace = made(FAMILY);
     const rows = (query: string) => [...(search(trace, query)?.rows ?? [])].flatMap((hit, row) => (hit ? [row] : []));
@@ -390,6 +412,8 @@ describe("analysis", () => {
     expect(rows("status:err")).toEqual([2]);
     expect(rows("kind:span a")).toEqual([1, 3]);
     expect(search(trace, "  ")).toBeNull();
+    expect(search(trace, "/(/")!.wrong).toBe("/(/");
+    expect(search(trace, "/b+/ c")!.wrong).toBe("");
     // What is below a match counts once: b's 400 and a's 300 of 1000.
     expect(search(trace, "/^[ab]$/")!.share).toBeCloseTo(0.7);
   });

@@ -4,7 +4,7 @@ import { align, bisect, labels, Lines, POINTS, visible } from "../src/stream/lin
 import { KEPT, levelOf, LogLines } from "../src/stream/loglines";
 import { Rows } from "../src/stream/rows";
 
-const frame = (content: Partial<Frame>): Frame => ({ number: 1, received: 0, dropped: 0, unreadable: 0, ...content });
+const frame = (content: Partial<Frame>): Frame => ({ number: 1, received: 0, dropped: 0, unreadable: 0, unfit: 0, ...content });
 const array = (...values: number[]) => new Float64Array(values);
 
 describe("Sync", () => {

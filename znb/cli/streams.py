@@ -10,16 +10,22 @@ import sys
 import time
 from typing import Any
 
-from znb.cli.commands import Command, Parser
+import msgspec
+
+from znb.cli.calls import to_json
+from znb.cli.commands import Command, Parser, WrongUsage
 from znb.cli.values import at_least_one, seconds
-from znb.errors import CallTimeout
-from znb.pubsub import Message, publish, subscribe
-from znb.pubsub.places import EVERYWHERE, has_subscribers
+from znb.errors import CallTimeout, ZnbError
+from znb.locks import Event
+from znb.pubsub import Message, publish, streams, subscribe
+from znb.pubsub.places import EVERYWHERE
 
 __all__ = ["COMMANDS"]
 
 #: Characters of a value that a line shows.
 VALUE_WIDTH = 200
+#: Seconds in which the last values from before come, so that they can be put in order.
+GATHER_TIME = 0.2
 
 
 def literal(text: str) -> Any:
@@ -31,39 +37,74 @@ def literal(text: str) -> Any:
 
 
 def _publish(args: argparse.Namespace) -> None:
-    heard = args.url != EVERYWHERE or has_subscribers()
-    publish(args.topic, literal(args.value), at=args.url)
-    if not heard:
-        print("znb: nobody subscribes on this machine, so nobody will have got it", file=sys.stderr)
+    try:
+        publish(args.topic, literal(args.value), at=args.url)
+    except ValueError as error:
+        raise WrongUsage(str(error), "znb publish URL TOPIC VALUE") from None
+    if args.url == EVERYWHERE and not streams.close():
+        print(
+            f"znb: nobody subscribes to {args.topic!r} on this machine, so nobody has got it; values end with the "
+            "process that publishes them. What is published to a cluster or a service is kept for those who come later",
+            file=sys.stderr,
+        )
 
 
 def _subscribe(args: argparse.Namespace) -> None:
     deadline = None if args.timeout is None else time.monotonic() + args.timeout
     left = args.count
-    with subscribe(*args.topics, at=args.url) as messages:
+    try:
+        messages = subscribe(*args.topics, at=args.url)
+    except ValueError as error:
+        raise WrongUsage(str(error), "znb subscribe URL [TOPIC…]") from None
+    with messages:
+        ready: list[Message] = []
+        first = True
         while left is None or left > 0:
             wait = None if deadline is None else max(0.0, deadline - time.monotonic())
             try:
-                message = next(messages) if wait is None else messages.wait_message(wait)
+                if not ready:
+                    ready = [next(messages) if wait is None else messages.wait_message(wait)]
             except CallTimeout:
                 if left is None:
                     return
                 raise
+            if first:  # what was said before comes from each process by itself
+                first = False
+                Event().wait(GATHER_TIME if wait is None else min(wait, GATHER_TIME))
+                ready = sorted(ready + messages.take_nowait(), key=lambda message: message.time)
+            message = ready.pop(0)
             print(_as_json(message) if args.json else _as_line(message), flush=True)
             left = None if left is None else left - 1
 
 
 def _as_line(message: Message) -> str:
     when = dt.datetime.fromtimestamp(message.time).strftime("%H:%M:%S.%f")[:-3]  # noqa: DTZ006 - the user's clock
-    text = str(message.value) if isinstance(message.value, str) else repr(message.value)
+    text = _text(message)
     text = text if len(text) <= VALUE_WIDTH else f"{text[: VALUE_WIDTH - 1]}…"
     lost = f"  ({message.dropped} dropped before this)" if message.dropped else ""
-    return f"{when}  {message.topic}  {message.source}  {text}{lost}"
+    whose = f"{message.cluster}/{message.source}" if message.cluster else message.source
+    return f"{when}  {message.topic}  {whose}  {text}{lost}"
+
+
+def _text(message: Message) -> str:
+    """Return a value as text that can be printed."""
+    try:
+        text = message.value if isinstance(message.value, str) else repr(message.value)
+    except Exception as error:  # noqa: BLE001 - a value of any class; the others are still wanted
+        text = f"a value that cannot be shown: {type(error).__name__}: {error}"
+    return text.encode(errors="backslashreplace").decode()
 
 
 def _as_json(message: Message) -> str:
-    fields = ("topic", "source", "time", "number", "dropped", "value")
-    return json.dumps({name: getattr(message, name) for name in fields}, default=repr, ensure_ascii=False)
+    """Return a message as one line of JSON; a value that JSON has nothing like is its text, and that is said."""
+    fields = ("topic", "source", "cluster", "time", "number", "dropped")
+    head = {name: getattr(message, name) for name in fields}
+    try:
+        line = json.dumps({**head, "value": msgspec.json.decode(to_json(message.value))}, ensure_ascii=False)
+        line.encode()
+    except (ZnbError, ValueError, RecursionError):
+        return json.dumps({**head, "value": _text(message), "value_is": "repr"}, ensure_ascii=False)
+    return line
 
 
 def _url_argument(parser: Parser, what: str) -> None:
@@ -79,7 +120,9 @@ def _publish_arguments(parser: Parser) -> None:
 def _subscribe_arguments(parser: Parser) -> None:
     _url_argument(parser, "where to listen")
     parser.argument("topics", metavar="TOPIC", nargs="*", help="beginnings of topics (default: all)")
-    parser.argument("--json", action="store_true", help="one JSON object per line")
+    parser.argument(
+        "--json", action="store_true", help="one JSON object per line; value_is: repr marks text for want of JSON"
+    )
     parser.argument("--count", metavar="N", type=at_least_one, help="end after N messages")
     parser.argument("--timeout", metavar="S", type=seconds, help="end after S seconds")
 
@@ -91,7 +134,8 @@ COMMANDS = (
         "publish a value on a topic",
         _publish,
         _publish_arguments,
-        "`local` is this user's processes on this machine. Whoever subscribes gets it.",
+        "`local` is this user's processes on this machine: whoever subscribes now gets it. A cluster or a service\n"
+        "keeps the last value of each topic for those who subscribe later.",
         "znb publish local loss 0.25\nznb publish local note \"{'epoch': 3, 'loss': 0.12}\"",
     ),
     Command(

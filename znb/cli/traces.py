@@ -1,20 +1,29 @@
-"""``znb trace``: traces of a service or of a file, as text or converted; and what notebooks say of them alike."""
+"""``znb trace``: traces of what runs or of a file, as text or converted; and what notebooks say of them alike."""
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import difflib
+import os
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
 from znb.callees import Callees
 from znb.cli.commands import Command, Parser, WrongUsage
-from znb.errors import AuthError
-from znb.export import TraceFileError
+from znb.cluster import Cluster
+from znb.connection import list_clusters
+from znb.errors import AuthError, ZnbError
+from znb.export import FORMATS, TraceFileError
+from znb.pubsub.places import EVERYWHERE
+from znb.rpc.registry import list_services
 from znb.spans import Recorder
 from znb.traces import Feed, Store
-from znb.traces.text import duration
-from znb.tracing import Trace
+from znb.traces.analysis import failures
+from znb.traces.listing import duration
+from znb.tracing import TRACES, Trace
 
 __all__ = ["COMMANDS", "save", "trace_table"]
 
@@ -23,7 +32,7 @@ SHOWN_MAX = 10
 #: Seconds that a service has to say what it has recorded.
 TIMEOUT = 10.0
 #: How the command is typed.
-USAGE = "znb trace URL|FILE [--save FILE]"
+USAGE = "znb trace URL|NAME|FILE [--save FILE]"
 
 
 def save(trace: Trace, file: str) -> str:
@@ -37,8 +46,15 @@ def save(trace: Trace, file: str) -> str:
     except TraceFileError as error:
         raise WrongUsage(str(error)) from None
     except OSError as error:
-        raise WrongUsage(f"{file} cannot be written: {error.strerror or error}") from None
-    return f"Saved {trace.title!r} ({len(trace.data):,} spans) to {path}."
+        where = f": {error.filename}" if error.filename else ""
+        raise WrongUsage(f"{file} cannot be written: {error.strerror or error}{where}") from None
+    count = len(trace.data)
+    return f"Saved {_title(trace)!r} ({count:,} span{'s' * (count != 1)}) to {path}."
+
+
+def _title(trace: Trace) -> str:
+    """Return what a trace is called; where it has no title, what its first span is."""
+    return trace.title or next((span.name for span in trace.spans), "a trace")
 
 
 def trace_table(traces: Sequence[Trace]) -> str:
@@ -48,10 +64,10 @@ def trace_table(traces: Sequence[Trace]) -> str:
     rows = [("id", "took", "spans", "failed", "began", "title")]
     for found in traces:
         data = found.data
-        failed = sum(status == 1 for status in data.table.status)
+        failed = len(failures(data))
         began = time.strftime("%H:%M:%S", time.localtime(data.start_ns / 1e9)) if len(data) else ""
         took = duration(data.end_ns - data.start_ns) if len(data) else ""
-        rows.append((found.trace_id[:8], took, f"{len(data):,}", str(failed or ""), began, found.title))
+        rows.append((found.trace_id[:8], took, f"{len(data):,}", str(failed or ""), began, _title(found)))
     widths = [max(len(row[column]) for row in rows) for column in range(5)]
     return "\n".join(
         f"{row[0]:{widths[0]}}  {row[1]:>{widths[1]}}  {row[2]:>{widths[2]}}  {row[3]:>{widths[3]}}  "
@@ -61,11 +77,12 @@ def trace_table(traces: Sequence[Trace]) -> str:
 
 
 def _trace(args: argparse.Namespace) -> None:
-    traces = _of_service(args.source) if "://" in args.source else [_of_file(args.source)]
+    traces = _of_source(args.source)
     if args.save:
         if not traces:
             raise WrongUsage(f"{args.source} has recorded nothing yet, so there is nothing to save")
-        print(save(traces[-1], args.save))
+        for file in args.save:
+            print(save(traces[-1], file))
         return
     for number, found in enumerate(traces[-SHOWN_MAX:]):
         if number:
@@ -81,12 +98,53 @@ def _of_file(name: str) -> Trace:
     except TraceFileError as error:
         raise WrongUsage(str(error)) from None
     except OSError as error:
-        hint = "" if Path(name).exists() else "; expected a file, or a URL such as tcp://127.0.0.1:4242"
-        raise WrongUsage(f"{name} cannot be read: {error.strerror or error}{hint}", USAGE) from None
+        raise WrongUsage(f"{name} cannot be read: {error.strerror or error}", USAGE) from None
 
 
-def _of_service(url: str) -> list[Trace]:
-    """Return what a service, and those that it has called, keep, the latest last.
+def _of_source(source: str) -> list[Trace]:
+    """Return the traces of what was typed: an address, a file, or a name of what runs here."""
+    if "://" in source:
+        return _of_services([source])
+    if Path(source).expanduser().is_file() or os.sep in source or source.endswith(tuple(FORMATS)):
+        if not Path(source).expanduser().exists():
+            raise WrongUsage(f"{source} cannot be read: No such file or directory; {_what_there_is()}", USAGE)
+        return [_of_file(source)]
+    services = {entry.url: entry.name for entry in list_services()}
+    clusters = [entry.name for entry in list_clusters() if entry.state == "alive"]
+    if source == EVERYWHERE:
+        found = [one for name in clusters for one in _of_cluster(name)] + _of_services(list(services), strict=False)
+        return sorted(found, key=lambda one: one.data.start_ns)
+    if source in services.values():
+        return _of_services([url for url, name in services.items() if name == source])
+    if source in clusters:
+        return _of_cluster(source)
+    near = difflib.get_close_matches(source, [*services.values(), *clusters], n=1)
+    hint = f". Did you mean {near[0]!r}?" if near else ""
+    raise WrongUsage(f"there is no file, service or cluster {source!r} here; {_what_there_is()}{hint}", USAGE)
+
+
+def _what_there_is() -> str:
+    names = {"services": {entry.name for entry in list_services()}}
+    names["clusters"] = {entry.name for entry in list_clusters() if entry.state == "alive"}
+    running = "; ".join(f"{kind}: {', '.join(sorted(found)) or 'none'}" for kind, found in names.items())
+    return f"expected a file, or a URL such as tcp://127.0.0.1:4242, or the name of what runs here ({running})"
+
+
+def _of_cluster(name: str) -> list[Trace]:
+    """Return what the workers of a cluster keep; what their clients did is theirs to tell."""
+    with contextlib.closing(Cluster.connect(name, observe=True)) as cluster:
+        TRACES.collect(TIMEOUT)
+        workers = set(cluster.names)
+    found = [TRACES[trace_id] for trace_id, _ in TRACES.store.titles(ours=False)]
+    return [one for one in found if any(process.worker in workers for process in one.data.table.processes)]
+
+
+def _of_services(urls: Sequence[str], *, strict: bool = True) -> list[Trace]:
+    """Return what services, and those that they have called, keep, the latest last.
+
+    Args:
+        urls: Where they are.
+        strict: Whether one that does not tell is an error; else it is only mentioned.
 
     Raises:
         AuthError: It does not tell strangers.
@@ -94,10 +152,18 @@ def _of_service(url: str) -> list[Trace]:
     """
     store = Store(Feed(Recorder()))
     callees = Callees(store)
-    try:
-        callees.read(url, TIMEOUT)
-    except PermissionError as error:
-        raise AuthError(f"{url} refused: {error}") from None
+    for url in urls:
+        try:
+            callees.read(url, TIMEOUT)
+        except PermissionError as error:
+            refusal = AuthError(f"{url} refused: {error}")
+            if strict:
+                raise refusal from None
+            print(f"znb: {refusal}", file=sys.stderr)
+        except ZnbError as error:
+            if strict:
+                raise
+            print(f"znb: {error}", file=sys.stderr)
     callees.collect(TIMEOUT)
     found = []
     for trace_id, title in store.titles(ours=False):
@@ -108,10 +174,16 @@ def _of_service(url: str) -> list[Trace]:
 
 
 def _arguments(parser: Parser) -> None:
-    parser.argument("source", metavar="URL|FILE", offers="paths", help="a running service, or a trace saved before")
+    parser.argument(
+        "source",
+        metavar="URL|NAME|FILE",
+        offers="paths",
+        help="a running service or cluster (`local` for all of yours here), or a saved trace",
+    )
     parser.argument(
         "--save",
         metavar="FILE",
+        action="append",
         offers="paths",
         help="write it to a file: .json, .speedscope.json, .otlp.json, .folded, .html or .svg",
     )
@@ -121,10 +193,13 @@ def _arguments(parser: Parser) -> None:
 COMMANDS = (
     Command(
         "trace",
-        "show the calls of a service or of a saved trace as a tree, or convert it",
+        "show the calls of a service, a cluster's workers or a saved trace as a tree, or convert it",
         _trace,
         _arguments,
-        f"Of a service the last {SHOWN_MAX} traces are shown, and with --save the last is saved.",
-        "znb trace tcp://127.0.0.1:4242\nznb trace run.otlp.json --save run.html",
+        f"Of what runs the last {SHOWN_MAX} traces are shown, and with --save the last is saved.",
+        "znb trace prices                 the service of this name, and those that it has called\n"
+        "znb trace tcp://127.0.0.1:4242   the one at an address\n"
+        "znb trace local                  all services and clusters of yours on this machine\n"
+        "znb trace run.otlp.json --save run.html",
     ),
 )

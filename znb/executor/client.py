@@ -25,7 +25,7 @@ from znb.executor.futures import Batch
 from znb.executor.groups import NOTHING, Group, Part, Receiver, Show
 from znb.executor.outcomes import decode_results
 from znb.executor.results import RESULTS
-from znb.executor.waits import explain_wait
+from znb.executor.waits import explain_queue, explain_wait
 from znb.link import Link
 from znb.outputs import decode_output
 from znb.rpc import Call, Lost, Reply
@@ -74,6 +74,7 @@ class JobClient:
         kill: Kills the process of a worker that ignores its interrupt; called on the delivery thread.
         notify: Shows a line to the user; called from any thread.
         view: Returns what shows the output of jobs that the calling cell starts.
+        absence: Says why there are no workers; empty if that is not known.
 
     Attributes:
         id: What its jobs are known by at the workers.
@@ -87,12 +88,14 @@ class JobClient:
         kill: Callable[[str], object],
         notify: Callable[[str], None],
         view: Callable[[], Show],
+        absence: Callable[[], str],
     ) -> None:
         self.view = view
         self.codec = codec
         self.notify = notify
         self._reactor = reactor
         self._kill = kill
+        self._absence = absence
         self.id = os.urandom(8)
         self._scheduler = Scheduler()
         self._peers: dict[int, _Peer] = {}
@@ -200,7 +203,9 @@ class JobClient:
             self._reactor.close_socket(peer.socket)
             self._end_lines(peer)
             reason = "\n".join((error.fields.get("reason", str(error)), *getattr(error, "__notes__", ())))
-            self._scheduler.lose_worker(peer.number, reason, time.monotonic(), charge=charge)
+            loss = self._scheduler.lose_worker(peer.number, reason, time.monotonic(), charge=charge)
+            if loss is not None and loss.group in self._groups:
+                self._groups[loss.group].note_loss(loss, link.name, reason.partition("\n")[0])
         self.tick()
 
     def close(self, error: ZnbError) -> None:
@@ -277,20 +282,9 @@ class JobClient:
     def _explain(self, group: Group) -> tuple[str, Sequence[Link]]:
         """Return why nothing of a group runs, as far as it is known here, and else which workers may tell."""
         if not self._peers:
-            return "there are no workers", ()
-        stats = self._scheduler.stats()
-        found = next((row for row in stats.groups if row.group == group.number), None)
-        if found is None:
-            return "", ()
-        if not found.eligible:
-            return "none of the workers it may run on is there", ()
-        frozen = [peer.link.name for peer in self._peers.values() if peer.link.frozen()]
-        if frozen:
-            return f"{', '.join(frozen)} is frozen (stopped by a signal)", ()
-        if found.queued and not found.running:
-            return "every worker is busy with something else", ()
-        holders = [self._peers[row.worker].link for row in stats.workers if group.number in row.groups]
-        return "", holders
+            return self._absence() or "there are no workers", ()
+        links = {number: peer.link for number, peer in self._peers.items()}
+        return explain_queue(group.number, self._scheduler.stats(), links)
 
     def _tick_soon(self) -> None:
         if not self._ticking:
@@ -377,6 +371,9 @@ class JobClient:
 
     def _note_retry(self, command: Send, peer: _Peer, group: Group) -> None:
         index, worker = command.start, peer.link.name
+        if group.retried.get(index) == command.attempt:
+            return  # it has only been given to another worker
+        group.retried[index] = command.attempt
         charged = self._scheduler.attempts(command.group, index)
         reason = charged[-1].reason.splitlines()[0] if charged else "it may have begun on a worker that is gone"
         jobs = command.stop - index

@@ -15,6 +15,7 @@ from collections.abc import Callable
 
 from znb.executor.work import Work
 from znb.flow import GateClosed
+from znb.locks import Condition, Event
 
 __all__ = ["Flusher"]
 
@@ -37,8 +38,8 @@ class Flusher:
         self._flush = flush
         self._work: Work | None = None
         self._asleep = False
-        self._changed = threading.Condition()
-        self._pause = threading.Event()
+        self._changed = Condition()
+        self._pause = Event()
         self._thread: threading.Thread | None = None
 
     def watch(self, work: Work) -> None:

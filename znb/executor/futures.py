@@ -17,8 +17,10 @@ from collections.abc import Callable, Collection, Generator
 from concurrent.futures import _base as states
 from typing import Any, Protocol
 
+from znb import locks
 from znb.errors import CallTimeout, NoWorkers
 from znb.spans import Brief, bound, mark
+from znb.spans.plain import plain, type_name
 from znb.spans.recorder import Parent
 from znb.waiters import Waiters
 
@@ -105,7 +107,7 @@ class _Undecoded(Exception):
     """Stands for an exception that nobody has looked at yet."""
 
 
-class Future(concurrent.futures.Future[Any]):
+class Future(locks.Future[Any]):
     """A job's outcome: ``concurrent.futures.Future``, awaitable, whose ``cancel`` stops a running job too.
 
     Attributes:
@@ -269,6 +271,8 @@ class Future(concurrent.futures.Future[Any]):
             self.set_exception(error)
         except concurrent.futures.InvalidStateError:
             return  # it was cancelled a moment ago
+        if self.span is not None:
+            self.span.event("exception", **{"exception.type": type_name(error), "exception.message": plain(str(error))})
         self._end_span("error")
 
     def _end_span(self, status: str) -> None:

@@ -13,8 +13,11 @@ from typing import Any, Protocol
 from znb.errors import ZnbError
 from znb.executor.futures import Batch
 from znb.outputs import Output
+from znb.schedule.records import Loss
 from znb.serialize import Payload
 from znb.shipping import payload_bytes
+from znb.spans import Brief, record_lost
+from znb.spans.recorder import Parent
 
 __all__ = ["NOTHING", "Group", "Part", "Receiver", "Show"]
 
@@ -34,6 +37,9 @@ class Receiver(Protocol):
 
     def event(self, index: int, name: str, **attributes: Any) -> None:
         """Something happened to a job that its trace should tell: ``retry``, ``kill``, ``interrupt``."""
+
+    def parent(self, index: int) -> Brief | Parent | None:
+        """Return the span that a job's own is below; ``None`` if nobody waits for the job."""
 
     def fail(self, index: int, error: BaseException) -> None:
         """A job ended without an outcome."""
@@ -97,6 +103,7 @@ class Group:
         dropped: Jobs whose outcomes are in.
         dropped_bytes: Bytes of encoded items that are not needed any more.
         held_bytes: Bytes of results that are here and have not been taken.
+        retried: The last attempt that the trace was told of, of jobs that run again.
     """
 
     __slots__ = (
@@ -111,6 +118,7 @@ class Group:
         "number",
         "options",
         "receiver",
+        "retried",
         "retry_on",
         "show",
     )
@@ -137,6 +145,7 @@ class Group:
         self.dropped = 0
         self.dropped_bytes = 0
         self.held_bytes = 0
+        self.retried: dict[int, int] = {}
         self._parts: dict[int, Part] = {}
         self._firsts: collections.deque[int] = collections.deque()
 
@@ -172,6 +181,14 @@ class Group:
             self.drop(start, hole)
             start = hole + 1
         self.drop(start, first + count)
+
+    def note_loss(self, loss: Loss, worker: str, reason: str) -> None:
+        """Have the trace tell of the job that ran on a worker that is gone: the worker cannot any more."""
+        parent = self.receiver.parent(loss.index)
+        if parent is not None:
+            self.receiver.event(loss.index, "kill", job=loss.index, worker=worker, reason=reason)
+            which = {"worker": worker, "index": loss.index, "attempt": loss.attempt}
+            record_lost(parent, self.label, loss.since, reason, **which)
 
 
 #: The payload of a part that is not needed any more, or of an item that cannot be encoded: its job never runs.

@@ -123,6 +123,10 @@ class MapFlow:
         """Note it on the map's span."""
         self.span.event(name, **attributes)
 
+    def parent(self, index: int) -> OpenSpan:  # noqa: ARG002 - all of them are below the map
+        """Return the map's span."""
+        return self.span
+
     def fail(self, index: int, error: BaseException) -> None:
         """Hand a failure to the consumer."""
         self._arrivals.put((self._on_failure, index, error))
@@ -417,10 +421,10 @@ class MapFlow:
         """Cancel what is left, and yield no more. May be called twice."""
         if self._ended:
             return
-        self._ended = True
-        self._cut()
         if not self._finished:
             self._client.cancel(self.group)
+        self._ended = True
+        self._cut()
         if self._progress is not None:
             self._update_progress()
             self._progress.close()

@@ -106,8 +106,15 @@ def start_map(
     flow.keeper = keeper
     try:
         flow.group = Group(client.codec.encode(function), call, label, flow, show=client.view(), pulled=True, **options)
-        client.open_group(flow.group, flow.pull_ahead(), last=flow.source.exhausted)
+        parts = flow.pull_ahead()
     except BaseException as error:
         flow.span.end(error)
         raise
-    return MapResult(flow)
+    results = MapResult(flow)
+    try:
+        client.open_group(flow.group, parts, last=flow.source.exhausted)
+    except BaseException as error:  # an interrupt: nobody will hold the results, and the traceback keeps them
+        flow.span.error(error)
+        results.cancel()
+        raise
+    return results

@@ -218,6 +218,7 @@ class JobServer:
             owner=client.id,
             label=function.define.label,
             guard=work.may_stop,
+            aim=work.stop_running,
         )
         self._host.runner.submit(work.task)
 
@@ -252,7 +253,7 @@ class JobServer:
         for work in list(client.work.values()):
             work.give_back(work.chunk.first, work.stop)
             task = work.task
-            if task is not None and work.stop_job(work.running):
+            if task is not None and work.stop_running():
                 self._host.runner.interrupt(task)
         with client.lock:
             if isinstance(client.sink, ResultsStream):

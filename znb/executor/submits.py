@@ -61,9 +61,12 @@ class Stream:
         """Note it on the job's span, or else on the span that asked for it."""
         future = self.futures.get(index)
         if future is not None:
-            span = future.span or future.caller
-            if isinstance(span, Brief | OpenSpan):
-                span.event(name, **attributes)
+            _note(future, name, **attributes)
+
+    def parent(self, index: int) -> Brief | Parent | None:
+        """Return the job's submit, if that is a span, or else who has submitted it."""
+        future = self.futures.get(index)
+        return None if future is None else future.span or future.caller
 
     def fail(self, index: int, error: BaseException) -> None:
         """Complete a future with a failure."""
@@ -99,6 +102,13 @@ class Stream:
         futures, self.futures = self.futures, {}
         for future in futures.values():
             future.fail(error)
+
+
+def _note(future: Future, name: str, **attributes: Any) -> None:
+    """Note something on a job's span, or else on the span that asked for it."""
+    span = future.span or future.caller
+    if isinstance(span, Brief | OpenSpan):
+        span.event(name, **attributes)
 
 
 class Submits:
@@ -151,16 +161,23 @@ class Submits:
             part.span = span.span_id
             mark(span, "encoded_ns")
         RECORDER.touch()
-        with self._lock:
-            self.check_open()
-            stream, over = self._stream(encoded, label, targets)
-            future = Future(self, stream.group, label, caller, span)
-            self._incoming.append((stream, future, part))
-            if not self._flushing:
-                self._flushing = True
-                self._reactor.call_soon(self._flush)
-        if over is not None:
-            self._close((over,))
+        future: Future | None = None
+        try:
+            with self._lock:
+                self.check_open()
+                stream, over = self._stream(encoded, label, targets)
+                future = Future(self, stream.group, label, caller, span)
+                self._incoming.append((stream, future, part))
+                if not self._flushing:
+                    self._flushing = True
+                    self._reactor.call_soon(self._flush)
+            if over is not None:
+                self._close((over,))
+        except KeyboardInterrupt:
+            if future is not None:  # nobody will ever hold it
+                future.cancel()
+            self._reactor.call_soon(self._flush)  # it may not have been asked for
+            raise
         return future
 
     def _encode_arguments(self, args: tuple[Any, ...], kwargs: dict[str, Any], caller: Parent) -> Part:
@@ -213,6 +230,7 @@ class Submits:
 
     def cancel_job(self, future: Future) -> None:
         """Stop a job, wherever it is."""
+        _note(future, "cancel", job=max(future.index, 0))
         self._reactor.call_soon(self._cancel, future)
 
     def cancel_all_of(self, thread: int) -> None:

@@ -11,14 +11,15 @@ import os
 import queue
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from znb.errors import NoWorkers
 from znb.link import Link
 from znb.rpc import Lost
+from znb.schedule import SchedulerStats
 
-__all__ = ["awaited_folder", "explain_wait"]
+__all__ = ["awaited_folder", "explain_queue", "explain_wait"]
 
 #: Seconds within which a worker's I/O thread answers, unless its interpreter is held or stopped.
 ANSWER_TIMEOUT = 0.5
@@ -40,6 +41,27 @@ class Busy(NamedTuple):
     reason: str = ""
     stuck: bool = False
     runs: bool = False
+
+
+def explain_queue(group: int, stats: SchedulerStats, links: Mapping[int, Link]) -> tuple[str, Sequence[Link]]:
+    """Return why nothing of a group runs, as far as the scheduler knows, and else which workers may tell.
+
+    Args:
+        group: The group's number.
+        stats: What the scheduler knows.
+        links: The workers, by number.
+    """
+    found = next((row for row in stats.groups if row.group == group), None)
+    if found is None:
+        return "", ()
+    if not found.eligible:
+        return "none of the workers it may run on is there", ()
+    frozen = [link.name for link in links.values() if link.frozen()]
+    if frozen:
+        return f"{', '.join(frozen)} is frozen (stopped by a signal)", ()
+    if found.queued and not found.running:
+        return "every worker is busy with something else", ()
+    return "", [links[row.worker] for row in stats.workers if group in row.groups]
 
 
 def explain_wait(holders: Sequence[Link], workers: Sequence[Link], label: str) -> str:

@@ -228,6 +228,10 @@ class Work:
             self.stopping = index
             return True
 
+    def stop_running(self) -> bool:
+        """Note that the job that runs is to be interrupted, whichever it is; return whether one does."""
+        return self.stop_job(self.running)
+
     # -- the main thread -----------------------------------------------------------------------------------
 
     def may_stop(self) -> bool:
@@ -286,7 +290,8 @@ class Work:
     def _span(self, index: int, caller: Parent | None, **attributes: Any) -> OpenSpan:
         queued = time.perf_counter_ns() - self.arrived_ns
         more = {"index": index, "attempt": self.chunk.attempt, "queued_ns": queued, **attributes}
-        return OpenSpan(RECORDER, self.function.define.label, "job", more, caller)
+        # Started, so that it is among the open ones: who asks for a trace sees what runs.
+        return OpenSpan(RECORDER, self.function.define.label, "job", more, caller).start()
 
     def _run_batch(self, function: Callable[[Any], Any]) -> None:
         values, items = self.values, self.items

@@ -21,7 +21,7 @@ a
 import importlib
 from typing import Any
 
-__all__ = ["FORMATS", "TraceFileError", "flame_svg", "load", "render", "save", "send_otlp"]
+__all__ = ["FORMATS", "TraceFileError", "flame_svg", "load", "parse", "render", "save", "send_otlp"]
 
 #: Where the names are; loaded when they are first used, as most processes never save a trace.
 _LAZY = {
@@ -29,6 +29,7 @@ _LAZY = {
     "TraceFileError": "files",
     "flame_svg": "picture",
     "load": "files",
+    "parse": "files",
     "render": "files",
     "save": "files",
     "send_otlp": "collector",

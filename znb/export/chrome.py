@@ -32,6 +32,8 @@ __all__ = ["FORMAT", "read_chrome", "write_chrome"]
 
 #: Tells files that znb has written, and their version.
 FORMAT = "znb trace 1"
+#: What Python calls a process's first thread.
+MAIN = "MainThread"
 
 _encode = msgspec.json.Encoder().encode
 
@@ -73,9 +75,12 @@ def _events(data: TraceData) -> Iterator[list[dict[str, Any]]]:
     yield names
     where: dict[int, tuple[int, int]] = {}
     for lane in lanes(data):
-        pid, tid = lane.process + 1, lane.number + 1
-        _, _, thread = table.threads[table.thread[lane.rows[0]]]
-        name = thread if lane.number == 0 else f"{thread} #{tid}"
+        _, _, thread = table.threads[lane.thread]
+        # Viewers take the thread whose number is that of its process for the main one.
+        main = thread == MAIN and not lane.nth
+        pid = lane.process + 1
+        tid = pid if main else len(table.processes) + lane.number + 1
+        name = thread if lane.nth == 0 else f"{thread} #{lane.nth + 1}"
         found: list[dict[str, Any]] = [
             {"ph": "M", "pid": pid, "tid": tid, "name": "thread_name", "args": {"name": name}}
         ]

@@ -6,6 +6,10 @@ Source: opentelemetry-exporter-otlp-proto-http.
 
 from __future__ import annotations
 
+import contextlib
+import os
+import socket
+import urllib.parse
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -18,6 +22,8 @@ __all__ = ["send_otlp"]
 
 #: Spans of one request: what OpenTelemetry's own batches have.
 BATCH = 512
+#: Where a collector listens whose address names no port.
+PORTS = {"http": 80, "https": 443}
 
 
 def send_otlp(
@@ -42,6 +48,7 @@ def send_otlp(
         from opentelemetry.sdk.trace.export import SpanExportResult  # noqa: PLC0415 - an extra
     except ImportError as error:
         raise ZnbError("sending traces to a collector needs an extra: pip install 'znb[otlp]'") from error
+    _check_listening(endpoint or default_endpoint())
     exporter = OTLPSpanExporter(endpoint=endpoint, headers=dict(headers or {}) or None, timeout=timeout)
     sent = 0
     try:
@@ -56,6 +63,25 @@ def send_otlp(
     finally:
         exporter.shutdown()  # type: ignore[no-untyped-call]
     return sent
+
+
+def default_endpoint() -> str:
+    """Return where traces are sent if nobody says where, as OpenTelemetry has it."""
+    whole, base = (os.environ.get(f"OTEL_EXPORTER_OTLP_{name}") for name in ("TRACES_ENDPOINT", "ENDPOINT"))
+    return whole or f"{(base or 'http://localhost:4318').rstrip('/')}/v1/traces"
+
+
+def _check_listening(endpoint: str) -> None:
+    """Raise at once if nobody listens; the exporter would try for long, and not say so."""
+    parts = urllib.parse.urlsplit(endpoint)
+    if not parts.hostname or any(name.lower() in {"http_proxy", "https_proxy", "all_proxy"} for name in os.environ):
+        return
+    with contextlib.suppress(TimeoutError):
+        try:
+            socket.create_connection((parts.hostname, parts.port or PORTS.get(parts.scheme, 80)), 2.0).close()
+        except (ConnectionRefusedError, socket.gaierror) as error:
+            hint = "Give t.send(endpoint), or set OTEL_EXPORTER_OTLP_ENDPOINT"
+            raise ServiceUnavailable(endpoint, f"no collector listens there: {error.strerror}", hint=hint) from None
 
 
 def _batches(data: TraceData) -> Iterator[list[Any]]:

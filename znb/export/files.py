@@ -6,7 +6,9 @@ holds, opening it gives a trace or a ``TraceFileError``.
 
 from __future__ import annotations
 
+import codecs
 import contextlib
+import errno
 import os
 import tempfile
 from collections.abc import Callable, Iterator
@@ -26,7 +28,7 @@ from znb.export.picture import write_svg
 from znb.export.speedscope import write_speedscope
 from znb.traces.model import TraceData
 
-__all__ = ["FORMATS", "TraceFileError", "load", "render", "save"]
+__all__ = ["FORMATS", "TraceFileError", "load", "parse", "render", "save"]
 
 #: Writers by suffix; a longer suffix goes before a shorter one that it ends with.
 FORMATS: Final[dict[str, Callable[[TraceData, str], Iterator[bytes]]]] = {
@@ -59,8 +61,10 @@ def save(data: TraceData, path: str | os.PathLike[str], title: str = "") -> Path
         TraceFileError: No format has this suffix.
         OSError: The file cannot be written.
     """
-    target = Path(path)
+    target = Path(path).expanduser()
     pieces = _writer(target)(data, title)
+    if not target.parent.is_dir():
+        raise FileNotFoundError(errno.ENOENT, "there is no such folder", str(target.parent))
     handle, beside = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
     try:
         with os.fdopen(handle, "wb") as file:
@@ -96,7 +100,15 @@ def load(path: str | os.PathLike[str]) -> tuple[TraceData, str]:
         TraceFileError: It is no such file, it is cut off or damaged, or its format does not hold enough.
         OSError: It cannot be read.
     """
-    content = Path(path).read_bytes()
+    return parse(Path(path).expanduser().read_bytes(), path)
+
+
+def parse(content: bytes, path: str | os.PathLike[str] = "trace") -> tuple[TraceData, str]:
+    """Return the trace that is the content of a file, and its title.
+
+    Raises:
+        TraceFileError: As for ``load``; it names ``path``.
+    """
     if not content.strip():
         raise TraceFileError(path, "the file is empty")
     found = _parse(path, content)
@@ -121,6 +133,7 @@ def load(path: str | os.PathLike[str]) -> tuple[TraceData, str]:
 
 def _parse(path: str | os.PathLike[str], content: bytes) -> dict[str, Any]:
     """Return the JSON of a file, which in HTML stands between two marks."""
+    content = content.removeprefix(codecs.BOM_UTF8)
     start = content.find(PAGE_START)
     if start >= 0:
         end = content.find(PAGE_END, start)
@@ -138,8 +151,10 @@ def _parse(path: str | os.PathLike[str], content: bytes) -> dict[str, Any]:
         problem = f"the file is cut off after {len(content)} bytes" if cut else f"expected JSON: {error}"
         raise TraceFileError(path, problem) from error
     if not isinstance(found, dict):
+        foreign = isinstance(found, list) and all(isinstance(event, dict) and "ph" in event for event in found[:3])
+        hint = ". If these are a Chrome trace's events, ui.perfetto.dev opens them" if foreign else ""
         raise TraceFileError(
-            path, f"expected a trace that znb or OpenTelemetry saved, got a JSON {type(found).__name__}"
+            path, f"expected a trace that znb or OpenTelemetry saved, got a JSON {type(found).__name__}{hint}"
         )
     return found
 

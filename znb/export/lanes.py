@@ -1,8 +1,8 @@
 """Which spans stand side by side: the lanes of a process.
 
 Formats of nested intervals (speedscope, Chrome's threads) need that of two spans in one lane, one contains the other or
-they do not overlap. Coroutines, pools and open generators overlap, so a process has as many lanes as it takes; a span
-goes into its parent's if it fits, so that what one call did stays together.
+they do not overlap. Coroutines and open generators overlap, so a thread has as many lanes as it takes; a span goes into
+its parent's if it fits, so that what one call did stays together, and else into one of its own thread.
 
 Invariants: in a lane, intervals nest; rows come by start, the longer first. Pure.
 """
@@ -23,14 +23,18 @@ class Lane:
     Attributes:
         process: Index of the process.
         number: Which of its lanes.
+        thread: Index of the thread.
+        nth: Which of the lanes of that thread.
         rows: By start, the longer first.
     """
 
-    __slots__ = ("_ends", "number", "process", "rows")
+    __slots__ = ("_ends", "nth", "number", "process", "rows", "thread")
 
-    def __init__(self, process: int, number: int) -> None:
+    def __init__(self, process: int, number: int, thread: int, nth: int) -> None:
         self.process = process
         self.number = number
+        self.thread = thread
+        self.nth = nth
         self.rows: list[int] = []
         self._ends: list[int] = []
 
@@ -57,31 +61,33 @@ def lanes(data: TraceData) -> list[Lane]:
     process_of = [number for number, _, _ in table.threads]
     starts, ends = table.start_ns, [end or finish for end in table.end_ns]
     found: list[list[Lane]] = [[] for _ in table.processes]
-    waiting: list[list[tuple[int, int]]] = [[] for _ in table.processes]  # by the time they are free
+    of_thread: list[list[Lane]] = [[] for _ in table.threads]
+    waiting: list[list[tuple[int, int]]] = [[] for _ in table.threads]  # by the time they are free
     lane_of: list[Lane | None] = [None] * len(table)
     for row in _by_start(starts, ends):
-        start, end, parent = starts[row], ends[row], data.parent[row]
-        process = process_of[table.thread[row]]
+        start, end, parent, thread = starts[row], ends[row], data.parent[row], table.thread[row]
+        process = process_of[thread]
         lane = lane_of[parent] if parent >= 0 else None
         if lane is None or lane.process != process or not lane.take(row, start, end):
-            lane = _free(found[process], waiting[process], start)
+            lane = _free(of_thread[thread], waiting[thread], start)
             if lane is None:
-                lane = Lane(process, len(found[process]))
+                lane = Lane(process, len(found[process]), thread, len(of_thread[thread]))
                 found[process].append(lane)
+                of_thread[thread].append(lane)
             lane.take(row, start, end)
-            heapq.heappush(waiting[process], (end, lane.number))
+            heapq.heappush(waiting[thread], (end, lane.nth))
         lane_of[row] = lane
     return [lane for group in found for lane in group]
 
 
 def _free(lanes_there: list[Lane], waiting: list[tuple[int, int]], start: int) -> Lane | None:
-    """Return a lane that is free, if there is one."""
+    """Return a lane of a thread that is free, if there is one."""
     while waiting and waiting[0][0] <= start:
-        _, number = heapq.heappop(waiting)
-        lane = lanes_there[number]
+        _, nth = heapq.heappop(waiting)
+        lane = lanes_there[nth]
         if lane.free_at <= start:
             return lane
-        heapq.heappush(waiting, (lane.free_at, number))  # it has been given more since
+        heapq.heappush(waiting, (lane.free_at, nth))  # it has been given more since
     return None
 
 

@@ -13,8 +13,9 @@ from collections.abc import Iterator
 from typing import Final, NamedTuple
 from xml.sax.saxutils import escape
 
+from znb.traces.analysis import failures
+from znb.traces.listing import duration
 from znb.traces.model import TraceData
-from znb.traces.text import duration
 
 __all__ = ["flame_svg", "write_svg"]
 
@@ -32,6 +33,8 @@ LETTER = 6.3
 COLOURS: Final = ("#f6c177", "#9ccfd8", "#c4e3a5", "#e0b8e6", "#ffd6a5", "#a8c5f0", "#f2b8b5", "#d3d3a4")
 #: Failed spans.
 FAILED: Final = "#e5534b"
+#: Cancelled ones, with a dashed edge.
+CANCELLED: Final = "#d8d8d8"
 #: Characters that XML 1.0 has not.
 _ILLEGAL: Final = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
@@ -49,7 +52,7 @@ def flame_svg(data: TraceData, title: str = "") -> str:
     rects, levels, hidden = _layout(data)
     height = 2 * MARGIN + ROW * (levels + 3)
     legend = _legend(data, MARGIN + ROW * (levels + 2))
-    size = f'viewBox="0 0 {WIDTH} {height}" width="{WIDTH}" height="{height}"'
+    size = f'viewBox="0 0 {WIDTH} {height}" width="{WIDTH}" height="{height}" style="max-width:100%;height:auto"'
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" {size} font-family="system-ui,sans-serif" font-size="11">',
         f'<rect width="{WIDTH}" height="{height}" fill="#fff"/>',
@@ -106,7 +109,8 @@ def _draw(data: TraceData, rect: _Rect) -> str:
     table, row = data.table, rect.row
     failed = table.status[row] in {1, 4}
     process = table.threads[table.thread[row]][0]
-    fill = FAILED if failed else COLOURS[process % len(COLOURS)]
+    cancelled = table.status[row] == 2
+    fill = FAILED if failed else CANCELLED if cancelled else COLOURS[process % len(COLOURS)]
     name = _text(data.name(row))
     took = duration(data.end(row) - table.start_ns[row])
     tip = f"{name} · {took} · {_text(table.processes[process].label)}"
@@ -116,12 +120,14 @@ def _draw(data: TraceData, rect: _Rect) -> str:
         tip += f" · {data.status(row)}"
     y = MARGIN + ROW * (rect.level + 2)
     width = max(rect.width, MERGE_BELOW)
-    dashes = "" if table.end_ns[row] else ' stroke="#555" stroke-dasharray="3 2"'
+    dashes = "" if table.end_ns[row] and not cancelled else ' stroke="#555" stroke-dasharray="3 2"'
     shape = f'<rect x="{rect.x:.2f}" y="{y}" width="{width:.2f}" height="{ROW - 1}" fill="{fill}"{dashes}>'
     found = f"{shape}<title>{tip}</title></rect>"
     letters = int((rect.width - 6) / LETTER)
     if letters > 2:
         full = data.name(row)
+        if table.status[row] in {2, 4}:
+            full += f" ({data.status(row)})"
         shown = full if len(full) <= letters else full[: letters - 1] + "…"
         colour = ' fill="#fff"' if failed else ""
         found += f'<text x="{rect.x + 3:.2f}" y="{y + 12}" pointer-events="none"{colour}>{_text(shown)}</text>'
@@ -152,14 +158,17 @@ def _legend(data: TraceData, y: int) -> Iterator[str]:
 
 
 def _headline(data: TraceData, title: str, hidden: int) -> str:
-    failed = data.table.status.count(1) + data.table.status.count(4)
+    failed, lost = len(failures(data)), data.table.status.count(4)
     parts = [
         title or (data.name(data.roots[0]) if data.roots else "empty trace"),
         duration(data.end_ns - data.start_ns),
     ]
-    parts.append(f"{len(data)} spans")
+    parts.append(f"{len(data)} span{'s' * (len(data) != 1)}")
     if failed:
         parts.append(f"{failed} failed")
+    for count, what in ((lost, "lost"), (data.table.status.count(2), "cancelled")):
+        if count:
+            parts.append(f"{count} {what}")
     if hidden:
         parts.append(f"{hidden} not drawn")
     if data.notes:

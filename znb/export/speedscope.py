@@ -74,7 +74,8 @@ def _evented(data: TraceData, lane: Lane, frames: _Frames) -> bytes:
         stack.append((end, closing))
     events += [f"{text}{ended - base}}}" for ended, text in reversed(stack)]
     process = table.processes[lane.process]
-    title = f"{process.label} ({process.host})" + (f" #{lane.number + 1}" if lane.number else "")
+    _, _, thread = table.threads[lane.thread]
+    title = f"{process.label} {thread} ({process.host})" + (f" #{lane.nth + 1}" if lane.nth else "")
     head = {"type": "evented", "name": title, "unit": "nanoseconds", "startValue": 0, "endValue": finish - base}
     return _encode(head)[:-1] + b',"events":[' + ",".join(events).encode() + b"]}"
 

@@ -22,7 +22,17 @@ from znb.connection import ClusterFile
 from znb.errors import ZnbError
 from znb.lifecycle import ClusterEvent, Snapshot
 
-__all__ = ["GROUP", "EventHandler", "Launcher", "ReactorLike", "StartOptions", "Where", "make_launcher", "parse_where"]
+__all__ = [
+    "GROUP",
+    "EventHandler",
+    "Launcher",
+    "ReactorLike",
+    "StartOptions",
+    "Where",
+    "make_launcher",
+    "make_tunnel",
+    "parse_where",
+]
 
 #: Group of entry points by which other packages add launchers.
 GROUP = "znb.launchers"
@@ -135,6 +145,9 @@ class Launcher(Protocol):
     def restart(self, names: Sequence[str] | None = None) -> Snapshot:
         """Replace workers (``None``: all) by new processes of the same names, ready when this returns."""
 
+    def retire(self, names: Sequence[str]) -> Snapshot:
+        """End workers for good: they are gone, and their names free, when this returns."""
+
     def kill(self, names: Sequence[str], signum: int = 9) -> Snapshot:
         """Kill the processes of workers, without waiting; they are replaced."""
 
@@ -191,4 +204,16 @@ def make_launcher(where: str, reactor: ReactorLike, on_event: EventHandler) -> L
             raise ZnbError(f"there is no launcher {name!r} (in {where!r}); there are: {known}; {hint}")
         factory = added[name].load()
     launcher: Launcher = factory(place, reactor, on_event)
+    return launcher
+
+
+def make_tunnel(host: str, reactor: ReactorLike, on_event: EventHandler) -> Launcher:
+    """Return a launcher that attaches, through ssh, to clusters of another machine.
+
+    Args:
+        host: That machine, as ssh calls it.
+        reactor: As for ``make_launcher``.
+        on_event: As for ``make_launcher``.
+    """
+    launcher: Launcher = importlib.import_module("znb.launchers.tunnel").TunnelledLauncher(host, reactor, on_event)
     return launcher

@@ -6,6 +6,8 @@ Both belong to the head's one thread.
 from __future__ import annotations
 
 import dataclasses
+import importlib.metadata
+import platform
 import time
 from collections.abc import Callable
 from typing import Literal, Protocol
@@ -18,8 +20,9 @@ from znb.home import Kin
 from znb.launchers import line
 from znb.launchers.engine import Line
 from znb.lifecycle import DeathCertificate
+from znb.wire import WIRE_VERSION
 
-__all__ = ["FarProcess", "Host"]
+__all__ = ["FarProcess", "Host", "compare_versions", "refuse_wire"]
 
 #: Seconds for what ends a moment after its line to have ended, and said why.
 LAST_WORDS = 0.2
@@ -131,3 +134,32 @@ class Host:
         if "znb is not installed there" in words:
             words += f"\nInstall it there: python -m pip install znb=={znb.__version__}"
         return f":\n{words}" if words else ""
+
+
+def refuse_wire(name: str, hello: line.Hello) -> str:
+    """Return why a host cannot be used whose workers speak another wire protocol; empty if they speak this one."""
+    if hello.wire == WIRE_VERSION:
+        return ""
+    return (
+        f"{name} has znb {hello.znb}, which speaks version {hello.wire} of the wire protocol; here is "
+        f"{znb.__version__}, which speaks {WIRE_VERSION}: install znb {znb.__version__} there"
+    )
+
+
+def compare_versions(name: str, hello: line.Hello) -> list[str]:
+    """Return what will not work with a host's versions, a line for each difference that matters."""
+    notes = []
+    python, dill = platform.python_version(), importlib.metadata.version("dill")
+    if python.rpartition(".")[0] != hello.python.rpartition(".")[0]:
+        notes.append(
+            f"{name} runs Python {hello.python}, this process {python}: functions and classes that are defined in a "
+            f"notebook cannot go there, those of installed modules can"
+        )
+    if hello.znb != znb.__version__:
+        notes.append(f"{name} has znb {hello.znb}, this process {znb.__version__}: use the same")
+    if hello.dill != dill:
+        notes.append(
+            f"{name} has dill {hello.dill}, this process {dill}: functions and classes that are defined in a notebook "
+            f"may not be understood there; install dill {dill}"
+        )
+    return notes

@@ -21,7 +21,6 @@ from __future__ import annotations
 import collections
 import contextlib
 import functools
-import platform
 import selectors
 import socket
 import threading
@@ -30,7 +29,6 @@ from collections.abc import Callable
 
 import msgspec
 
-import znb
 from znb.connection import WorkerSpec
 from znb.control import ZygoteConfig
 from znb.errors import NoWorkers, ProtocolError
@@ -38,8 +36,7 @@ from znb.home import Kin
 from znb.keys import WorkerKeys
 from znb.launchers import line
 from znb.launchers.engine import Engine
-from znb.launchers.far import FarProcess, Host
-from znb.wire import WIRE_VERSION
+from znb.launchers.far import FarProcess, Host, compare_versions, refuse_wire
 
 __all__ = ["HostsHome"]
 
@@ -388,33 +385,16 @@ class HostsHome:
     # -- beginning and end of a line -------------------------------------------------------------------------
 
     def _on_hello(self, host: Host, hello: line.Hello) -> None:
-        if hello.wire != WIRE_VERSION:
-            self._lose(
-                host,
-                f"{host.name} has znb {hello.znb}, which speaks version {hello.wire} of the wire protocol; here is "
-                f"{znb.__version__}, which speaks {WIRE_VERSION}: install znb {znb.__version__} there",
-            )
+        if refusal := refuse_wire(host.name, hello):
+            self._lose(host, refusal)
             return
         host.hello = hello
         host.slots = host.slots or hello.cpus
-        self._compare(host, hello)
+        self.notes += tuple(note for note in compare_versions(host.name, hello) if note not in self.notes)
         if hello.probe:
             threading.Thread(target=self._try, args=(host, hello), name="znb-probe", daemon=True).start()
         else:
             self._on_tried(host, hello, reached=False)
-
-    def _compare(self, host: Host, hello: line.Hello) -> None:
-        """Say what will not work with a host's versions."""
-        ours, theirs = (version.rpartition(".")[0] for version in (platform.python_version(), hello.python))
-        notes = []
-        if ours != theirs:
-            notes.append(
-                f"{host.name} runs Python {hello.python}, this process {platform.python_version()}: functions and "
-                f"classes that are defined in a notebook cannot go there, those of installed modules can"
-            )
-        if hello.znb != znb.__version__:
-            notes.append(f"{host.name} has znb {hello.znb}, this process {znb.__version__}: use the same")
-        self.notes += tuple(note for note in notes if note not in self.notes)
 
     def _try(self, host: Host, hello: line.Hello) -> None:
         """Find out whether the host can be reached directly. On a thread of its own."""

@@ -39,6 +39,7 @@ from znb.control import ControlClient, Reply, ZygoteConfig, bootstrap_command, b
 from znb.errors import CallTimeout, NoWorkers, ProtocolError, ServiceUnavailable, ZnbError
 from znb.launchers import EventHandler, ReactorLike, StartOptions
 from znb.lifecycle import ClusterEvent, Snapshot
+from znb.locks import Event, Future
 from znb.rundir import CONTROL_NAME, FILE_NAME, LOG_NAME, make_socket_dir
 from znb.wire import WIRE_VERSION
 
@@ -262,6 +263,10 @@ class LocalLauncher:
         """Replace workers (``None``: all) by new processes of the same names, ready when this returns."""
         return self._request("restart", READY_TIMEOUT, names=None if names is None else tuple(names))
 
+    def retire(self, names: Sequence[str]) -> Snapshot:
+        """End workers for good: they are gone, and their names free, when this returns."""
+        return self._request("retire", READY_TIMEOUT, names=tuple(names))
+
     def kill(self, names: Sequence[str], signum: int = signal.SIGKILL) -> Snapshot:
         """Kill the processes of workers, without waiting; they are replaced."""
         return self._request("kill", ANSWER_TIMEOUT, names=tuple(names), signum=int(signum))
@@ -279,7 +284,7 @@ class LocalLauncher:
         client = self._client
         if client is None:
             raise ServiceUnavailable(self.where, "this launcher is not connected to a cluster (any more)")
-        future: concurrent.futures.Future[Snapshot] = concurrent.futures.Future()
+        future: concurrent.futures.Future[Snapshot] = Future()
         with self._lock:  # so that the reply cannot overtake the entry in the table
             self._pending[client.request_nowait(op, **arguments)] = future
         return future
@@ -372,12 +377,12 @@ class LocalLauncher:
         client, self._client = self._client, None
         if client is not None:
             self._closing = True
-            closed = threading.Event()
+            closed = Event()
             self._reactor.call_soon(self._hang_up, client, closed)
             if not closed.wait(EXIT_TIMEOUT):
                 client.close()  # the reactor has ended, so it does not poll it
 
-    def _hang_up(self, client: ControlClient, closed: threading.Event) -> None:
+    def _hang_up(self, client: ControlClient, closed: Event) -> None:
         if client.fileno() >= 0:
             self._reactor.remove_reader(client.fileno())
             client.close()

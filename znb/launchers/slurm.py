@@ -22,6 +22,7 @@ from collections.abc import Callable
 from znb.control import ZygoteConfig
 from znb.launchers.engine import Desk, EngineBase, ProcessLine, agent_command
 from znb.launchers.local import LocalLauncher
+from znb.locks import Event
 
 __all__ = ["SlurmEngine", "SlurmLauncher"]
 
@@ -107,7 +108,7 @@ class Allocation(threading.Thread):
         self._name_host = name_host
         self._ends_at = float("inf")
         self._process: subprocess.Popen[bytes] | None = None
-        self._closed = threading.Event()
+        self._closed = Event()
 
     def explain(self) -> str:
         """Return why it has ended, if it has reached its time limit."""

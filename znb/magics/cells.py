@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from znb.cli.commands import Command, Parser
 from znb.cli.values import add_target_option, seconds, variable, variables
 from znb.console import make_sink
+from znb.locks import Future
 from znb.magics.failures import rendered
 from znb.magics.session import Session
 
@@ -70,7 +71,7 @@ def _in_background(
 ) -> concurrent.futures.Future[Any]:
     """Run a cell without waiting. Variables to pull are set, and a failure is shown, before the future is done."""
     sink = make_sink(detached=True)
-    future: concurrent.futures.Future[Any] = concurrent.futures.Future()
+    future: concurrent.futures.Future[Any] = Future()
     future.set_running_or_notify_cancel()
 
     def finish(running: concurrent.futures.Future[Any]) -> None:

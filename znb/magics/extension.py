@@ -57,8 +57,8 @@ class Extension:
         self._shell = shell
         self._matcher = make_matcher(self.session, self.line, self.cell)
         self._transform = spell_out_help if hasattr(shell, "kernel") else spell_out_typed_help
-        self._errors = ErrorHandler(shell)
         self._cells = tracing.TracedCells(shell, self.session)
+        self._errors = ErrorHandler(shell, self._cells.failed)
 
     @staticmethod
     def loaded_in(shell: InteractiveShell) -> Extension | None:

@@ -20,7 +20,7 @@ import os
 import re
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any
@@ -76,10 +76,16 @@ def explain_debug(info: ExecutionInfo) -> None:
 
 
 class ErrorHandler:
-    """Shows remote groups and syntax errors in a shell as they want to be shown, and what znb raises without frames."""
+    """Shows remote groups and syntax errors in a shell as they want to be shown, and what znb raises without frames.
 
-    def __init__(self, shell: InteractiveShell) -> None:
+    Args:
+        shell: The shell.
+        on_error: Called before an error is shown.
+    """
+
+    def __init__(self, shell: InteractiveShell, on_error: Callable[[], object] = lambda: None) -> None:
         self._shell = shell
+        self._on_error = on_error
         self._handled: tuple[type[BaseException], ...] = ()
         self._handle: Any = None
         self._installed: Any = None
@@ -105,6 +111,7 @@ class ErrorHandler:
         frames: TracebackType,
         tb_offset: int | None = None,
     ) -> Any:
+        self._on_error()
         if isinstance(error, WorkerLost):
             _name_cells(shell, error)
         if not hasattr(error, "_render_traceback_"):

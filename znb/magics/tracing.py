@@ -10,7 +10,10 @@ Invariants: a cell's span is recorded only if something became a child of it. Ev
 from __future__ import annotations
 
 import argparse
+import functools
+import linecache
 import shlex
+import sys
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -19,11 +22,13 @@ from IPython.display import display
 from znb.cli.commands import Command, CommandTable, HelpWanted, Parser, WrongUsage
 from znb.cli.traces import save, trace_table
 from znb.magics.session import Session
-from znb.spans import RECORDER, OptionalSpan
+from znb.spans import RECORDER, OptionalSpan, follow_threads
 from znb.tracing import COLLECT_TIMEOUT, TRACES, LiveTrace, Trace, trace
-from znb.widgets.display import show
+from znb.widgets.display import prepare, show
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from IPython.core.interactiveshell import ExecutionInfo, ExecutionResult, InteractiveShell
 
 __all__ = ["CELL_COMMANDS", "LINE_COMMANDS", "TracedCells"]
@@ -48,25 +53,59 @@ class TracedCells:
         self._table = CommandTable("%%znb", CELL_COMMANDS)
         self._running: list[tuple[ExecutionInfo, OptionalSpan | LiveTrace]] = []
         self._explorer: Any = None
+        self._failed_ns = 0
+        self._unfollow: Callable[[], None] = lambda: None
 
     def install(self) -> None:
         """Make a span of each cell from now on."""
         self._shell.events.register("pre_run_cell", self._begin)
         self._shell.events.register("post_run_cell", self._end)
         self._shell.input_transformers_cleanup.append(self.transform)
+        show = self._shell.showtraceback
+
+        @functools.wraps(show)
+        def showtraceback(*args: Any, **kwargs: Any) -> None:
+            self.failed()
+            show(*args, **kwargs)
+
+        self._shell.showtraceback = showtraceback  # type: ignore[method-assign]
+        TRACES.store.cell_of = self.cell_of
+        self._unfollow = follow_threads()
+
+    def failed(self) -> None:
+        """Note that an exception has left the cell: what follows is IPython showing it."""
+        self._failed_ns = time.perf_counter_ns()
+
+    def cell_of(self, file: str) -> str:
+        """Return what people call a cell whose code Python knows by the name of a file; empty if it is none."""
+        found = self._shell.compile.format_code_name(file)
+        if not found:
+            return ""
+        name = " ".join(found)
+        text = linecache.cache.get(file)
+        if text is not None:
+            linecache.cache[name] = text  # so that its lines can be shown
+        return name
 
     def remove(self) -> None:
         """Make no more spans."""
         self._shell.events.unregister("pre_run_cell", self._begin)
         self._shell.events.unregister("post_run_cell", self._end)
         self._shell.input_transformers_cleanup.remove(self.transform)
+        vars(self._shell).pop("showtraceback", None)
+        TRACES.store.cell_of = None
+        self._unfollow()
 
     def transform(self, lines: list[str]) -> list[str]:
         """Take the magic's line out of a cell before it runs; not if it is wrong, or asks for help."""
         if self._running or self._title("".join(lines)) is None:  # what runs already is not a cell's beginning
             return lines
         number = next(number for number, line in enumerate(lines) if line.strip())
-        return [*lines[:number], "\n", *lines[number + 1 :]]
+        rest = lines[number + 1 :]
+        below = next(at for at, line in enumerate(rest) if line.strip())
+        if rest[below].startswith("%%"):  # a cell magic has to stand in the first line
+            return rest[below:]
+        return [*lines[:number], "\n", *rest]
 
     def _title(self, cell: str) -> str | None:
         """Return the title that a cell asks to be traced with, empty for none; ``None`` if it does not ask."""
@@ -80,7 +119,9 @@ class TracedCells:
         return " ".join(args.title) if command.name == "trace" else None
 
     def _begin(self, info: ExecutionInfo) -> None:
-        # Some kinds of runs leave no end; and cells may run others.
+        self._failed_ns = 0
+        if not _inside_a_cell():
+            self._reset()
         del self._running[:-CELLS_MAX]
         history = self._shell.history_manager
         label = "a cell"
@@ -92,10 +133,19 @@ class TracedCells:
         if title is None:
             span = OptionalSpan(RECORDER, label, "cell", attributes)
         else:
+            if _has_front_end(self._shell):
+                prepare()
             span = trace(title or label, cell=label, **attributes)
         self._running.append((info, span.__enter__()))
         if isinstance(span, LiveTrace) and _has_front_end(self._shell):
             self._explorer = show(span)
+
+    def _reset(self) -> None:
+        """Begin anew: nothing is left of earlier cells, whose ends may not have been heard of."""
+        while self._running:
+            _, span = self._running.pop()
+            span.unwind()
+            span.close(None, time.perf_counter_ns())
 
     def _end(self, result: ExecutionResult) -> None:
         while self._running:
@@ -103,8 +153,10 @@ class TracedCells:
             error = None
             if info is result.info:
                 error = result.error_before_exec or result.error_in_exec
+            end_ns = (self._failed_ns if error is not None else 0) or time.perf_counter_ns()
+            span.unwind()
             if isinstance(span, LiveTrace):
-                span.__exit__(None if error is None else type(error), error, None)
+                span.close(error, end_ns)
                 if not _has_front_end(self._shell):
                     print(span.text())
                 elif self._explorer is not None:
@@ -112,7 +164,7 @@ class TracedCells:
                 else:
                     display(span)  # type: ignore[no-untyped-call]
             else:
-                span.__exit__(None, error if span.used else None, None)
+                span.close(error if span.used else None, end_ns)
             if info is result.info:
                 return
 
@@ -135,7 +187,8 @@ def _trace(_session: Session, args: argparse.Namespace) -> Trace | None:
         return None
     found = _find(kept, which)
     if args.save:
-        print(save(found, args.save))
+        for file in args.save:
+            print(save(found, file))
         return None
     return found
 
@@ -170,6 +223,16 @@ def _trace_cell(session: Session, args: argparse.Namespace) -> None:
         display(traced)  # type: ignore[no-untyped-call]
 
 
+def _inside_a_cell() -> bool:
+    """Whether the cell that begins is run by another one."""
+    frame, cells = sys._getframe(1), 0
+    while frame is not None and cells < 2:
+        code = frame.f_code
+        cells += code.co_name == "run_cell_async" and "interactiveshell" in code.co_filename
+        frame = frame.f_back  # type: ignore[assignment]
+    return cells > 1
+
+
 def _has_front_end(shell: InteractiveShell) -> bool:
     """Whether a display may change later; in a terminal it is printed once, so at the end."""
     return hasattr(shell, "kernel")
@@ -186,6 +249,7 @@ def _trace_arguments(parser: Parser) -> None:
     parser.argument(
         "--save",
         metavar="FILE",
+        action="append",
         offers="paths",
         help="write it to a file: .json, .speedscope.json, .otlp.json, .folded, .html or .svg",
     )

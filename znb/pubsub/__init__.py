@@ -7,6 +7,7 @@
 ``subscriber``  ``subscribe``: messages as the user gets them
 ``feed``        the receiving end: finds publishers, and keeps what has come
 ``places``      where publishers are found
+``ledger``      how much was published, readable after a kill
 ``home``        where this process is, as it was told
 ``messages``    what the two ends say to each other; pure
 ============== =================================================================================

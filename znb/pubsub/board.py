@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import itertools
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import msgspec
@@ -85,12 +85,14 @@ class BoardStats(NamedTuple):
         held: Messages in the ring.
         held_bytes: Their size.
         topics: Topics whose last value is kept.
+        forgotten: Last values that were let go because there were too many.
     """
 
     published: int
     held: int
     held_bytes: int
     topics: int
+    forgotten: int
 
 
 class Board:
@@ -101,6 +103,7 @@ class Board:
         size_bytes: Bound of the ring.
         topics: Bound of the last values.
         topics_bytes: Bound of the last values.
+        note: Called with a topic and the number of its last message; with 0 when its last value is let go.
     """
 
     def __init__(
@@ -109,6 +112,7 @@ class Board:
         size_bytes: int = RING_BYTES,
         topics: int = TOPICS,
         topics_bytes: int = TOPICS_BYTES,
+        note: Callable[[str, int], object] | None = None,
     ) -> None:
         self._bounds = (messages, size_bytes, topics, topics_bytes)
         self._ring: deque[Posted] = deque()
@@ -116,6 +120,8 @@ class Board:
         self._last: dict[str, Posted] = {}
         self._last_bytes = 0
         self._next = 0
+        self._forgotten = 0
+        self._note = note
         #: When each topic began.
         self._born: dict[str, float] = {}
 
@@ -137,6 +143,8 @@ class Board:
         self._ring_bytes += posted.size_bytes
         self._last[topic] = posted  # at the end: those that were silent for longest come first
         self._last_bytes += posted.size_bytes
+        if self._note is not None:
+            self._note(topic, number)
         self._trim()
 
     def _trim(self) -> None:
@@ -147,6 +155,9 @@ class Board:
             oldest = next(iter(self._last))
             self._last_bytes -= self._last.pop(oldest).size_bytes
             del self._born[oldest]
+            self._forgotten += 1
+            if self._note is not None:
+                self._note(oldest, 0)
 
     def open(self, topics: Sequence[str], since: float) -> tuple[Reader, dict[str, int]]:
         """Return a new reader, and the numbers after which it counts gaps, by topic.
@@ -220,4 +231,4 @@ class Board:
 
     def stats(self) -> BoardStats:
         """Return what is held."""
-        return BoardStats(self._next, len(self._ring), self._ring_bytes, len(self._last))
+        return BoardStats(self._next, len(self._ring), self._ring_bytes, len(self._last), self._forgotten)

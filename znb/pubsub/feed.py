@@ -13,7 +13,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -22,7 +21,9 @@ from typing import Any, NamedTuple
 import zmq
 
 from znb.errors import ProtocolError, ServiceUnavailable
+from znb.locks import Condition
 from znb.pubsub import places
+from znb.pubsub.ledger import open_ledger, read_ledger
 from znb.pubsub.messages import VERSION, Batch, Bye, Hello, Item, Taken, Welcome, decode_message, encode_message
 from znb.transport import Reactor, is_local, send_message
 
@@ -50,12 +51,14 @@ class Arrived(NamedTuple):
         frames: Its buffers.
         trusted: Whether it may hold a pickle.
         dropped: Messages of its topic and publisher that were lost since the one before.
+        cluster: The cluster of its source; empty if that is no worker.
     """
 
     item: Item
     frames: list[Any]
     trusted: bool
     dropped: int = 0
+    cluster: str = ""
 
 
 class FeedStats(NamedTuple):
@@ -67,6 +70,7 @@ class FeedStats(NamedTuple):
         waiting: Messages that wait to be taken.
         publishers: Where messages may come from now.
         topics: Topics that those publish, as they last said.
+        forgotten: Last values from before that those no longer had, because they publish on too many topics.
     """
 
     received: int
@@ -74,14 +78,18 @@ class FeedStats(NamedTuple):
     waiting: int
     publishers: tuple[str, ...]
     topics: tuple[str, ...]
+    forgotten: int = 0
 
 
 class _Peer:
     """A publisher.
 
     Attributes:
-        numbers: The last message of each topic that was seen.
+        numbers: The last message of each topic that was taken.
+        arrived: The last message of each topic that has come.
         cursor: Index of the message to go on with.
+        ledger: Where it notes how much it has published.
+        missed_at: When its address was first missing; 0 while it is there.
     """
 
     def __init__(self, url: str, socket: zmq.Socket[bytes]) -> None:
@@ -91,7 +99,12 @@ class _Peer:
         self.source = ""
         self.topics: tuple[str, ...] = ()
         self.numbers: dict[str, int] = {}
+        self.arrived: dict[str, int] = {}
         self.cursor = 0
+        self.cluster = ""
+        self.forgotten = 0
+        self.ledger = open_ledger(url)
+        self.missed_at = 0.0
         self.dialled = time.monotonic()
 
 
@@ -117,7 +130,7 @@ class Feed:
         self._since = since
         self._latest = latest
         self._interval = interval
-        self._changed = threading.Condition()
+        self._changed = Condition()
         self._listeners: list[Callable[[], object]] = []
         self._waiting: deque[tuple[_Peer, Arrived, int]] = deque()
         self._waiting_bytes = 0
@@ -126,7 +139,8 @@ class Feed:
         self._reactor: Reactor
         self._peers: dict[str, _Peer] = {}
         self._left: set[str] = set()
-        self._mark: Any = None
+        self._mark: places.Mark | None = None
+        self._place_gone = 0.0
         self._pid = os.getpid()
 
     # -- any thread ----------------------------------------------------------------------------------------
@@ -137,11 +151,15 @@ class Feed:
         Raises:
             ServiceUnavailable: There is no such place.
         """
+        places.check_place(self.place)
         places.find_sockets(self.place)
-        if not places.is_url(self.place):
-            self._mark = places.mark_subscriber()
         self._reactor = Reactor("znb-subscribe")
+        if not places.is_url(self.place):
+            self._mark = places.Mark()
         self._reactor.start()
+        self._reactor.call_soon(self._reactor.at_stop, self._close_ledgers)
+        if self._mark is not None:
+            self._reactor.call_soon(self._open_door, self._mark)
         self._reactor.call_soon(self._find)
         self._reactor.call_soon(self._renew)
 
@@ -188,7 +206,13 @@ class Feed:
             peers = [peer for peer in list(self._peers.values()) if peer.key]
             topics = sorted({topic for peer in peers for topic in peer.topics})
             sources = tuple(sorted(peer.source for peer in peers))
-            return FeedStats(self._received, self._dropped, len(self._waiting), sources, tuple(topics))
+            forgotten = sum(peer.forgotten for peer in peers)
+            return FeedStats(self._received, self._dropped, len(self._waiting), sources, tuple(topics), forgotten)
+
+    @property
+    def gone_for(self) -> float:
+        """Seconds for which there has been no cluster or service of the place's name."""
+        return time.monotonic() - self._place_gone if self._place_gone else 0.0
 
     def close(self, *, wait: bool = True) -> None:
         """End. What has come can still be taken. May be called twice.
@@ -199,7 +223,7 @@ class Feed:
         if self._pid != os.getpid():  # it is the parent's
             return
         if self._mark is not None:
-            self._mark.unlink(missing_ok=True)
+            self._mark.remove()
         if wait:
             self._reactor.call_soon(self._hang_up)
             self._reactor.stop()
@@ -219,13 +243,39 @@ class Feed:
         """Dial publishers that are new, and hang up on those that are gone."""
         everywhere = self.place == places.EVERYWHERE
         self._reactor.call_later(FIND_INTERVAL if everywhere else FIND_INTERVAL_NAMED, self._find)
+        self._look()
+
+    def _open_door(self, mark: places.Mark) -> None:
+        def on_knock() -> None:
+            mark.answer()
+            self._look()
+
+        def shut() -> None:
+            self._reactor.remove_reader(mark.door.fileno())
+            mark.door.close()
+
+        self._reactor.add_reader(mark.door.fileno(), on_knock)
+        self._reactor.at_stop(shut)
+
+    def _look(self) -> None:
         try:
             found = places.find_sockets(self.place)
+            self._place_gone = 0.0
         except (OSError, ServiceUnavailable):  # its cluster or service has ended; it may come back
             found = set()
+            self._place_gone = self._place_gone or time.monotonic()
         self._left &= found
-        for url in [url for url, peer in self._peers.items() if url not in found or self._is_mute(peer)]:
-            self._leave(url)
+        now = time.monotonic()
+        for url, peer in list(self._peers.items()):
+            if url in found:
+                peer.missed_at = 0.0
+                if self._is_mute(peer):
+                    self._leave(url)
+            elif not peer.missed_at:
+                peer.missed_at = now  # what it sent last may still be on its way through the socket
+            elif now - peer.missed_at >= FIND_INTERVAL / 2:
+                self._count_lost(peer)
+                self._leave(url)
         for url in found - self._peers.keys() - self._left:
             self._dial(url)
 
@@ -244,12 +294,43 @@ class Feed:
         except zmq.ZMQError:
             logger.warning("%s is no address of streams", url)
             self._left.add(url)
+            self._leave(url)
             return
         self._hello(peer)
 
     def _leave(self, url: str) -> None:
         peer = self._peers.pop(url)
+        if peer.ledger is not None:
+            peer.ledger.close()
         self._reactor.close_socket(peer.socket)
+
+    def _count_lost(self, peer: _Peer) -> None:
+        """Count what a publisher that is gone had published and not sent."""
+        if peer.ledger is None:
+            return
+        counts = read_ledger(peer.ledger)
+        if not peer.key and counts.made < self._since:
+            return  # it never answered, so nobody knows what of this was wanted
+        lost = {
+            topic: number - peer.arrived.get(topic, 0)
+            for topic, number in counts.numbers.items()
+            if topic.startswith(self.topics) and number > peer.arrived.get(topic, 0)
+        }
+        if not lost:
+            return
+        with self._changed:
+            self._dropped += sum(lost.values())
+        whose = f"{peer.source or 'a process'}{f' of {peer.cluster}' if peer.cluster else ''}"
+        topics = ", ".join(f"{topic!r}" for topic in list(lost)[:3]) + (", …" if len(lost) > 3 else "")
+        logger.warning(
+            "%s has ended, and the last %d of its messages with it (on %s)", whose, sum(lost.values()), topics
+        )
+        self._tell()
+
+    def _close_ledgers(self) -> None:
+        for peer in self._peers.values():
+            if peer.ledger is not None:
+                peer.ledger.close()
 
     def _hello(self, peer: _Peer) -> None:
         self._send(peer, Hello(self.topics, self._since, self._interval, peer.key, peer.cursor))
@@ -287,8 +368,9 @@ class Feed:
             return
         with self._changed:
             if welcome.key != peer.key:  # else it goes on after a pause
-                peer.numbers = dict(welcome.base)
+                peer.numbers, peer.arrived = dict(welcome.base), dict(welcome.base)
             peer.key, peer.source, peer.topics = welcome.key, welcome.source, welcome.topics
+            peer.cluster, peer.forgotten = welcome.cluster, welcome.forgotten
         self._tell()
 
     def _on_batch(self, peer: _Peer, batch: Batch, frames: list[Any]) -> None:
@@ -299,12 +381,14 @@ class Feed:
                 own = frames[position : position + item.content.buffers]
                 position += item.content.buffers
                 peer.cursor = max(peer.cursor, item.index + 1)
+                peer.arrived[item.topic] = item.number
                 self._received += 1
                 if item.late and not self._latest:
                     peer.numbers[item.topic] = item.number
                     continue
+                cluster = peer.cluster if item.source == peer.source else ""
                 size = len(item.content.body) + sum(len(frame) for frame in own)
-                self._waiting.append((peer, Arrived(item, own, trusted), size))
+                self._waiting.append((peer, Arrived(item, own, trusted, 0, cluster), size))
                 self._waiting_bytes += size
             while len(self._waiting) > self._history or (
                 self._waiting_bytes > WAITING_BYTES and len(self._waiting) > 1

@@ -21,10 +21,12 @@ class Address(NamedTuple):
     Attributes:
         url: Where it publishes.
         source: What it is called.
+        cluster: The cluster that it belongs to; empty for none.
     """
 
     url: str
     source: str
+    cluster: str = ""
 
 
 class Home:
@@ -39,9 +41,9 @@ class Home:
         self._address: Address | None = None
         self._pid = 0
 
-    def settle(self, url: str, source: str, codec: Codec) -> None:
+    def settle(self, url: str, source: str, codec: Codec, cluster: str = "") -> None:
         """Say where this process is found, and what it is called."""
-        self._address, self._pid, self.codec = Address(url, source), os.getpid(), codec
+        self._address, self._pid, self.codec = Address(url, source, cluster), os.getpid(), codec
 
     @property
     def address(self) -> Address | None:

@@ -11,7 +11,8 @@ hello      sub → pub    topics (prefixes), since, seconds between batches, pub
 taken      sub → pub    the batch's bytes: it has arrived, and the publisher may send as many more
 bye        sub → pub    nothing; the subscriber is gone
 put        sub → pub    id, and an item to publish there in the sender's name
-welcome    pub → sub    version, key, source, base (topic → number of its last message before), known topics
+welcome    pub → sub    version, key, source, base (topic → number of its last message before), known topics, the
+                        source's cluster, last values that are no longer kept
 batch      pub → sub    items; bytes sent in all
 done       pub → sub    id of a put, and what was wrong with it, or nothing
 ========= ============ ==================================================================================
@@ -37,6 +38,7 @@ from znb.serialize import Codec
 from znb.shipping import Cargo, pack, size_of, unpack
 
 __all__ = [
+    "TOPIC_MAX",
     "VERSION",
     "Batch",
     "Bye",
@@ -47,14 +49,43 @@ __all__ = [
     "Put",
     "Taken",
     "Welcome",
+    "check_topic",
     "decode_message",
     "decode_value",
     "encode_message",
     "encode_value",
 ]
 
+#: Characters that a topic may have.
+TOPIC_MAX = 200
 #: Version of these messages; peers with another one are refused with both numbers.
 VERSION = 1
+#: Characters that a topic may have.
+TOPIC_MAX = 200
+
+
+def check_topic(topic: Any, *, hint: str = "") -> None:
+    """Make sure that a topic can travel.
+
+    Args:
+        topic: What somebody gave.
+        hint: What to write instead of a list, if it is not text.
+
+    Raises:
+        TypeError: It is not text.
+        ValueError: It is too long, or holds what is no character, as names of files may.
+    """
+    if not isinstance(topic, str):
+        raise TypeError(f"a topic is text, got {topic!r:.50}{hint and f'; {hint}'}")
+    if len(topic) > TOPIC_MAX:
+        raise ValueError(f"a topic has at most {TOPIC_MAX} characters, got {len(topic)}: {topic[:40]!a}…")
+    try:
+        topic.encode()
+    except UnicodeEncodeError as error:  # a file's name that is not UTF-8, say
+        raise ValueError(
+            f"a topic must be text that UTF-8 can write, got {topic!r}: the character at {error.start} cannot be "
+            "sent; for a file's name take os.fsencode(name).decode(errors='replace')"
+        ) from None
 
 
 class Content(msgspec.Struct, frozen=True, array_like=True):
@@ -131,6 +162,8 @@ class Welcome(msgspec.Struct, frozen=True, array_like=True, tag="welcome"):
     base: dict[str, int]
     topics: tuple[str, ...]
     version: int = VERSION
+    cluster: str = ""
+    forgotten: int = 0
 
 
 class Batch(msgspec.Struct, frozen=True, array_like=True, tag="batch"):

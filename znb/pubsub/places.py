@@ -4,10 +4,12 @@
 
     <runtime>/4711.5f3a.notebook.events          a process of this user: pid . incarnation . name
     <runtime>/<cluster>/w0.1.5f3a.events         a worker (see ``znb.rundir``)
-    <runtime>/4711.5f3a.subscriber               empty: this process waits for publishers that may come
+    <runtime>/….events.count                     beside each: how much it has published (``ledger``)
+    <runtime>/4711.5f3a.subscriber               a socket: this process waits for publishers that may come
 
 Sockets appear with a process's first message and go with the process. Subscribers look again and again, which costs
-them some microseconds; a publisher looks once, when it ends, whether somebody still has to find it.
+them some microseconds, and when a new publisher knocks at theirs; a publisher looks once more, when it ends, whether
+somebody still has to find it.
 
 Invariants: what a dead process has left is removed by whoever finds it, workers' sockets aside, which are their
 zygote's. No state, no thread.
@@ -19,14 +21,28 @@ import contextlib
 import os
 import re
 import secrets
+import socket
 from pathlib import Path
+from typing import Any
+
+import zmq
 
 from znb.connection import find_cluster
 from znb.errors import ServiceUnavailable, ZnbError
 from znb.rpc import registry
 from znb.rundir import FILE_NAME, runtime_dir, socket_dir
 
-__all__ = ["EVERYWHERE", "events_url", "find_sockets", "has_subscribers", "is_url", "mark_subscriber", "resolve"]
+__all__ = [
+    "EVERYWHERE",
+    "Mark",
+    "check_place",
+    "count_subscribers",
+    "events_url",
+    "find_sockets",
+    "is_url",
+    "knock",
+    "resolve",
+]
 
 #: Suffix of sockets at which streams are found.
 SOCKET = ".events"
@@ -41,6 +57,29 @@ NAME_CHARACTERS = 24
 def is_url(place: str) -> bool:
     """Whether a place is an address."""
     return "://" in place
+
+
+def check_place(place: Any) -> None:
+    """Make sure that a place can be one, without looking for it.
+
+    Raises:
+        TypeError: It is not text.
+        ValueError: It is empty.
+        ServiceUnavailable: It is an address that cannot be dialled.
+    """
+    if not isinstance(place, str):
+        raise TypeError(f"at is a name or an address, such as 'local', got {place!r:.50}")
+    if not place:
+        raise ValueError("a place is 'local', the name of a cluster or service, or a URL; got ''")
+    if not is_url(place):
+        return
+    hint = "expected tcp://host:port or ipc:///path, or the name of a cluster or service"
+    try:
+        with zmq.Context() as context, context.socket(zmq.DEALER) as dealer:
+            dealer.setsockopt(zmq.LINGER, 0)
+            dealer.connect(place.partition("#")[0])
+    except (zmq.ZMQError, UnicodeError) as error:
+        raise ServiceUnavailable(f"{place!a}"[1:-1], f"this is no address ({error})", hint=hint) from None
 
 
 def events_url(name: str) -> str:
@@ -103,21 +142,52 @@ def _same_address(address: str, url: str) -> bool:
     return address.partition("#")[0] == url.partition("#")[0]
 
 
-def mark_subscriber() -> Path:
-    """Leave word that this process looks for streams; whoever asked removes the file."""
-    path = runtime_dir() / f"{os.getpid()}.{secrets.token_hex(2)}{SUBSCRIBER}"
-    path.touch(mode=0o600)
-    return path
+class Mark:
+    """Word that this process looks for streams, with a door to knock at; whoever makes it closes it."""
+
+    def __init__(self) -> None:
+        self.path = runtime_dir() / f"{os.getpid()}.{secrets.token_hex(2)}{SUBSCRIBER}"
+        self.door = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self.door.setblocking(False)
+        try:
+            self.door.bind(str(self.path))
+        except OSError:  # its path is too long; then nobody can knock, and new publishers are found a little later
+            self.path.touch(mode=0o600)
+
+    def answer(self) -> None:
+        """Take all knocks."""
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                self.door.recv(1)
+
+    def remove(self) -> None:
+        """Take the word back. May be called twice."""
+        self.path.unlink(missing_ok=True)
 
 
-def has_subscribers() -> bool:
-    """Whether a living process looks for streams."""
+def knock() -> int:
+    """Have all subscribers of this machine look for publishers now; return how many there are."""
+    told = 0
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as caller:
+        caller.setblocking(False)
+        for path in _marks():
+            with contextlib.suppress(OSError):  # it ends just now, or is asleep with its box full
+                caller.sendto(b"\0", str(path))
+                told += 1
+    return told
+
+
+def count_subscribers() -> int:
+    """Return how many subscriptions of living processes look for streams."""
+    return len(_marks())
+
+
+def _marks() -> list[Path]:
     try:
         marks = list(runtime_dir().glob(f"*{SUBSCRIBER}"))
     except ZnbError:
-        return False
-    alive = [path for path in marks if _is_alive(path)]  # all of them, to remove those of the dead
-    return bool(alive)
+        return []
+    return [path for path in marks if _is_alive(path)]  # all of them, to remove those of the dead
 
 
 def _sockets_in(folder: Path) -> list[Path]:
@@ -135,6 +205,7 @@ def _is_alive(path: Path) -> bool:
         os.kill(int(pid), 0)
     except ProcessLookupError:
         path.unlink(missing_ok=True)
+        path.with_name(f"{path.name}.count").unlink(missing_ok=True)
         return False
     except PermissionError:
         return True

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import atexit
 import itertools
+import logging
 import os
 import sys
 import threading
@@ -19,17 +20,17 @@ import zmq
 
 from znb.errors import CallTimeout, ProtocolError, ServiceUnavailable
 from znb.pubsub.home import home
-from znb.pubsub.messages import Done, Item, Put, decode_message, encode_message, encode_value
-from znb.pubsub.places import EVERYWHERE, events_url, find_sockets, is_url
+from znb.pubsub.messages import Done, Item, Put, check_topic, decode_message, encode_message, encode_value
+from znb.pubsub.places import EVERYWHERE, check_place, events_url, find_sockets, is_url
 from znb.pubsub.publisher import Publisher, PublisherStats, source_name
 from znb.transport.sockets import prepare_socket
 
 __all__ = ["Streams", "publish", "streams"]
 
+logger = logging.getLogger("znb.pubsub")
+
 #: Seconds that a process elsewhere has to take a value.
 PUT_TIMEOUT = 5.0
-#: Characters that a topic may have.
-TOPIC_MAX = 200
 
 
 class Streams:
@@ -57,7 +58,10 @@ class Streams:
         with self._lock:
             if self._publisher is None or self._pid != os.getpid():
                 source = self.source
-                made = Publisher(home.address.url if home.address else events_url(source), source)
+                address = home.address
+                made = Publisher(
+                    address.url if address else events_url(source), source, address.cluster if address else ""
+                )
                 made.start()
                 self._publisher, self._pid = made, os.getpid()
                 if not self._at_exit:
@@ -70,12 +74,15 @@ class Streams:
         made = self._publisher if self._pid == os.getpid() else None
         return made.stats() if made is not None else None
 
-    def close(self) -> None:
-        """Send what is left, and publish no more until somebody does. May be called twice."""
+    def close(self) -> int:
+        """Send what is left, and publish no more until somebody does. May be called twice.
+
+        Returns:
+            How many subscribers have got something.
+        """
         with self._lock:
             made, self._publisher = self._publisher, None
-        if made is not None and self._pid == os.getpid():
-            made.close()
+        return made.close() if made is not None and self._pid == os.getpid() else 0
 
 
 #: The streams of this process. ``publish`` is called from anywhere, so there is nobody who could hold them.
@@ -85,8 +92,9 @@ streams = Streams()
 def publish(topic: str, value: Any, *, at: str = EVERYWHERE) -> None:
     """Publish a value: whoever subscribes to its topic gets it, and whoever does so later gets the last one.
 
-    Returns at once, and takes some microseconds whether anybody listens or not. The value is copied, so it may be
-    changed afterwards.
+    Returns at once, and takes some microseconds whether anybody listens or not; the first one of a process waits until
+    those who listen have got it, at most 0.2 s. The value is copied, so it may be changed afterwards. It goes with
+    its process: one that ends sends what is left first, and what one that was killed had not sent is counted.
 
     Args:
         topic: What it is about, such as ``"loss"`` or ``"loss/train"``.
@@ -95,21 +103,26 @@ def publish(topic: str, value: Any, *, at: str = EVERYWHERE) -> None:
 
     Raises:
         SerializationError: The value cannot be sent.
-        TypeError: The topic is not text.
-        ValueError: The topic is empty or too long.
+        TypeError: The topic is not text, or ``at`` is not.
+        ValueError: The topic is empty, too long, or holds what is no character.
         ServiceUnavailable: There is nobody of that name.
         CallTimeout: Nobody answers at ``at``.
 
     Example:
         >>> publish("doc/epoch", {"epoch": 3, "loss": 0.12})
     """
-    if not isinstance(topic, str):
-        raise TypeError(f"a topic is text, got {topic!r:.50}")
-    if not 0 < len(topic) <= TOPIC_MAX:
-        raise ValueError(f"a topic has 1 to {TOPIC_MAX} characters, got {len(topic)}")
+    check_topic(topic)
+    if not topic:
+        raise ValueError("a topic has at least one character, got ''")
+    check_place(at)
+    if sys.is_finalizing():  # threads have been stopped for ever: a ``__del__`` would wait for them as long
+        logger.warning("a value on %r was published too late: this process ends", topic)
+        return
     content, frames, size = encode_value(value, home.codec)
     if at == EVERYWHERE:
         streams.publisher.post(topic, content, frames, size)
+        if not threading.main_thread().is_alive():  # in atexit: ``close`` may have been called, and is not again
+            streams.close()
     else:
         url = min(find_sockets(at), default=at)  # one of them, or each subscriber would get it several times
         put(url, Item(topic, 0, 0, time.time(), streams.source, content), frames)

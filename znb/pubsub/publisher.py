@@ -20,7 +20,9 @@ from typing import Any, NamedTuple
 import zmq
 
 from znb.errors import ProtocolError, ZnbError
-from znb.pubsub.board import Board, BoardStats, Reader
+from znb.locks import Event
+from znb.pubsub.board import TOPICS, Board, BoardStats, Reader
+from znb.pubsub.ledger import Ledger, ledger_path
 from znb.pubsub.messages import (
     VERSION,
     Batch,
@@ -34,7 +36,7 @@ from znb.pubsub.messages import (
     decode_message,
     encode_message,
 )
-from znb.pubsub.places import has_subscribers
+from znb.pubsub.places import count_subscribers, knock
 from znb.transport import Reactor, is_local, send_message
 
 __all__ = ["Publisher", "PublisherStats"]
@@ -51,6 +53,9 @@ LEASE_INTERVAL = 2.0
 LINGER = 0.5
 #: Seconds that a subscriber may take to find a new publisher.
 FIND_TIME = 0.3
+#: Seconds that the first message waits for those who have been told of it, and again until they have got it; they take
+#: some milliseconds.
+GREETING_TIME = 0.1
 #: Topics that a subscriber is told of, for its messages to people.
 TOPICS_TOLD = 20
 #: Readers of one publisher; more is a defect of theirs.
@@ -89,13 +94,20 @@ class Publisher:
     Args:
         url: Where it is found.
         source: What its messages say they come from.
+        cluster: The cluster that this process belongs to; empty for none.
     """
 
-    def __init__(self, url: str, source: str) -> None:
+    def __init__(self, url: str, source: str, cluster: str = "") -> None:
         self.url = url
         self.source = source
         self.key = secrets.token_hex(8)
-        self._board = Board()
+        self.cluster = cluster
+        self._ledger: Ledger | None = None
+        self._board = Board(note=self._note)
+        self._greeted = Event()
+        self._awaited = 0
+        self._warned = False
+        self._first = True
         self._lock = threading.RLock()  # a signal handler may publish while its thread does
         self._reactor = Reactor("znb-publish")
         self._socket: zmq.Socket[bytes] | None = None
@@ -112,12 +124,33 @@ class Publisher:
             ZnbError: The address cannot be bound.
         """
         self._started_at = time.monotonic()
+        self._begin_ledger()
         self._reactor.start()
         try:
             self._reactor.wait_call(self._bind)
         except zmq.ZMQError as error:
             self._reactor.stop()
+            if self._ledger is not None:
+                self._ledger.close()
             raise ZnbError(f"streams of this process cannot listen at {self.url}: {error}") from error
+        self._awaited = knock()
+        if self._awaited:
+            self._reactor.call_soon(self._greet)
+            self._greeted.wait(GREETING_TIME)
+
+    def _begin_ledger(self) -> None:
+        path = ledger_path(self.url)
+        if path is None:
+            return
+        try:
+            path.unlink(missing_ok=True)
+            self._ledger = Ledger(path)
+        except OSError as error:  # no room, say: streams go on, but what a kill loses is not counted
+            logger.warning("%s: what is lost if this process is killed will not be counted: %s", path, error)
+
+    def _note(self, topic: str, number: int) -> None:
+        if self._ledger is not None:
+            self._ledger.note(topic, number)
 
     def post(
         self, topic: str, content: Content, frames: tuple[bytes, ...], size_bytes: int, *, source: str = ""
@@ -125,31 +158,59 @@ class Publisher:
         """Put a message on the board, and have it sent."""
         with self._lock:
             self._board.post(topic, content, frames, size_bytes, time=time.time(), source=source or self.source)
+            crowded = not self._warned and self._board.stats().forgotten > 0
+            self._warned = self._warned or crowded
+        if crowded:
+            logger.warning(
+                "%s publishes on too many topics, so the last values of those that were silent for longest are let go: "
+                "who subscribes later does not get them (kept are %d, and 64 MB)",
+                self.source,
+                TOPICS,
+            )
         if self._peers and not self._scheduled:
             self._scheduled = True
             self._reactor.call_soon(self._flush)
+        if self._first and not self._reactor.on_thread:
+            self._first = False
+            if self._peers:
+                self.flush(GREETING_TIME)  # a process that publishes once may be about to end, in atexit say
 
     def stats(self) -> PublisherStats:
         """Return what it holds, and for how many."""
         with self._lock:
             return PublisherStats(self.url, len(self._peers), self._board.stats())
 
-    def close(self, linger: float = LINGER) -> None:
+    def close(self, linger: float = LINGER) -> int:
         """Send what is left, as far as subscribers take it, and stop listening. May be called twice.
 
         Args:
             linger: Seconds that this may take.
+
+        Returns:
+            How many subscribers have got something.
         """
         if self._reactor.stopped or self._reactor.forked:
-            return
+            return 0
+        self.flush(linger)
+        heard = self._reactor.wait_call(lambda: sum(known.reader.taken_bytes > 0 for known in self._peers.values()))
+        self._reactor.stop()
+        if self._ledger is not None:
+            self._ledger.close()
+        return heard
+
+    def flush(self, linger: float = LINGER) -> None:
+        """Wait until subscribers have got what was published, as far as they take it.
+
+        Args:
+            linger: Seconds that this may take.
+        """
         deadline = time.monotonic() + linger
         young = min(deadline, self._started_at + FIND_TIME)
-        pause = threading.Event()
-        while (now := time.monotonic()) < young and has_subscribers():
+        pause = Event()
+        while (now := time.monotonic()) < young and count_subscribers() > len(self._peers):
             pause.wait(min(0.02, young - now))
         while time.monotonic() < deadline and not self._reactor.wait_call(self._is_sent):
             pause.wait(0.005)
-        self._reactor.stop()
 
     # -- the reactor's thread ------------------------------------------------------------------------------
 
@@ -196,8 +257,15 @@ class Publisher:
                 reader, base = self._board.open(hello.topics, hello.since)
             topics = self._board.topics(TOPICS_TOLD)
         self._peers[peer] = made = _Peer(reader, hello.interval)
-        self._send(peer, [encode_message(Welcome(self.key, self.source, base, topics))])
+        forgotten = self._board.stats().forgotten
+        welcome = Welcome(self.key, self.source, base, topics, VERSION, self.cluster, forgotten)
+        self._send(peer, [encode_message(welcome)])
         self._pump(peer, made)
+        self._greet()
+
+    def _greet(self) -> None:
+        if len(self._peers) >= self._awaited:
+            self._greeted.set()
 
     def _on_taken(self, peer: bytes, taken: Taken, _frames: list[bytes]) -> None:
         known = self._peers.get(peer)
@@ -267,4 +335,5 @@ class Publisher:
 def source_name(argv: list[str], *, kernel: bool) -> str:
     """Return what a process is called in the messages that it publishes: a notebook, or its script, with its pid."""
     name = "notebook" if kernel else os.path.basename(argv[0] if argv else "") or "python"  # noqa: PTH119 - text
+    name = name.encode(errors="backslashreplace").decode()  # names of files may hold what is no character
     return f"{'python' if name in {'-c', '-m', '-'} else name}-{os.getpid()}"

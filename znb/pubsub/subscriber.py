@@ -7,17 +7,18 @@ each message is handed out once.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import datetime as dt
 import sys
 import time
 import weakref
 from collections.abc import AsyncIterator, Iterator
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
-from znb.errors import CallTimeout
+from znb.errors import CallTimeout, ZnbError
 from znb.pubsub.feed import Arrived, Feed, FeedStats
 from znb.pubsub.home import home
-from znb.pubsub.messages import decode_value
+from znb.pubsub.messages import check_topic, decode_value
 from znb.pubsub.places import EVERYWHERE, is_url
 
 __all__ = ["Message", "Subscription", "subscribe"]
@@ -28,6 +29,11 @@ HISTORY = 10_000
 NOTICE_AFTER = 3.0
 #: Seconds that a wait lasts before it looks whether there is something to say.
 WAIT = 1.0
+#: Seconds of silence after which a subscription whose ``until`` is done has heard everything: a result may overtake
+#: what was published before it.
+SETTLE = 0.3
+#: Seconds between looks whether ``until`` is done.
+UNTIL_INTERVAL = 0.05
 
 _UNREAD = object()
 
@@ -38,18 +44,20 @@ class Message:
     Attributes:
         topic: What it is about.
         source: Who published it: a worker's name, or a notebook or script with its pid.
+        cluster: The cluster whose worker published it; empty if it was no worker.
         time: Unix time at which it was published.
         dropped: Messages of this topic and source that were lost since the one before this.
         number: Its number among those of its topic and source, from 1 on.
         late: Whether it was the last of its topic before this subscription began.
     """
 
-    __slots__ = ("_arrived", "_value", "dropped", "late", "number", "source", "time", "topic")
+    __slots__ = ("_arrived", "_value", "cluster", "dropped", "late", "number", "source", "time", "topic")
 
     def __init__(self, arrived: Arrived) -> None:
         item = arrived.item
         self.topic = item.topic
         self.source = item.source
+        self.cluster = arrived.cluster
         self.time = item.time
         self.dropped = arrived.dropped
         self.number = item.number
@@ -74,18 +82,26 @@ class Message:
     def __repr__(self) -> str:
         when = dt.datetime.fromtimestamp(self.time).strftime("%H:%M:%S.%f")[:-3]  # noqa: DTZ006 - the user's clock
         lost = f", {self.dropped} dropped before it" if self.dropped else ""
-        return f"<{self.topic} from {self.source} at {when}: {_short(self.value)}{lost}>"
+        whose = f"{self.source} of {self.cluster}" if self.cluster else self.source
+        try:
+            text = _short(self.value)
+        except ZnbError as error:
+            text = f"cannot be read: {error}"
+        return f"<{self.topic} from {whose} at {when}: {text}{lost}>"
 
 
 class Subscription(Iterator[Message]):
     """The messages of some topics: iterate over it, with ``for`` or ``async for``.
 
     It begins when it is made, and ends with ``close``, the ``with`` block, or when nobody holds it any more. If
-    messages come faster than they are taken, the oldest are dropped, and ``m.dropped`` says how many.
+    messages come faster than they are taken, the oldest are dropped, and ``m.dropped`` says how many. A loop over it
+    has no end of its own, unless ``timeout`` or ``until`` sets one; what comes after that goes to the next loop.
     """
 
-    def __init__(self, feed: Feed) -> None:
+    def __init__(self, feed: Feed, timeout: float | None = None, until: Ending | None = None) -> None:
         self._feed = feed
+        self._timeout = timeout
+        self._until = until
         self._ending = weakref.finalize(self, feed.close, wait=False)
 
     @property
@@ -102,13 +118,21 @@ class Subscription(Iterator[Message]):
         return self
 
     def __next__(self) -> Message:
-        notice = _Notice(self._feed)
-        while not self._feed.wait_any(WAIT):
-            if self._feed.closed:
+        watch = _Watch(self._feed, self._timeout, self._until)
+        while True:
+            if taken := self._take_one(watch.patience()):
+                return taken[0]
+            if watch.is_over():
                 raise StopIteration
-            notice.look()
-        taken = self._feed.take(1)
-        return Message(taken[0]) if taken else self.__next__()  # another thread was faster
+
+    def _take_one(self, timeout: float) -> list[Message]:
+        """Wait for a message for some seconds."""
+        __tracebackhide__ = True
+        try:
+            found = self._feed.wait_any(timeout)
+        except KeyboardInterrupt as interrupt:
+            raise interrupt.with_traceback(None) from None  # without the frames of the lock's own waiting
+        return self.take_nowait(1) if found else []  # another thread may have been faster
 
     def wait_message(self, timeout: float | None = None) -> Message:
         """Return the next message.
@@ -120,16 +144,13 @@ class Subscription(Iterator[Message]):
             CallTimeout: None came in time.
             EOFError: The subscription was closed.
         """
-        deadline = None if timeout is None else time.monotonic() + timeout
+        watch = _Watch(self._feed, timeout, None)
         while True:
-            left = None if deadline is None else max(0.0, deadline - time.monotonic())
-            if self._feed.wait_any(left):
-                taken = self._feed.take(1)
-                if taken:
-                    return Message(taken[0])
-            elif self._feed.closed:
+            if taken := self._take_one(watch.patience()):
+                return taken[0]
+            if self._feed.closed:
                 raise EOFError(f"the subscription to {_names(self.topics)} is closed")
-            elif deadline is not None and time.monotonic() >= deadline:
+            if watch.is_over():
                 raise CallTimeout(f"waiting for a message on {_names(self.topics)}", timeout or 0.0)
 
     def take_nowait(self, most: int = sys.maxsize) -> list[Message]:
@@ -172,39 +193,89 @@ class Subscription(Iterator[Message]):
 
         self._feed.listen(tell)
         try:
+            watch = _Watch(self._feed, self._timeout, self._until)
             while True:
                 came.clear()
-                for arrived in self._feed.take(1):
-                    yield Message(arrived)
-                    came.set()
-                if self._feed.closed and not self._feed.wait_any(0):
+                if taken := self.take_nowait(1):
+                    yield taken[0]
+                    watch = _Watch(self._feed, self._timeout, self._until)
+                elif watch.is_over():
                     return
-                await came.wait()
+                else:
+                    with contextlib.suppress(TimeoutError):
+                        await asyncio.wait_for(came.wait(), watch.patience())
         finally:
             self._feed.unlisten(tell)
 
 
-class _Notice:
-    """Says once that nothing comes, and what could."""
+class Ending(Protocol):
+    """What can be done, such as a future."""
 
-    def __init__(self, feed: Feed) -> None:
+    def done(self) -> bool:
+        """Whether it is."""
+
+
+class _Watch:
+    """A wait for one message: how long it lasts, and what is said when nothing comes.
+
+    Args:
+        feed: Where it is to come from.
+        timeout: Seconds that it may take; ``None`` for ever.
+        until: What ends it.
+    """
+
+    def __init__(self, feed: Feed, timeout: float | None, until: Ending | None) -> None:
         self._feed = feed
+        self._deadline = None if timeout is None else time.monotonic() + timeout
+        self._until = until
+        self._settled: float | None = None
         self._due = time.monotonic() + NOTICE_AFTER
         self._said = False
+        self._said_gone = False
 
-    def look(self) -> None:
-        """Say it if it is time; on stderr, because the loop's own output goes to stdout."""
+    def patience(self) -> float:
+        """Return how long to wait before looking whether it is over."""
+        wait = WAIT if self._until is None else UNTIL_INTERVAL
+        return wait if self._deadline is None else min(wait, max(0.0, self._deadline - time.monotonic()))
+
+    def is_over(self) -> bool:
+        """Whether to wait no more, nothing having come; says once on stderr what it waits for."""
+        if self._feed.closed:
+            return not self._feed.wait_any(0)
+        now = time.monotonic()
+        if self._deadline is not None and now >= self._deadline:
+            return True
+        if self._until is not None and self._until.done():
+            self._settled = self._settled or now + SETTLE
+            return now >= self._settled
+        if now >= self._due:
+            self._say()
+        return False
+
+    def _say(self) -> None:
         stats = self._feed.stats()
-        if self._said or stats.received or time.monotonic() < self._due:
+        names, place = _names(self._feed.topics), self._feed.place
+        if self._feed.gone_for > NOTICE_AFTER and not self._said_gone:
+            self._said_gone = self._said = True
+            text = f"{place!r} has ended; close the subscription unless one of this name is to come back"
+            print(f"waiting for a message on {names}; nothing comes any more: {text}", file=sys.stderr)
+        if self._said or stats.received:
             return
         self._said = True
         there = f"published now: {', '.join(stats.topics)}" if stats.topics else "nothing is published yet"
         if not stats.publishers and is_url(self._feed.place):
-            there = f"nobody who publishes answers at {self._feed.place}"
-        print(f"waiting for a message on {_names(self._feed.topics)}; {there}", file=sys.stderr)
+            there = f"nobody who publishes answers at {place}"
+        print(f"waiting for a message on {names}; {there}", file=sys.stderr)
 
 
-def subscribe(*topics: str, at: str = EVERYWHERE, history: int = HISTORY, latest: bool = True) -> Subscription:
+def subscribe(
+    *topics: str,
+    at: str = EVERYWHERE,
+    history: int = HISTORY,
+    latest: bool = True,
+    timeout: float | None = None,
+    until: Ending | None = None,
+) -> Subscription:
     """Return the messages of some topics, as they come, from all processes of this user on this machine.
 
     Args:
@@ -212,14 +283,18 @@ def subscribe(*topics: str, at: str = EVERYWHERE, history: int = HISTORY, latest
         at: Where from: ``"local"`` for everywhere, the name of a cluster or of a service, or a URL.
         history: Messages that may wait to be taken; when there are more, the oldest are dropped and counted.
         latest: Whether the last message that each topic had before is handed over first.
+        timeout: Seconds without a message after which a loop ends; ``None``: it goes on for ever.
+        until: A future, or whatever has ``done()``, such as a job of which to follow the progress: a loop ends when it
+            is done and what was published before has been taken.
 
     Returns:
         A subscription, which begins now. Close it, or let go of it.
 
     Raises:
-        ServiceUnavailable: There is no cluster or service of that name.
-        TypeError: A topic is not text.
-        ValueError: ``history`` is not positive.
+        ServiceUnavailable: There is no cluster or service of that name, or it is no address.
+        TypeError: A topic or ``at`` is not text, ``history`` no whole number, ``timeout`` no number, or ``until``
+            nothing that can be done.
+        ValueError: ``history`` is not positive, ``timeout`` is negative, or a topic cannot be one.
 
     Example:
         >>> import znb
@@ -229,13 +304,27 @@ def subscribe(*topics: str, at: str = EVERYWHERE, history: int = HISTORY, latest
         {'epoch': 1, 'loss': 0.5}
     """
     for topic in topics:
-        if not isinstance(topic, str):
-            raise TypeError(f"a topic is text, got {topic!r:.50}; several: znb.subscribe('loss', 'accuracy')")
+        check_topic(topic, hint="several: znb.subscribe('loss', 'accuracy')")
+    if not isinstance(history, int) or isinstance(history, bool):
+        raise TypeError(f"history is a whole number of messages, got {history!r:.50}")
     if history < 1:
         raise ValueError(f"history must be at least 1, got {history}")
+    check_timeout(timeout)
+    if until is not None and not callable(getattr(until, "done", None)):
+        raise TypeError(f"until must be a future, or have a method done(), got {until!r:.50}")
     feed = Feed(topics, at, history, time.time(), latest=latest)
     feed.start()
-    return Subscription(feed)
+    return Subscription(feed, timeout, until)
+
+
+def check_timeout(timeout: Any) -> None:
+    """Make sure that it is a time to wait, or ``None``."""
+    if timeout is None:
+        return
+    if not isinstance(timeout, int | float) or isinstance(timeout, bool):
+        raise TypeError(f"timeout is a number of seconds, or None, got {timeout!r:.50}")
+    if not timeout >= 0:
+        raise ValueError(f"timeout is a number of seconds, 0 or more, got {timeout}")
 
 
 def _names(topics: tuple[str, ...]) -> str:

@@ -268,16 +268,8 @@ class Caller:
             return NOT_MADE
         channel = next(line.ids)
         number, began = RECORDER.new_span_id(), perf_counter_ns()
-        headers: dict[str, Any] = {"message_id": channel, "v": 3, "znb": wire.WIRE_VERSION, "items": 1}
-        if parent.trace_id:
-            headers["trace"] = pack_context(parent.trace_id, number)
-        else:
-            headers["tracestate"] = OFF_STATE
         what = f"{self.name}.{method}"
-        try:
-            blob = _encode((headers, method, args))
-        except (OverflowError, UnicodeEncodeError):
-            blob = b""
+        blob = _pack_plain(channel, parent, number, method, args)
         if not blob or len(blob) > MAX_BYTES:
             endpoint.lines.append(line)
             return NOT_MADE
@@ -471,6 +463,19 @@ class Caller:
             endpoint.close()
         if self._reactor is not None:
             self._reactor.stop()
+
+
+def _pack_plain(channel: Any, parent: Parent, number: int, method: str, args: tuple[Any, ...]) -> bytes:
+    """Return the message of a call that needs nothing special; empty if it does."""
+    headers: dict[str, Any] = {"message_id": channel, "v": 3, "znb": wire.WIRE_VERSION, "items": 1}
+    if parent.trace_id:
+        headers["trace"] = pack_context(parent.trace_id, number)
+    else:
+        headers["tracestate"] = OFF_STATE
+    try:
+        return _encode((headers, method, args))
+    except (OverflowError, UnicodeEncodeError):
+        return b""
 
 
 class Started(NamedTuple):

@@ -24,6 +24,7 @@ from typing import Any
 
 import zmq
 
+from znb.locks import Event
 from znb.transport import STOP_TIMEOUT, Reactor, Readable, receive_small
 
 __all__ = ["Crew", "Pool"]
@@ -55,7 +56,7 @@ class Crew(Reactor):
         self._asleep = False
         self._reserve = False
         self._overrun: Callable[[], object] = int
-        self._ended = threading.Event()
+        self._ended = Event()
         self._main: tuple[zmq.Socket[bytes], Readable] | None = None
         self._waker: zmq.Socket[bytes] | None = None
         self._wake_lock = threading.RLock()  # a signal handler may wake while a wake-up is under way

@@ -7,12 +7,12 @@ and must not block.
 from __future__ import annotations
 
 import asyncio
-import concurrent.futures
 import contextlib
 import weakref
 from collections.abc import Callable, Generator, Iterator
 from typing import Any
 
+from znb import locks
 from znb.spans import bound
 from znb.waiters import Waiters
 
@@ -39,7 +39,7 @@ def awake() -> Iterator[None]:
         timer.cancel()
 
 
-class CallFuture(concurrent.futures.Future[Any]):
+class CallFuture(locks.Future[Any]):
     """What ``svc.method.future(…)`` returns: wait for it with ``result()`` or ``await``."""
 
     def __init__(self) -> None:

@@ -16,7 +16,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from znb.schedule.groups import live_runs
-from znb.schedule.records import Attempt, Fail
+from znb.schedule.records import Attempt, Fail, Loss
 
 if TYPE_CHECKING:
     from znb.schedule.fleet import Chunk, Worker
@@ -31,8 +31,8 @@ FLUSH_TIME = 0.1
 SPLIT = 8
 
 
-def requeue(placement: Placement, lost: Worker, reason: str, now: float, *, charge: bool, ended: bool) -> None:
-    """Queue again what a lost worker had, and charge or fail the job that ran.
+def requeue(placement: Placement, lost: Worker, reason: str, now: float, *, charge: bool, ended: bool) -> Loss | None:
+    """Queue again what a lost worker had, and charge or fail the job that ran, which is returned; ``None`` for none.
 
     Args:
         placement: The books.
@@ -43,7 +43,7 @@ def requeue(placement: Placement, lost: Worker, reason: str, now: float, *, char
         ended: Whether the process is known to have ended.
     """
     if not lost.queue:
-        return
+        return None
     guilty, index = lost.running()
     reported = lost.reported() is not None
     alone = len(lost.queue) == 1 and guilty.stop - guilty.next == 1
@@ -52,6 +52,7 @@ def requeue(placement: Placement, lost: Worker, reason: str, now: float, *, char
     # What can have begun decides only what is said of a job, not what is done with it.
     exact = ended and (reported or alone or idle or now - lost.heard > FLUSH_TIME)
     attempt = Attempt(lost.name, reason)
+    loss = None if idle else Loss(guilty.group.number, index, guilty.attempt, lost.heard)
     passed = False
     for chunk in lost.queue:
         begun = chunk.next if passed and exact else chunk.stop
@@ -62,6 +63,7 @@ def requeue(placement: Placement, lost: Worker, reason: str, now: float, *, char
         limit = max(1, -(-(chunk.stop - chunk.next) // SPLIT)) if charged else chunk.limit
         _take_back(placement, chunk, index if charged and chunk is guilty else -1, begun, limit, attempt)
     lost.queue.clear()
+    return loss
 
 
 def _take_back(placement: Placement, chunk: Chunk, suspect: int, begun: int, limit: int, attempt: Attempt) -> None:

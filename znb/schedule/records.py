@@ -23,6 +23,7 @@ __all__ = [
     "GroupStats",
     "Interrupt",
     "Kill",
+    "Loss",
     "Pull",
     "Revoke",
     "SchedulerStats",
@@ -108,6 +109,22 @@ class Attempt(msgspec.Struct, frozen=True, gc=False):
 
     worker: str
     reason: str
+
+
+class Loss(msgspec.Struct, frozen=True, gc=False):
+    """The job that ran on a worker that was lost, as far as can be known.
+
+    Attributes:
+        group: The job's group.
+        index: The job.
+        attempt: As in ``Send``.
+        since: Monotonic seconds of when the worker could begin it.
+    """
+
+    group: int
+    index: int
+    attempt: int
+    since: float
 
 
 class Fail(msgspec.Struct, frozen=True):

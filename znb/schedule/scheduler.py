@@ -20,7 +20,7 @@ from znb.schedule.fleet import IDLE, Chunk, Worker
 from znb.schedule.groups import Group
 from znb.schedule.losses import requeue
 from znb.schedule.placement import Placement
-from znb.schedule.records import Attempt, Command, Finished, Pull, SchedulerStats
+from znb.schedule.records import Attempt, Command, Finished, Loss, Pull, SchedulerStats
 from znb.schedule.report import Totals
 from znb.schedule.stopping import interrupt, overran, stop_jobs, watch
 
@@ -226,32 +226,33 @@ class Scheduler:
         self._feed_all()
         return worker.number
 
-    def lose_worker(self, worker: int, reason: str, now: float, *, charge: bool = True, ended: bool = True) -> None:
-        """Take a worker out, for good, and queue again what it had.
+    def lose_worker(
+        self, worker: int, reason: str, now: float, *, charge: bool = True, ended: bool = True
+    ) -> Loss | None:
+        """Take a worker out, for good, and queue again what it had; return the job that ran, if one did.
 
-        The results that it sent before must have been given to ``results``. Only the job that ran is charged
-        an attempt and runs alone from then on; nobody is if that job had ended already (cancelled, overran)
-        or somebody else's cell was running.
+        The results that it sent before must have been given to ``results``. Only the job that ran is charged an attempt
+        and runs alone from then on; nobody is if it had ended already (cancelled, overran), or a cell was running.
 
         Args:
-            worker: Its incarnation; one that is lost already is ignored.
+            worker: Its incarnation.
             reason: What is known, such as ``"died of signal 9 (SIGKILL)"``; it reaches ``Fail``.
             now: Monotonic seconds.
             charge: Whether its death may be the fault of a job; false for one stopped on request.
-            ended: Whether the process is known to have ended; if only contact was lost, all that it had may
-                run there yet, and what is sent elsewhere says so (``attempt``).
+            ended: Whether the process is known to have ended; else what it had may run yet (``attempt`` says so).
         """
         lost = self._fleet.workers.get(worker)
         if lost is None:
-            return
+            return None  # it is lost already
         if lost.held is not None:
             self._placement.let_go(lost)
         self._fleet.remove(lost)
         groups = {chunk.group for chunk in lost.queue}
-        requeue(self._placement, lost, reason, now, charge=charge and not lost.condemned, ended=ended)
+        loss = requeue(self._placement, lost, reason, now, charge=charge and not lost.condemned, ended=ended)
         self._totals.lose(lost)
         for group in sorted(groups, key=lambda group: group.number):
             self._settle(group)
+        return loss
 
     def set_busy(self, worker: int, busy: bool, now: float) -> None:  # noqa: FBT001 - the state is the event
         """Say that a worker runs something that is not ours (a cell, another client's job), or no longer."""

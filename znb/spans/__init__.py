@@ -1,7 +1,8 @@
 """Spans: what ran, when, on whose behalf. Recorded always, for less than a microsecond each.
 
 =============== ==========================================================================================
-``recorder``     the process's recorder: open spans, the ring of finished ones, what is active on each thread
+``recorder``     the process's recorder: the ring of finished spans, and which are open
+``opened``       a span that has begun, and what is active in a context
 ``ring``         a bounded ring that any thread writes and several readers follow, each with its own cursor
 ``context``      what crosses a boundary: W3C ``traceparent``, threads, futures' callbacks
 ``remote``       the two ends of a call, as spans
@@ -27,7 +28,17 @@ from znb.spans.context import (
     unpack_context,
 )
 from znb.spans.recorder import RECORDER, OpenSpan, OptionalSpan, Recorder, current
-from znb.spans.remote import Brief, Served, begin_remote, calling, continue_call, mark, record_call, serving
+from znb.spans.remote import (
+    Brief,
+    Served,
+    begin_remote,
+    calling,
+    continue_call,
+    mark,
+    record_call,
+    record_lost,
+    serving,
+)
 from znb.spans.ring import Ring
 from znb.spans.table import KINDS, STATUSES, Process, Span, SpanTable, TracePart
 from znb.spans.user import span, traced
@@ -61,6 +72,7 @@ __all__ = [
     "pack_context",
     "read_headers",
     "record_call",
+    "record_lost",
     "run_in",
     "serving",
     "span",

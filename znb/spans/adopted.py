@@ -11,6 +11,9 @@ __all__ = ["OFF", "OFF_STATE", "Adopted", "adopt_active", "program_name"]
 #: ``tracestate`` of calls whose caller has tracing switched off: the callee records nothing of them either.
 OFF_STATE: Final = "znb=off"
 
+#: The script that is a notebook's kernel.
+LAUNCHER: Final = "ipykernel_launcher.py"
+
 
 class Adopted:
     """A parent that is not znb's."""
@@ -39,4 +42,5 @@ def adopt_active() -> Adopted | None:
 
 def program_name() -> str:
     """Return what the script is called whose calls belong to no span."""
-    return Path(sys.argv[0] if sys.argv and sys.argv[0] else "python").name
+    name = Path(sys.argv[0] if sys.argv and sys.argv[0] else "python").name
+    return "outside of cells" if name == LAUNCHER else name

@@ -202,27 +202,40 @@ def bound(function: Callable[P, T]) -> Callable[P, T]:
     return function if parent is None else functools.partial(run_in, parent, function)
 
 
-def follow_threads() -> Callable[[], None]:
+def follow_threads(*, watched: bool = False) -> Callable[[], None]:
     """Have threads, and what is given to thread pools, begin in the context that they were started in.
 
-    For processes that are znb's own (workers, ``znb serve``): it wraps ``threading.Thread.start`` and
-    ``ThreadPoolExecutor.submit``. Calling it again changes nothing more.
+    It wraps ``threading.Thread.start`` and ``ThreadPoolExecutor.submit``, once.
+
+    Args:
+        watched: Whether only what is started inside a watched trace does: in processes that are not znb's own, whose
+            threads may outlive the cell that they were started in. For workers and services, all; once that was asked
+            for, it holds.
 
     Returns:
-        A function that puts both back.
+        A function that puts everything back.
     """
     thread_class: Any = threading.Thread
     pool_class: Any = concurrent.futures.ThreadPoolExecutor
     start, submit = thread_class.start, pool_class.submit
-    if hasattr(start, "znb_follows"):
-        return lambda: None
+    known = getattr(start, "znb_follows", None)
+    if known is not None:
+        before = known["watched"]
+        known["watched"] = before and watched
+        return lambda: known.update(watched=before)
     pool_worker: Any = vars(concurrent.futures.thread)["_worker"]
+    only = {"watched": watched}
+
+    def followed() -> Parent | None:
+        parent = current()
+        return parent if parent is None or parent.live or not only["watched"] else None
 
     @functools.wraps(start)
     def start_in_context(self: Any) -> None:
-        parent = current()
-        # A pool's thread serves many; what it is given brings its own context. So it is with znb's.
-        foreign = getattr(self, "_target", None) is not pool_worker and not self.name.startswith("znb-")
+        parent = followed()
+        # A pool's thread serves many; what it is given brings its own context. So it is with znb's and pyzmq's.
+        serves_many = getattr(self, "_target", None) is pool_worker or type(self).__module__.startswith("zmq.")
+        foreign = not serves_many and not self.name.startswith("znb-")
         if parent is not None and foreign:
             run = self.run
 
@@ -236,9 +249,10 @@ def follow_threads() -> Callable[[], None]:
 
     @functools.wraps(submit)
     def submit_in_context(self: Any, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
-        return submit(self, bound(fn), *args, **kwargs)
+        parent = followed()
+        return submit(self, fn if parent is None else functools.partial(run_in, parent, fn), *args, **kwargs)
 
-    start_in_context.znb_follows = True  # type: ignore[attr-defined]
+    start_in_context.znb_follows = only  # type: ignore[attr-defined]
     thread_class.start, pool_class.submit = start_in_context, submit_in_context
 
     def undo() -> None:

@@ -15,10 +15,22 @@ from math import isfinite
 from pathlib import Path
 from typing import Any, Final
 
-__all__ = ["ATTRIBUTES_MAX", "clean", "describe_error", "plain", "safe_text", "scrub", "type_name", "valid_text"]
+__all__ = [
+    "ATTRIBUTES_MAX",
+    "clean",
+    "describe_error",
+    "plain",
+    "safe_text",
+    "scrub",
+    "seen_by",
+    "type_name",
+    "valid_text",
+]
 
 #: Attributes of one span; later ones are dropped.
 ATTRIBUTES_MAX = 64
+#: Characters of an attribute's name.
+NAME_MAX = 100
 #: Characters of one attribute or event value.
 TEXT_MAX = 1024
 #: Characters of a traceback kept with a span.
@@ -27,6 +39,8 @@ TRACEBACK_MAX = 16_000
 CHAIN_MAX = 100
 #: Where znb's own code is.
 ROOT = str(Path(__file__).parents[1]) + os.sep
+#: Folders of code that calls the user's and is none of it: a frame of theirs tells nothing.
+CALLERS = tuple(f"{os.sep}{name}{os.sep}" for name in ("IPython", "ipykernel"))
 #: Types of values that are kept as they are, beside text and numbers.
 PLAIN = frozenset({bool, type(None)})
 #: Largest magnitude of an integer attribute: what msgpack and OTLP carry.
@@ -47,8 +61,10 @@ _SHORT: Final = _Short()
 
 def clean(attributes: dict[str, Any]) -> dict[str, Any]:
     """Return attributes as plain data, cut to size; the same dict if there is nothing to do."""
-    for value in attributes.values():
+    for key, value in attributes.items():
         kind = type(value)
+        if len(key) > NAME_MAX:
+            break
         if kind is str:
             if len(value) > TEXT_MAX or not value.isascii():
                 break
@@ -64,7 +80,7 @@ def clean(attributes: dict[str, Any]) -> dict[str, Any]:
         if len(attributes) <= ATTRIBUTES_MAX:
             return attributes
     items = itertools.islice(attributes.items(), ATTRIBUTES_MAX)
-    return {valid_text(str(key)[:TEXT_MAX]): plain(value) for key, value in items}
+    return {valid_text(str(key)[:NAME_MAX]): plain(value) for key, value in items}
 
 
 def plain(value: Any, depth: int = 0) -> Any:
@@ -130,13 +146,21 @@ def describe_error(error: BaseException) -> dict[str, Any]:
 
 
 def _hide_frames(made: traceback.TracebackException, depth: int = 0) -> None:
-    """Take znb's frames out, unless there are no others."""
-    shown = [frame for frame in made.stack if not frame.filename.startswith(ROOT)]
+    """Take the frames of znb and of IPython out, unless there are no others."""
+    shown = [f for f in made.stack if not f.filename.startswith(ROOT) and not any(c in f.filename for c in CALLERS)]
     if shown:
         made.stack[:] = shown
     for other in (made.__cause__, made.__context__, *(made.exceptions or () if hasattr(made, "exceptions") else ())):
         if other is not None and depth < CHAIN_MAX:
             _hide_frames(other, depth + 1)
+
+
+def seen_by(error: BaseException) -> tuple[str, int]:
+    """Return which process's which span has seen an exception first, of those that it still knows."""
+    found = getattr(error, "_znb_span", None)
+    if isinstance(found, tuple | list) and len(found) == 2 and isinstance(found[1], int):
+        return str(found[0]), found[1]
+    return "", 0
 
 
 def scrub(value: Any) -> Any:

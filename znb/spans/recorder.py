@@ -7,13 +7,12 @@ start.
 
 Invariants: recording never blocks or raises; attributes are plain data, cut to size, so the ring keeps no user's object
 alive; the ring and the events of a span are bounded and what does not fit is counted. Any thread may record. Sources:
-W3C Trace Context level 2; CPython's ``contextvars``.
+W3C Trace Context level 2.
 """
 
 from __future__ import annotations
 
 import contextlib
-import contextvars
 import itertools
 import os
 import random
@@ -21,10 +20,11 @@ import threading
 from collections.abc import Callable, Mapping
 from threading import get_ident
 from time import perf_counter_ns
-from typing import Any, Final, Protocol, Self
+from typing import Any, Final
 
 from znb.spans.adopted import OFF, OFF_STATE, Adopted, adopt_active, program_name
-from znb.spans.plain import ATTRIBUTES_MAX, clean, describe_error, plain, safe_text, type_name
+from znb.spans.opened import OpenSpan, OptionalSpan, Parent, current, set_current
+from znb.spans.plain import describe_error, plain, safe_text, seen_by, type_name
 from znb.spans.ring import Ring
 
 __all__ = ["FIELDS", "RECORDER", "OpenSpan", "OptionalSpan", "Parent", "Recorder", "current", "set_current"]
@@ -36,250 +36,14 @@ FIELDS = (
 )  # fmt: skip
 #: Finished spans that a process keeps for readers; about 400 bytes each.
 RING_SIZE = 1 << 15
-#: Events of one span; later ones are counted.
-EVENTS_MAX = 128
 #: What ``tracestate`` says of a watched trace, before the milliseconds between samples.
 LIVE: Final = "znb=live:"
 #: Spans below one root of a program that has made none.
 AMBIENT_MAX = 10_000
+#: Names of exceptions by which code is stopped that nobody waits for: asyncio's, the executors', and services'.
+CANCELLATIONS: Final = frozenset({"CancelledError", "CallStopped"})
 #: Names of threads that are remembered.
 THREADS_MAX = 4096
-
-#: The span, or the caller's context, in which the present code runs.
-_current: Final[contextvars.ContextVar[Parent | None]] = contextvars.ContextVar("znb_span", default=None)
-
-#: The present span or remote context; ``None`` for none.
-current: Final = _current.get
-#: Makes another one the present one.
-set_current: Final = _current.set
-
-
-class Parent(Protocol):
-    """What a span can be a child of: an open span here, or a ``Context`` that came from elsewhere."""
-
-    trace_id: int
-    span_id: int
-    live: int
-    used: bool
-
-
-class OpenSpan:
-    """A span that has begun. Use it in ``with``, or ``start`` and ``end`` it, on any thread.
-
-    In ``with`` it is what spans made inside are children of; ``start`` alone changes no context.
-
-    Args:
-        recorder: Where it is recorded.
-        name: What it is called.
-        kind: One of ``table.KINDS``.
-        attributes: Belongs to the span from now on; values are cut to size. ``None`` for none.
-        parent: What it is a child of; ``None`` for what is active where it starts.
-        live: Milliseconds between samples, if it is watched; 0 for not. What is below a watched span is watched too, in
-            every process.
-
-    Attributes:
-        optional: Whether it is only worth recording if something becomes a child of it.
-        trace_id: 128 bits; 0 before it starts.
-        span_id: 64 bits; 0 before it starts.
-        start_ns: ``perf_counter_ns`` of its start.
-        status: ``"ok"``, ``"error"`` or ``"cancelled"``; may be set until it ends.
-        used: Whether it has children.
-        outer: What was active when it was entered.
-        entered: Whether code runs inside of it, on ``thread``.
-        kept: Whether it is among the recorder's open ones.
-    """
-
-    optional = False
-
-    __slots__ = (
-        "attributes",
-        "entered",
-        "events",
-        "kept",
-        "kind",
-        "live",
-        "name",
-        "outer",
-        "parent_id",
-        "recorder",
-        "span_id",
-        "start_ns",
-        "status",
-        "thread",
-        "trace_id",
-        "used",
-    )  # fmt: skip
-
-    def __init__(
-        self,
-        recorder: Recorder,
-        name: str,
-        kind: str = "span",
-        attributes: dict[str, Any] | None = None,
-        parent: Parent | None = None,
-        live: int = 0,
-    ) -> None:
-        self.recorder = recorder
-        self.name = name
-        self.kind = kind
-        self.attributes = clean(attributes) if attributes else None
-        self.events: list[tuple[int, str, dict[str, Any]]] | None = None
-        self.status = "ok"
-        self.live = live
-        self.used = self.entered = self.kept = False
-        self.outer = parent
-        self.trace_id = self.span_id = 0
-
-    def start(self) -> Self:
-        """Begin, as a child of the given parent or of what is active here."""
-        self._start(self.outer or current(), keep=True)
-        return self
-
-    def _start(self, parent: Parent | None, *, keep: bool) -> None:
-        recorder = self.recorder
-        if parent is None:
-            parent = recorder.adopt() if not recorder.off or self.live else OFF
-        if parent is None or (self.live and not parent.trace_id):
-            self.trace_id = recorder.new_trace_id()
-            self.parent_id = 0
-        else:
-            parent.used = True
-            self.trace_id = parent.trace_id
-            self.parent_id = parent.span_id
-        self.span_id = span_id = recorder.new_span_id()
-        self.thread = get_ident()
-        if parent is not None and parent.live:
-            self.live = parent.live
-        if self.live:
-            recorder.watch(self.live)
-        self.kept = keep or self.live > 0 or self.optional
-        if self.kept:
-            recorder.open[span_id] = self
-        self.start_ns = perf_counter_ns()
-
-    def end(self, error: BaseException | None = None) -> None:
-        """End, with the status that ``error`` gives it. Ends once; later calls do nothing.
-
-        Args:
-            error: What it failed with; ``None`` for nothing.
-        """
-        self._end(error, perf_counter_ns())
-
-    def _end(self, error: BaseException | None, end_ns: int) -> None:
-        recorder = self.recorder
-        if self.kept:
-            if recorder.open.pop(self.span_id, None) is None:
-                return
-        elif not self.entered:
-            return
-        self.entered = False
-        if error is not None:
-            recorder.note_error(self, error)
-        if self.live:
-            recorder.unwatch()
-        if not self.trace_id or (self.optional and not self.used and self.status == "ok"):
-            return
-        number = recorder.take()
-        recorder.slots[number & recorder.mask] = (
-            number, self.trace_id, self.span_id, self.parent_id, self.name, self.kind, self.start_ns, end_ns,
-            self.status, self.thread, self.attributes, self.events,
-        )  # fmt: skip
-
-    # What follows is ``start``, ``enter``, ``leave`` and ``end`` once more, written out for spans that nobody
-    # watches. They are not kept among the open ones: that would be a tenth of what a span costs, and only who watches
-    # wants to know.
-
-    def __enter__(self) -> Self:
-        if self.span_id:  # it was started before
-            self.enter()
-            return self
-        outer = current()
-        parent = self.outer or outer
-        if parent is None or parent.live or self.live or self.optional:
-            self._start(parent, keep=False)
-        else:
-            parent.used = True
-            self.trace_id = parent.trace_id
-            self.parent_id = parent.span_id
-            self.span_id = self.recorder.new_span_id()
-            self.thread = get_ident()
-            self.kept = False
-            self.start_ns = perf_counter_ns()
-        self.outer = outer
-        self.entered = True
-        set_current(self)
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _traceback: object) -> None:
-        end_ns = perf_counter_ns()
-        if current() is self:  # else a generator was left in the middle, and others have taken over
-            set_current(self.outer)
-        if error is not None or self.kept or not self.entered:
-            self._end(error, end_ns)
-            return
-        self.entered = False
-        recorder = self.recorder
-        if not self.trace_id:
-            return
-        number = recorder.take()
-        recorder.slots[number & recorder.mask] = (
-            number, self.trace_id, self.span_id, self.parent_id, self.name, self.kind, self.start_ns, end_ns,
-            self.status, self.thread, self.attributes, self.events,
-        )  # fmt: skip
-
-    def enter(self) -> None:
-        """Make a started span the one that spans are children of, on this thread and in this context."""
-        self.outer = current()
-        set_current(self)
-        self.resume()
-
-    def resume(self) -> None:
-        """Note that the code inside runs again, or begins to run, on this thread."""
-        self.thread = get_ident()
-        self.entered = True
-        opened = self.recorder.open
-        if opened.pop(self.span_id, None) is not None:  # the latest entered on a thread is to be the last
-            opened[self.span_id] = self
-
-    def leave(self) -> None:
-        """Undo ``enter``; the span stays open."""
-        if current() is self:
-            set_current(self.outer)
-        self.entered = False
-
-    def keep(self) -> Self:
-        """Return itself: as ``remote.Served`` it may be kept, and end later."""
-        return self
-
-    def set(self, **attributes: Any) -> None:
-        """Add attributes, or change them."""
-        added = clean(attributes)
-        if self.attributes is None:
-            self.attributes = added
-        elif len(self.attributes) + len(added) <= ATTRIBUTES_MAX:
-            self.attributes.update(added)
-
-    def event(self, name: str, /, **attributes: Any) -> None:
-        """Add something that happened, with the present time; beyond a limit they are only counted."""
-        events = self.events
-        if events is None:
-            events = self.events = []
-        if len(events) < EVENTS_MAX:
-            events.append((perf_counter_ns(), name, clean(attributes)))
-        else:
-            self.set(events_dropped=(self.attributes or {}).get("events_dropped", 0) + 1)
-
-    def error(self, error: BaseException) -> None:
-        """Mark as failed with ``error``; to be called before the end."""
-        self.recorder.note_error(self, error)
-
-
-class OptionalSpan(OpenSpan):
-    """A span that is only worth recording if something becomes a child of it, or if it fails: a notebook's cell."""
-
-    optional = True
-
-    __slots__ = ()
 
 
 class Recorder:
@@ -427,18 +191,21 @@ class Recorder:
         """Return OpenTelemetry's active span, if the program is in one: its trace goes on here."""
         return adopt_active()
 
-    def note_error(self, span: OpenSpan, error: BaseException) -> None:
-        """Mark a span as failed; the traceback is kept with the innermost span of this process that saw it."""
-        cancelled = isinstance(error, KeyboardInterrupt | GeneratorExit) or "CancelledError" in {
+    def note_error(self, span: OpenSpan, error: BaseException, at_ns: int = 0) -> None:
+        """Mark a span as failed; the traceback is kept with the innermost span of this process that saw it.
+
+        ``at_ns`` is ``perf_counter_ns`` of that; 0 for now.
+        """
+        cancelled = isinstance(error, KeyboardInterrupt | GeneratorExit) or not CANCELLATIONS.isdisjoint(
             cls.__name__ for cls in type(error).__mro__
-        }
+        )
         if span.status != "ok" or not span.trace_id:
             return
         span.status = "cancelled" if cancelled else "error"
         if isinstance(error, GeneratorExit):
             return
         # With the process, because an exception that came from another one should show its way through this one too.
-        process, inner = _seen_by(error)
+        process, inner = seen_by(error)
         if process == self.key and inner != span.span_id:
             known = {"exception.type": type_name(error), "exception.message": plain(safe_text(error))}
             span.event("exception", **known, **{"exception.span": f"{inner:016x}"})
@@ -450,7 +217,9 @@ class Recorder:
         except Exception as failure:  # noqa: BLE001 - the error that is being recorded matters more
             details = {"exception.type": type_name(error), "exception.lost": type(failure).__name__}
         events = span.events = span.events or []
-        events.append((perf_counter_ns(), "exception", details))
+        if isinstance(error, KeyboardInterrupt):
+            events.append((at_ns or perf_counter_ns(), "interrupt", {}))
+        events.append((at_ns or perf_counter_ns(), "exception", details))
 
     def watch(self, interval_ms: int) -> None:
         """Count a watched span, and wake the sampler at the first."""
@@ -481,14 +250,6 @@ class Recorder:
             self.threads.clear()
         name = self.threads[ident] = str(thread.name)
         return name
-
-
-def _seen_by(error: BaseException) -> tuple[str, int]:
-    """Return which process's which span has seen an exception first, of those that it still knows."""
-    found = getattr(error, "_znb_span", None)
-    if isinstance(found, tuple | list) and len(found) == 2 and isinstance(found[1], int):
-        return str(found[0]), found[1]
-    return "", 0
 
 
 #: The recorder of this process: like logging's manager, what everything in the process records to. A forked child gets

@@ -6,6 +6,7 @@ which the method runs. Marks along the way (see ``znb.traces.pieces``) are nanos
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from threading import get_ident
 from time import perf_counter_ns
@@ -16,7 +17,17 @@ from znb.spans.context import headers as context_headers
 from znb.spans.context import read_headers
 from znb.spans.recorder import RECORDER, OpenSpan, Parent, current, set_current
 
-__all__ = ["Brief", "Served", "begin_remote", "calling", "continue_call", "mark", "record_call", "serving"]
+__all__ = [
+    "Brief",
+    "Served",
+    "begin_remote",
+    "calling",
+    "continue_call",
+    "mark",
+    "record_call",
+    "record_lost",
+    "serving",
+]
 
 
 def begin_remote(name: str, kind: str) -> OpenSpan:
@@ -82,6 +93,22 @@ def record_call(parent: Parent, name: str, span_id: int, start_ns: int, error: B
         recorder.slots[number & recorder.mask] = (
             number, trace_id, span_id, parent.span_id, name, "call", start_ns, end_ns, status, get_ident(), None, None,
         )  # fmt: skip
+
+
+def record_lost(parent: Parent | Brief, name: str, since: float, reason: str, **attributes: Any) -> None:
+    """Record a job whose worker is gone: the worker will not.
+
+    Args:
+        parent: What it is a child of.
+        name: What it is called.
+        since: ``time.monotonic`` of its start, nearly.
+        reason: How the worker ended.
+        attributes: Such as ``worker``.
+    """
+    now_ns = perf_counter_ns()
+    start_ns = now_ns - max(0, int((time.monotonic() - since) * 1e9))
+    above = Adopted(parent.trace_id, parent.span_id)
+    RECORDER.record(above, name, "job", start_ns, now_ns, "lost", attributes, [(now_ns, "lost", {"reason": reason})])
 
 
 def continue_call(parent: Parent, name: str, span_id: int, start_ns: int) -> OpenSpan:

@@ -118,6 +118,10 @@ class Span(msgspec.Struct, frozen=True):
         """Seconds from start to end; ``None`` if it has not ended."""
         return None if self.end_ns is None else (self.end_ns - self.start_ns) / 1e9
 
+    def __repr__(self) -> str:
+        took = "" if self.duration is None else f" {self.duration * 1e3:.3g} ms"
+        return f"<Span {self.name!r} {self.kind} {self.status}{took} on {self.worker}>"
+
 
 def by_name(attributes: Any) -> dict[str, Any]:
     """Return attributes that came from elsewhere, if they are a dict by text; else raise ``TypeError``."""

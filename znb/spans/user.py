@@ -44,9 +44,13 @@ class UserSpan(OpenSpan):
         self.events = None
         self.status = "ok"
         self.live = 0
-        self.used = self.entered = False
+        self.special = self.used = self.entered = self.kept = False
         self.outer = None
         self.span_id = 0
+
+    def __repr__(self) -> str:
+        state = "ended" if self.span_id else "not begun"
+        return f"<span {self.name!r}, {'active' if self.entered else state}>"
 
 
 #: What users write.
@@ -57,7 +61,7 @@ span: Final = UserSpan
 def traced(function: F, /) -> F: ...
 @overload
 def traced(name: str = "", /, **attributes: Any) -> Callable[[F], F]: ...
-def traced(function: Callable[..., Any] | str = "", /, **attributes: Any) -> Any:
+def traced(function: Any = "", /, **attributes: Any) -> Any:
     """Make each call of a function a span. For functions, coroutines, generators and methods.
 
     Example:
@@ -70,12 +74,16 @@ def traced(function: Callable[..., Any] | str = "", /, **attributes: Any) -> Any
         ... def triple(x):
         ...     return 3 * x
     """
-    if callable(function):
+    if callable(function) or isinstance(function, classmethod | staticmethod):
         return _wrap(function, function.__qualname__, {})
-    return lambda wrapped: _wrap(wrapped, function or wrapped.__qualname__, attributes)
+    name = function or attributes.pop("name", "")
+    return lambda wrapped: _wrap(wrapped, name or wrapped.__qualname__, attributes)
 
 
-def _wrap(function: Callable[..., Any], name: str, attributes: dict[str, Any]) -> Callable[..., Any]:
+def _wrap(function: Any, name: str, attributes: dict[str, Any]) -> Any:
+    if isinstance(function, classmethod | staticmethod):
+        return type(function)(_wrap(function.__func__, name, attributes))
+
     def begin() -> OpenSpan:
         return OpenSpan(RECORDER, name, "span", dict(attributes) if attributes else None)
 
@@ -85,6 +93,7 @@ def _wrap(function: Callable[..., Any], name: str, attributes: dict[str, Any]) -
 
         @functools.wraps(function)
         def generator(*args: Any, **kwargs: Any) -> Any:
+            __tracebackhide__ = True
             return (yield from _step(begin().start(), function(*args, **kwargs)))
 
         return generator
@@ -92,6 +101,7 @@ def _wrap(function: Callable[..., Any], name: str, attributes: dict[str, Any]) -
 
         @functools.wraps(function)
         async def coroutine(*args: Any, **kwargs: Any) -> Any:
+            __tracebackhide__ = True
             with begin():
                 return await function(*args, **kwargs)
 
@@ -99,6 +109,7 @@ def _wrap(function: Callable[..., Any], name: str, attributes: dict[str, Any]) -
 
     @functools.wraps(function)
     def plain(*args: Any, **kwargs: Any) -> Any:
+        __tracebackhide__ = True  # IPython leaves such frames out
         with begin():
             return function(*args, **kwargs)
 

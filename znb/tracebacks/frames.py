@@ -47,7 +47,9 @@ _MAX_VARIABLES = 50
 _MAX_TEXT = 300
 #: Characters from which on a secret is masked wherever it stands; shorter texts stand everywhere.
 _MIN_SECRET = 5
-_SECRET = re.compile(r"pass(?:word|wd|phrase)|token|secret|key|auth|credential|cookie", re.IGNORECASE)
+_SECRET = re.compile(
+    r"pass(?:word|wd|phrase)|(?:^|_)pwd?(?:$|_)|token|secret|key|auth|credential|cookie", re.IGNORECASE
+)
 _SECRET_INSIDE = re.compile(
     rf"""((?:\w*(?:{_SECRET.pattern})\w*)['"]?\s*[:=]\s*)('[^']*'?|"[^"]*"?|[^\s,)}}\]]+)""", re.IGNORECASE
 )

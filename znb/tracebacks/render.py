@@ -78,6 +78,8 @@ def show_in_shell(shell: Any, etype: Any, value: BaseException, tb: TracebackTyp
     pieces = value._render_traceback_()
     sys.last_type, sys.last_value, sys.last_traceback = etype, value, tb
     shell._showtraceback(etype, value, pieces)
+    if shell.call_pdb:  # %pdb on
+        shell.debugger(force=True)
     return pieces
 
 
@@ -166,7 +168,12 @@ def _without(piece: str, notes: set[str]) -> str | None:
 
 def _user_frames(traceback_: TracebackType | None) -> TracebackType | None:
     """Return the traceback without the framework's frames of this process."""
-    kept = [e for e in _entries(traceback_) if not is_hidden(e.tb_frame.f_globals, HIDDEN_MODULES)]
+    kept = []
+    for entry in _entries(traceback_):
+        if is_hidden(entry.tb_frame.f_globals, HIDDEN_MODULES):
+            entry.tb_frame.f_locals["__tracebackhide__"] = True  # the debugger goes past it, too
+        else:
+            kept.append(entry)
     if len(kept) > 1 and _calls_cell_magic(kept[0]):
         del kept[0]
     result = None

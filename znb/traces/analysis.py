@@ -14,6 +14,7 @@ from typing import Any, NamedTuple, overload
 import msgspec
 
 from znb.spans.table import KINDS, Span
+from znb.traces.listing import LINES_MAX, Listing, duration, in_columns, printable
 from znb.traces.model import TraceData
 
 __all__ = [
@@ -27,6 +28,7 @@ __all__ = [
     "critical_path",
     "diff",
     "errors",
+    "failures",
     "find",
     "self_ns",
     "self_times",
@@ -37,6 +39,8 @@ __all__ = [
 
 #: The attribute of generators' spans that tells how long they stood still.
 SUSPENDED = "suspended_ns"
+#: Kinds of spans whose names tell which run it was, not what was done.
+_TOPS = (KINDS.index("cell"), KINDS.index("trace"))
 
 
 class Segment(NamedTuple):
@@ -79,7 +83,8 @@ class Segments(Sequence[Segment]):
         return Segment(self._data.span(row), start, end)
 
     def __repr__(self) -> str:
-        return f"<critical path of {len(self)} segments>"
+        rows = [(printable(s.span.name), s.span.worker, duration(s.seconds * 1e9)) for s in self[:LINES_MAX]]
+        return in_columns(("critical path", "where", "took"), rows, len(self)) if rows else "(nothing)"
 
 
 class SelfTime(NamedTuple):
@@ -127,6 +132,28 @@ class Failure(msgspec.Struct, frozen=True):
         hops = " → ".join(f"{span.name} ({span.worker})" for span in self.path)
         return f"{self.type}: {self.message}\n  in {hops}"
 
+    def __repr__(self) -> str:
+        return f"<Failure {self.type}: {self.message:.60} in {self.span.name} ({self.span.worker})>"
+
+
+class Failures(Listing[Failure]):
+    """Exceptions; shows each with its way."""
+
+    def __repr__(self) -> str:
+        return "\n".join(map(str, self)) or "(no exceptions)"
+
+
+class SelfTimes(Listing[SelfTime]):
+    """What each name costs."""
+
+    head = ("name", "kind", "calls", "total", "self", "running", "failed")
+
+    def cells(self, item: SelfTime) -> tuple[str, ...]:
+        """Return an item's line."""
+        ran = "" if item.running is None else duration(item.running * 1e9)
+        took = (duration(item.total * 1e9), duration(item.own * 1e9), ran)
+        return (printable(item.name), item.kind, f"{item.calls:,}", *took, str(item.errors or ""))
+
 
 class TreeNode:
     """A span and those below it.
@@ -161,7 +188,9 @@ class TreeNode:
             pending.extend((child, depth + 1) for child in reversed(node.children))
 
     def __repr__(self) -> str:
-        return f"<{self.span.name} with {len(self._data.children(self._row))} children>"
+        count = len(self._data.children(self._row))
+        more = f", {count} {'child' if count == 1 else 'children'}" if count else ""
+        return f"<{self.span.name} [{self.span.kind}] {duration((self.span.duration or 0) * 1e9)}{more}>"
 
 
 def tree(data: TraceData) -> list[TreeNode]:
@@ -239,7 +268,7 @@ def self_times(data: TraceData) -> list[SelfTime]:
         SelfTime(table.strings[name], KINDS[kind], f[0], f[1] / 1e9, f[2] / 1e9, f[3] / 1e9 if f[5] else None, f[4])
         for (name, kind), f in sums.items()
     ]
-    return sorted(totals, key=lambda total: -total.own)
+    return SelfTimes(sorted(totals, key=lambda total: -total.own))
 
 
 def critical_path(data: TraceData, row: int | None = None) -> Segments:
@@ -285,21 +314,20 @@ def _by_end(data: TraceData, row: int) -> list[int]:
     return found
 
 
+def failures(data: TraceData) -> list[int]:
+    """Return the innermost span that each exception ended: one row for each, by time."""
+    failed = {row for row, status in enumerate(data.table.status) if status == 1}
+    above = {data.parent[row] for row in failed}
+    return sorted(failed - above, key=data.end)
+
+
 def errors(data: TraceData) -> list[Failure]:
     """Return each exception once, where it happened."""
-    table = data.table
-    failed = {row for row, status in enumerate(table.status) if status == 1}
-    above: dict[int, int] = {}
-    for row in failed:
-        parent = data.parent[row]
-        if parent in failed:
-            above[parent] = row
-    found = []
-    for row in sorted(failed, key=data.end):
-        if row in above:
-            continue
+    status = data.table.status
+    found = Failures()
+    for row in failures(data):
         count, up = 1, data.parent[row]
-        while up in failed:
+        while up >= 0 and status[up] == 1:
             count, up = count + 1, data.parent[up]
         details = _exception(data, row)
         path = tuple(data.span(step) for step in data.path(row))
@@ -318,8 +346,12 @@ def _chain(data: TraceData, row: int) -> str:
 
 
 def _exception(data: TraceData, row: int) -> dict[str, Any]:
-    """Return what is known of the exception that ended a span."""
-    return next((event.attributes for event in reversed(data.events(row)) if event.name == "exception"), {})
+    """Return what is known of the exception that ended a span, or a child of it that was cancelled."""
+    for at in (row, *(child for child in data.children(row) if data.table.status[child] == 2)):
+        for event in reversed(data.events(at)):
+            if event.name == "exception":
+                return event.attributes
+    return {}
 
 
 def find(data: TraceData, pattern: str) -> list[int]:
@@ -356,27 +388,50 @@ class Change(NamedTuple):
     difference: float
 
 
+class Changes(Listing[Change]):
+    """How call paths differ."""
+
+    head = ("call path", "before", "after", "difference")
+    none = "(no difference)"
+
+    def cells(self, item: Change) -> tuple[str, ...]:
+        """Return an item's line."""
+        sides = [f"{side.calls:,}× {duration(side.own * 1e9)}" if side else "" for side in (item.before, item.after)]
+        sign = "+" if item.difference >= 0 else "-"
+        return (printable(" → ".join(item.path)), *sides, f"{sign}{duration(abs(item.difference) * 1e9)}")
+
+
+#: What stands for the cell, or the trace, that all of a trace is below: what they are called is not what is compared.
+WHOLE = "(whole)"
+
+
 def by_path(data: TraceData) -> dict[tuple[str, ...], PathTotals]:
-    """Return what each call path costs."""
+    """Return what each call path costs; cells and traces at the top count as one, whatever they are called."""
     own, table = self_ns(data), data.table
     nodes: dict[tuple[int, int], int] = {}
     at = array("i", bytes(4 * len(data)))
     sums: list[list[int]] = []
+    whole = -2
     for row, _ in data.walk():
         up = data.parent[row]
-        key = (at[up] if up >= 0 else -1, table.name[row])
+        above = at[up] if up >= 0 else -1
+        top = table.kind[row] in _TOPS and (up < 0 or above == whole)
+        key = (-1, -1) if top else (above, table.name[row])
         node = nodes.get(key)
         if node is None:
             node = nodes[key] = len(sums)
             sums.append([0, 0, 0])
         at[row] = node
         found = sums[node]
-        found[0] += 1
-        found[1] += (table.end_ns[row] or data.end_ns) - table.start_ns[row]
+        if top:
+            whole = node
+        if not top or up < 0:  # what is inside of another top is counted with it
+            found[0] += 1
+            found[1] += (table.end_ns[row] or data.end_ns) - table.start_ns[row]
         found[2] += own[row]
     paths: list[tuple[str, ...]] = []
     for parent, name in nodes:
-        paths.append((*(paths[parent] if parent >= 0 else ()), table.strings[name]))
+        paths.append((*(paths[parent] if parent >= 0 else ()), table.strings[name] if name >= 0 else WHOLE))
     return {
         path: PathTotals(count, total / 1e9, alone / 1e9)
         for path, (count, total, alone) in zip(paths, sums, strict=True)
@@ -390,7 +445,7 @@ def diff(before: TraceData, after: TraceData) -> list[Change]:
     for path in dict.fromkeys((*first, *second)):
         one, other = first.get(path), second.get(path)
         changes.append(Change(path, one, other, (other.own if other else 0.0) - (one.own if one else 0.0)))
-    return sorted(changes, key=lambda change: -abs(change.difference))
+    return Changes(sorted(changes, key=lambda change: -abs(change.difference)))
 
 
 def to_pandas(data: TraceData) -> Any:

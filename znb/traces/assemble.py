@@ -8,23 +8,33 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 from znb.spans import Process, SpanTable, TracePart
 from znb.spans.samples import SamplePart, SampleTable
 from znb.spans.table import KINDS, STATUSES, Event
 from znb.traces.clock import Estimate, Interval, chain
 from znb.traces.model import ClockError, TraceData
+from znb.traces.names import CellNames, rename_events, rename_frames
 
 __all__ = ["Parts", "assemble"]
 
 _LOST = STATUSES.index("lost")
 _CELL = KINDS.index("cell")
+_JOB = KINDS.index("job")
+#: How reasons begin that follow the name of a worker.
+_HOW = ("(pid ", "was ", "exited ")
 #: Bytes that one trace may take; what comes later is dropped and counted.
 BYTES_MAX = 256 << 20
 
 
 class Parts:
     """What has come of one trace so far.
+
+    Args:
+        trace_id: 128 bits.
+        bytes_max: Bytes that it may take.
+        cell_of: What people call files, where this process knows cells.
 
     Attributes:
         trace_id: 128 bits.
@@ -35,8 +45,9 @@ class Parts:
         dropped: Spans that found no room here.
     """
 
-    def __init__(self, trace_id: int, bytes_max: int = BYTES_MAX) -> None:
+    def __init__(self, trace_id: int, bytes_max: int = BYTES_MAX, cell_of: CellNames | None = None) -> None:
         self.trace_id = trace_id
+        self._cell_of = cell_of
         self.tables: dict[Process, SpanTable] = {}
         self.opened: dict[Process, SpanTable] = {}
         self.samples: dict[Process, SampleTable] = {}
@@ -50,7 +61,7 @@ class Parts:
         Raises:
             ValueError: The part is damaged.
         """
-        table = part.table(process)
+        table = self._table(process, part)
         if self.size_bytes + table.size_bytes > self._bytes_max:
             self.dropped += len(table)
             return 0
@@ -66,10 +77,13 @@ class Parts:
         return self.size_bytes - before
 
     def root_name(self) -> str:
-        """Return the name of a span without a parent; empty if none has come yet."""
-        for table in (*self.tables.values(), *self.opened.values()):
+        """Return the name of a span without a parent, else of the first; empty if none has come yet."""
+        tables = [table for table in (*self.tables.values(), *self.opened.values()) if len(table)]
+        for table in tables:
             if 0 in table.parent_id:
                 return table.strings[table.name[table.parent_id.index(0)]]
+        for table in tables:
+            return table.strings[table.name[table.start_ns.index(min(table.start_ns))]]
         return ""
 
     def set_open(self, process: Process, part: TracePart | None) -> None:
@@ -77,7 +91,7 @@ class Parts:
         if part is None:
             self.opened.pop(process, None)
         else:
-            self.opened[process] = part.table(process)
+            self.opened[process] = self._table(process, part)
 
     def add_samples(self, process: Process, part: SamplePart) -> int:
         """Add samples; return how many bytes more it takes.
@@ -88,9 +102,14 @@ class Parts:
         table = self.samples.setdefault(process, SampleTable())
         before = table.size_bytes
         if self.size_bytes < self._bytes_max:
-            part.add_to(table, process)
+            rename_frames(part, self._cell_of).add_to(table, process)
         self.size_bytes += table.size_bytes - before
         return table.size_bytes - before
+
+    def _table(self, process: Process, part: TracePart) -> SpanTable:
+        table = part.table(process)
+        rename_events(table, self._cell_of)
+        return table
 
 
 def assemble(
@@ -119,7 +138,7 @@ def assemble(
     table = SpanTable()
     for found in (*parts.tables.values(), *parts.opened.values()):
         table.append(found)
-    table = _without_doubles(table)
+    table = _told_once(_without_doubles(table), lost or {})
     estimates = _estimate(table, root, intervals or {})
     samples = _merge_samples(parts.samples.values())
     notes, clocks = _apply(table, samples, root, estimates, epoch_ns)
@@ -140,6 +159,24 @@ def _without_doubles(table: SpanTable) -> SpanTable:
     if len(rows) == len(table):
         return table
     return take_rows(table, sorted(rows.values()))
+
+
+def _told_once(table: SpanTable, lost: Mapping[str, str]) -> SpanTable:
+    """Return the table without what this side recorded of lost jobs that their workers had told of while they ran."""
+    ours = [row for row in range(len(table)) if table.status[row] == _LOST and table.kind[row] == _JOB]
+    if not ours:
+        return table
+    gone = {thread for thread, (number, _, _) in enumerate(table.threads) if table.processes[number].key in lost}
+    open_jobs = (row for row in range(len(table)) if table.kind[row] == _JOB and not table.end_ns[row])
+    told = {_which(table, row) for row in open_jobs if table.thread[row] in gone}
+    double = {row for row in ours if _which(table, row) in told}
+    return take_rows(table, [row for row in range(len(table)) if row not in double]) if double else table
+
+
+def _which(table: SpanTable, row: int) -> tuple[int, Any, Any]:
+    """Return what tells an attempt at a job from all others."""
+    attributes = table.attributes(row)
+    return table.parent_id[row], attributes.get("index"), attributes.get("attempt")
 
 
 def take_rows(table: SpanTable, rows: list[int]) -> SpanTable:
@@ -281,7 +318,8 @@ def _notes(data: TraceData, parts: Parts, lost: Mapping[str, str], missed: Mappi
     there = {process.key: process for process in data.table.processes}
     for key, reason in lost.items():
         if key in there:
-            notes.append(f"{there[key].label} is gone ({reason}): what it had not sent is missing")
+            how = reason if reason.startswith(_HOW) else f"is gone: {reason}"
+            notes.append(f"{there[key].label} {how}; what it had not told by then is missing")
     for key, count in missed.items():
         if count and key in there:
             notes.append(f"{count} spans of {there[key].label} came faster than they were read and are missing")

@@ -40,6 +40,10 @@ SAMPLES_MAX = 8192
 OPEN_MAX = 1024
 
 
+#: Steps in which it is looked up how many spans wait.
+PEEK = 1024
+
+
 class Request(msgspec.Struct, frozen=True, array_like=True):
     """What a reader has, and wants.
 
@@ -132,6 +136,17 @@ class Feed:
             CALLED.addresses(),
         )
 
+    def waiting(self, request: Request) -> int:
+        """Return at least how many spans are new since ``request``: nothing, a part of the ring, or all of it."""
+        ring, found = self._recorder.ring, 0
+        while found <= ring.mask:
+            step = request.spans[0] + found + PEEK
+            entry = ring.slots[step & ring.mask]
+            if entry is None or entry[0] < step:
+                break
+            found += PEEK
+        return found
+
     def answer_encoded(self, request: Any) -> bytes:
         """As ``answer``, for a request as it came; the batch as it travels.
 
@@ -146,7 +161,7 @@ class Feed:
             or {}),
              list(s.events or ()))
             for s in [*self._recorder.open.values(), *self._recorder.briefs.values()][-OPEN_MAX:]
-            if hasattr(s, "start_ns") and s.trace_id and not s.optional
+            if hasattr(s, "start_ns") and s.trace_id and (not s.optional or s.used)
         ]  # fmt: skip
         return pack_entries(entries, self._recorder.thread_name)
 

@@ -21,6 +21,7 @@ from typing import NamedTuple, overload
 
 from znb.spans.samples import SampleTable
 from znb.spans.table import KINDS, STATUSES, Event, Process, Span, SpanTable
+from znb.traces.listing import LINES_MAX, duration, in_columns, printable
 
 __all__ = ["ClockError", "SpanList", "TraceData"]
 
@@ -229,4 +230,9 @@ class SpanList(Sequence[Span]):
         return self._data.span(self._rows[index])
 
     def __repr__(self) -> str:
-        return f"<{len(self)} spans>"
+        head = ("span", "kind", "took", "status", "where")
+        rows = [
+            (printable(s.name), s.kind, duration((s.duration or 0) * 1e9) if s.end_ns else "", s.status, s.worker)
+            for s in self[:LINES_MAX]
+        ]
+        return in_columns(head, rows, len(self)) if rows else "(no spans)"

@@ -25,9 +25,10 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from znb.spans.table import KINDS
+from znb.traces.listing import Listing, duration
 from znb.traces.model import TraceData
 
-__all__ = ["Piece", "pieces"]
+__all__ = ["Piece", "Pieces", "pieces"]
 
 _CALLS = frozenset({KINDS.index("call"), KINDS.index("submit")})
 _SERVES = frozenset({KINDS.index("serve"), KINDS.index("job")})
@@ -58,7 +59,19 @@ class Piece(NamedTuple):
         return (self.end_ns - self.start_ns) / 1e9
 
 
-def pieces(data: TraceData, row: int) -> list[Piece]:
+class Pieces(Listing[Piece]):
+    """The pieces of a call, one after the other."""
+
+    head = ("piece", "where", "took")
+    none = "(no time at all)"
+
+    def cells(self, item: Piece) -> tuple[str, ...]:
+        """Return an item's line."""
+        error = f" ± {duration(item.error_ns)}" if item.error_ns else ""
+        return item.name, item.worker, duration(item.end_ns - item.start_ns) + error
+
+
+def pieces(data: TraceData, row: int) -> Pieces:
     """Return the pieces of a call, seen from both ends; of another span, itself as one piece ``run``."""
     table = data.table
     if table.kind[row] in _CALLS:
@@ -66,10 +79,10 @@ def pieces(data: TraceData, row: int) -> list[Piece]:
         return _call(data, row, served[-1] if served else None)  # the last attempt is the one that was answered
     if table.kind[row] in _SERVES:
         return _between(_arrival(data, row), data.end(row), _served(data, row))
-    return [Piece("run", table.process(row).label, table.start_ns[row], data.end(row))]
+    return Pieces([Piece("run", table.process(row).label, table.start_ns[row], data.end(row))])
 
 
-def _call(data: TraceData, row: int, served: int | None) -> list[Piece]:
+def _call(data: TraceData, row: int, served: int | None) -> Pieces:
     table = data.table
     here = table.process(row).label
     start, end = table.start_ns[row], data.end(row)
@@ -119,9 +132,9 @@ class _Marks:
         return self._start + since if isinstance(since, int) else default
 
 
-def _between(start: int, end: int, marks: list[tuple[str, str, int, int]]) -> list[Piece]:
+def _between(start: int, end: int, marks: list[tuple[str, str, int, int]]) -> Pieces:
     """Return the stretches that end at the marks, each within what is left; empty ones are left out."""
-    found, at = [], start
+    found, at = Pieces(), start
     for name, worker, mark, error in marks:
         until = min(max(mark, at), end)
         if until > at:

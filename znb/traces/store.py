@@ -19,8 +19,12 @@ from znb.traces.assemble import Parts, assemble
 from znb.traces.clock import Interval, RoundTrips
 from znb.traces.feed import Batch, Feed, Request, decode_batch
 from znb.traces.model import TraceData
+from znb.traces.names import CellNames
 
 __all__ = ["Store", "StoreStats"]
+
+#: Spans of this process that wait to be read from which on they are read at once, while something is watched.
+RELIEF = 4096
 
 logger = logging.getLogger("znb.traces")
 
@@ -52,19 +56,21 @@ class _Kept:
     """One trace.
 
     Attributes:
+        missed: By process key, spans that were overwritten before they were read, some of them perhaps of this trace.
         ours: Whether this process has spans in it.
-        pinned: Whether somebody holds it: it is not dropped.
+        pinned: How many hold it: it is not dropped while there are any.
         version: Counts what has come.
         began_ns: Our clock when it began here, or was heard of.
         epoch_ns: Unix time minus our clock, looked at once, so that a span has one time whenever it is read.
     """
 
-    __slots__ = ("began_ns", "epoch_ns", "ours", "parts", "pinned", "title", "version")
+    __slots__ = ("began_ns", "epoch_ns", "missed", "ours", "parts", "pinned", "title", "version")
 
-    def __init__(self, trace_id: int) -> None:
-        self.parts = Parts(trace_id)
+    def __init__(self, trace_id: int, cell_of: CellNames | None) -> None:
+        self.parts = Parts(trace_id, cell_of=cell_of)
+        self.missed: dict[str, int] = {}
         self.ours = False
-        self.pinned = False
+        self.pinned = 0
         self.title = ""
         self.version = 0
         self.began_ns = time.perf_counter_ns()
@@ -81,11 +87,13 @@ class Store:
 
     Attributes:
         called: Addresses of services that the processes read have called.
+        cell_of: What people call files, where this process knows cells.
     """
 
     def __init__(self, feed: Feed, traces_max: int = TRACES_MAX, bytes_max: int = BYTES_MAX) -> None:
         self._feed = feed
         self.called: set[str] = set()
+        self.cell_of: CellNames | None = None
         self._lock = threading.RLock()
         self._traces: dict[int, _Kept] = {}
         self._requests: dict[str, Request] = {}
@@ -160,14 +168,15 @@ class Store:
         """Note a trace that begins here, and hold on to it."""
         with self._lock:
             kept = self._kept(trace_id)
-            kept.ours = kept.pinned = True
-            kept.title = title
+            kept.ours = True
+            kept.pinned += 1
+            kept.title = kept.title or title  # one inside of another is part of that
 
     def unpin(self, trace_id: int) -> None:
         """Let a trace go when its turn has come."""
         with self._lock:
             if trace_id in self._traces:
-                self._traces[trace_id].pinned = False
+                self._traces[trace_id].pinned -= 1
 
     # -- what is there -------------------------------------------------------------------------------------
 
@@ -181,6 +190,17 @@ class Store:
                 if not batch.more:
                     break
             self._shrink()
+
+    def relieve(self) -> None:
+        """Take what this process has recorded if much of it waits, as there is no room for more than so much.
+
+        Never waits for another thread.
+        """
+        if self._feed.waiting(self._local) >= RELIEF and self._lock.acquire(blocking=False):
+            try:
+                self.read_local()
+            finally:
+                self._lock.release()
 
     def version(self, trace_id: int) -> int:
         """Return a number that grows when something of a trace comes; -1 if it is not kept."""
@@ -202,7 +222,7 @@ class Store:
                 intervals=intervals,
                 lost=self._lost,
                 lost_ns=self._lost_ns,
-                missed=self._missed,
+                missed=kept.missed,
                 epoch_ns=kept.epoch_ns,
             )
 
@@ -238,7 +258,7 @@ class Store:
     def _kept(self, trace_id: int) -> _Kept:
         kept = self._traces.get(trace_id)
         if kept is None:
-            kept = self._traces[trace_id] = _Kept(trace_id)
+            kept = self._traces[trace_id] = _Kept(trace_id, self.cell_of)
         return kept
 
     def _take(self, batch: Batch, *, ours: bool) -> None:
@@ -255,7 +275,17 @@ class Store:
             kept.parts.add_samples(process, sampled)
             kept.version += 1
         self._take_open(batch, ours=ours)
-        self._missed[process.key] = batch.next_spans[1]
+        dropped = batch.next_spans[1]
+        if dropped > self._missed.get(process.key, 0):
+            self._note_missed(batch, dropped - self._missed.get(process.key, 0))
+        self._missed[process.key] = dropped
+
+    def _note_missed(self, batch: Batch, count: int) -> None:
+        """Have those traces tell of spans that were overwritten which may have lost some: those that go on."""
+        here = {int.from_bytes(part.trace_id, "big") for part in (*batch.spans, *batch.opened)}
+        for trace_id, kept in self._traces.items():
+            if kept.pinned or trace_id in here:
+                kept.missed[batch.process.key] = kept.missed.get(batch.process.key, 0) + count
 
     def _take_open(self, batch: Batch, *, ours: bool) -> None:
         """Take open spans in place of those that were open the last time."""

@@ -5,13 +5,15 @@ Invariants: at most ``LINES_MAX`` lines; plain text, control characters taken ou
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 
 from znb.spans.table import KINDS
-from znb.traces.analysis import errors, self_ns
+from znb.traces.analysis import TreeNode, errors, failures, self_ns, tree
+from znb.traces.listing import duration, printable
 from znb.traces.model import TraceData
 
-__all__ = ["duration", "text_tree"]
+__all__ = ["Roots", "duration", "text_tree"]
 
 #: Lines of the tree.
 LINES_MAX = 200
@@ -21,20 +23,50 @@ PART_MIN = 0.001
 ERRORS_MAX = 5
 #: Lines of each one's traceback, the last.
 TRACEBACK_LINES = 24
+#: Events that a line tells of, in words.
+MARKS = {"retry": "retried", "kill": "worker killed"}
+#: Functions shown of a trace that was sampled.
+HOT_MAX = 5
 #: Workers named on one line.
 WORKERS_MAX = 4
+
+
+class Roots(list[TreeNode]):
+    """The roots of a trace, shown as its tree."""
+
+    def __init__(self, data: TraceData, width: int = 100) -> None:
+        super().__init__(tree(data))
+        self._data = data
+        self._width = width
+
+    def __repr__(self) -> str:
+        return "\n".join(_lines(self._data, self._width)) or "(no spans)"
 
 
 class _Group:
     """Spans of one name below one parent group."""
 
-    __slots__ = ("below", "count", "failed", "first", "kind", "longest", "lost", "name", "own", "total", "workers")
+    __slots__ = (
+        "below",
+        "count",
+        "failed",
+        "first",
+        "kind",
+        "longest",
+        "lost",
+        "marks",
+        "name",
+        "own",
+        "total",
+        "workers",
+    )
 
     def __init__(self, name: str, kind: int, first: int) -> None:
         self.name = name
         self.kind = kind
         self.first = first
         self.count = self.total = self.own = self.longest = self.failed = self.lost = 0
+        self.marks: Counter[str] = Counter()
         self.workers: dict[str, int] = {}
         self.below: dict[tuple[str, int], _Group] = {}
 
@@ -43,27 +75,60 @@ def text_tree(data: TraceData, title: str = "", width: int = 100) -> str:
     """Return the tree, the exceptions and the notes."""
     lines = [_headline(data, title)]
     lines += _lines(data, width)
-    failures = errors(data)
-    if failures:
+    lines += _hot(data)
+    found = errors(data)
+    if found:
         lines.append("")
-    for failure in failures[:ERRORS_MAX]:
-        lines.append(f"✗ {failure.type}: {_clean(failure.message)[: 2 * width]}")
-        lines.append("    " + " → ".join(f"{_clean(span.name)} ({span.worker})" for span in failure.path))
-        lines += [f"    {_clean(line)}" for line in failure.chain.rstrip().splitlines()[-TRACEBACK_LINES:]]
-    if len(failures) > ERRORS_MAX:
-        lines.append(f"… and {len(failures) - ERRORS_MAX} more that failed: trace.errors()")
+    for failure in found[:ERRORS_MAX]:
+        lines.append(f"✗ {failure.type}: {printable(failure.message)[: 2 * width]}")
+        lines.append("    " + " → ".join(f"{printable(span.name)} ({span.worker})" for span in failure.path))
+        lines += [f"    {printable(line)}" for line in failure.chain.rstrip().splitlines()[-TRACEBACK_LINES:]]
+    if len(found) > ERRORS_MAX:
+        lines.append(f"… and {len(found) - ERRORS_MAX} more that failed: trace.errors()")
     if data.notes:
-        lines += ["", *(f"! {_clean(note)}" for note in data.notes)]
+        lines += ["", *(f"! {printable(note)}" for note in data.notes)]
     return "\n".join(lines)
+
+
+def _hot(data: TraceData) -> list[str]:
+    """Return the functions that were seen at work most, if it was sampled."""
+    samples = data.samples
+    running: dict[int, int] = {}
+    for stack, cpu in zip(samples.stack, samples.cpu_ns, strict=True):
+        if cpu:
+            running[stack] = running.get(stack, 0) + cpu
+    by_name: dict[str, int] = {}
+    for stack, cpu in running.items():
+        frame = _user_frame(data, stack)
+        by_name[frame] = by_name.get(frame, 0) + cpu
+    found = sorted(by_name.items(), key=lambda item: -item[1])[:HOT_MAX]
+    return (
+        ["", "sampled at work in", *(f"  {duration(cpu):>8}  {printable(name)}" for name, cpu in found)]
+        if found
+        else []
+    )
+
+
+def _user_frame(data: TraceData, node: int) -> str:
+    """Return the innermost line of the user's code of a stack; without any, the innermost."""
+    samples, at = data.samples, node
+    while at >= 0:
+        frame = samples.frames[samples.stack_frame[at]]
+        if frame.origin == "user":
+            break
+        at = samples.stack_parent[at]
+    else:
+        frame = samples.frames[samples.stack_frame[node]]
+    return f"{frame.name} ({frame.file.rpartition('/')[2]}:{frame.first_line})"
 
 
 def _headline(data: TraceData, title: str) -> str:
     name = title or (data.name(data.roots[0]) if data.roots else "empty trace")
-    parts = [_clean(name), duration(data.end_ns - data.start_ns), f"{len(data)} span{'s' * (len(data) != 1)}"]
+    parts = [printable(name), duration(data.end_ns - data.start_ns), f"{len(data)} span{'s' * (len(data) != 1)}"]
     processes = len({number for number, _, _ in data.table.threads})
     if processes > 1:
         parts.append(f"{processes} processes")
-    failed = data.table.status.count(1)
+    failed = len(failures(data))
     if failed:
         parts.append(f"{failed} failed")
     return " · ".join(parts)
@@ -88,6 +153,10 @@ def _group(data: TraceData) -> dict[tuple[str, int], _Group]:
         group.longest = max(group.longest, took)
         group.failed += table.status[row] == 1
         group.lost += table.status[row] == 4
+        if table.status[row] == 2:
+            group.marks["cancelled"] += 1
+        if row in table.events:
+            group.marks.update(MARKS[event.name] for event in data.events(row) if event.name in MARKS)
         worker = table.process(row).label
         group.workers[worker] = group.workers.get(worker, 0) + 1
     return roots
@@ -120,7 +189,7 @@ def _lines(data: TraceData, width: int) -> Iterator[str]:
 
 def _line(data: TraceData, group: _Group, prefix: str, width: int) -> str:
     mark = "✗ " if group.failed else "? " if group.lost else ""
-    name = _clean(group.name)
+    name = printable(group.name)
     kind = KINDS[group.kind]
     left = f"{prefix}{mark}{name}" + (f" [{kind}]" if kind not in {"span", "trace"} else "")
     if group.count > 1:
@@ -132,6 +201,8 @@ def _line(data: TraceData, group: _Group, prefix: str, width: int) -> str:
     if group.count > 1:
         figures += f" max {duration(group.longest):>8}"
     more = [_workers(group.workers)]
+    for what, count in group.marks.items():
+        more.append(what if count == 1 else f"{what} {count}×")
     if group.failed and group.count > 1:
         more.append(f"{group.failed} failed")
     if group.lost:
@@ -147,15 +218,3 @@ def _workers(workers: dict[str, int]) -> str:
     named = sorted(workers.items(), key=lambda item: -item[1])
     text = ", ".join(f"{name} {count}" for name, count in named[:WORKERS_MAX])
     return text + (f", {len(named) - WORKERS_MAX} more" if len(named) > WORKERS_MAX else "")
-
-
-def duration(nanoseconds: float) -> str:
-    """Return a duration as people write it: ``1.23 s``, ``45.6 ms``, ``789 µs``."""
-    for limit, unit in ((1e3, "ns"), (1e6, "µs"), (1e9, "ms")):
-        if abs(nanoseconds) < limit * 0.9995:
-            return f"{nanoseconds / limit * 1e3:.3g} {unit}"
-    return f"{nanoseconds / 1e9:.3g} s" if abs(nanoseconds) < 999.5e9 else f"{nanoseconds / 1e9:.0f} s"
-
-
-def _clean(text: str) -> str:
-    return "".join(char if char.isprintable() else " " for char in text)

@@ -11,7 +11,6 @@ libzmq's zmq_setsockopt(3) and zmq_socket_monitor(3).
 from __future__ import annotations
 
 import collections
-import concurrent.futures
 import contextlib
 import errno
 import logging
@@ -26,6 +25,7 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 import zmq
 
 from znb.errors import ZnbError
+from znb.locks import Future
 from znb.transport.sockets import bind_socket, prepare_socket, receive_all
 from znb.transport.timers import Timer, Timers
 
@@ -149,7 +149,7 @@ class Reactor:
         self.check_pid()
         if self.on_thread:
             return fn(*args)
-        done: concurrent.futures.Future[T] = concurrent.futures.Future()
+        done: Future[T] = Future()
 
         def call() -> None:
             try:

@@ -6,11 +6,12 @@ as ``install`` found it.
 
 from __future__ import annotations
 
+import importlib
 from typing import Any
 
 from znb.tracing import LiveTrace, Trace
 
-__all__ = ["install", "remove", "show"]
+__all__ = ["install", "prepare", "remove", "show"]
 
 _TYPES = (Trace, LiveTrace)
 
@@ -27,6 +28,11 @@ def remove(shell: Any) -> None:
     """Show them as before."""
     for kind in _TYPES:
         shell.display_formatter.ipython_display_formatter.pop(kind, None)
+
+
+def prepare() -> None:
+    """Import what ``show`` needs, where that is not to be part of what is measured."""
+    importlib.import_module("znb.widgets.explorer")
 
 
 def show(trace: Trace) -> Any:

@@ -29,6 +29,7 @@ from IPython.core.getipython import get_ipython
 
 from znb.errors import ZnbError
 from znb.export import flame_svg
+from znb.locks import Event
 from znb.sinks import NotebookCell
 from znb.spans import Span
 from znb.traces import Parts, analysis
@@ -84,18 +85,21 @@ class Explorer(anywidget.AnyWidget):
         self.trace = trace
         self._run = 0
         self._lock = threading.Lock()
-        self._mounted = threading.Event()
-        self._wanted = threading.Event()
+        self._mounted = Event()
+        self._wanted = Event()
         self._thread: threading.Thread | None = None
         self._shown: tuple[NotebookCell, str] | None = None
         self._finished = False
+        self._shown_in = -1
         #: Whether pages are heard while a cell runs, so that they can ask for what they missed.
         self._heard = False
+        key = uuid.uuid4().hex
         super().__init__(
             _esm=read_bundle("explorer.js"),
             _css=read_bundle("explorer.css"),
             cell=cell,
-            key=uuid.uuid4().hex,
+            key=key,
+            model_id=key,
             **options,
         )
         self.on_msg(self._received)
@@ -146,12 +150,16 @@ class Explorer(anywidget.AnyWidget):
             "events": [[event.time_ns - data.start_ns, event.name, event.attributes] for event in data.events(row)],
         }
 
-    def _others(self, _question: dict[str, Any]) -> list[dict[str, str]]:
-        others = [one for one in TRACES if one.trace_id != self.trace.trace_id][::-1]
+    def _others(self, _question: dict[str, Any]) -> list[dict[str, Any]]:
+        others = [one for one in TRACES if one.trace_id != self.trace.trace_id and one.title][::-1]
         # Earlier runs of the same cell come first.
         others.sort(key=lambda one: one.title != self.trace.title)
         return [
-            {"id": one.trace_id, "title": f"{one.title} ({one.seconds:.3g} s, {one.trace_id[:6]})"}
+            {
+                "id": one.trace_id,
+                "title": f"{one.title} ({one.seconds:.3g} s, {one.trace_id[:6]})",
+                "same": one.title == self.trace.title,
+            }
             for one in others[:OTHERS_MAX]
         ]
 
@@ -241,9 +249,16 @@ class Explorer(anywidget.AnyWidget):
 
     # -- how it is displayed
 
+    def _ipython_display_(self) -> None:
+        """Display it as a cell's value, unless this cell has displayed it already: ``show`` is often its last line."""
+        shell: Any = get_ipython()
+        if self._shown_in != shell.execution_count:
+            self.show()
+
     def show(self) -> None:
         """Display it here; when the trace has ended, the display becomes a picture, which a saved notebook keeps."""
         shell: Any = get_ipython()
+        self._shown_in = shell.execution_count
         identity = f"znb-{self.trace.trace_id}-{id(self):x}"
         publisher: Any = shell.display_pub
         publisher.publish(self._bundle(), transient={"display_id": identity})

@@ -16,6 +16,7 @@ import math
 import re
 import threading
 import time
+import uuid
 import weakref
 from collections import deque
 from collections.abc import Callable
@@ -26,6 +27,7 @@ import traitlets
 
 from znb.cluster import Cluster
 from znb.errors import ZnbError
+from znb.locks import Condition
 from znb.status import ClusterStatus, WorkerStatus
 from znb.widgets.bundles import read_bundle
 from znb.widgets.comms import hear_while_busy
@@ -85,13 +87,17 @@ class Watched:
             cluster.interrupt(worker)
         elif action == "restart":
             cluster.restart(worker or "all")
+        elif action == "retire":
+            cluster.retire(worker)
         elif action == "scale":
             cluster.scale(number)
         elif action == "stop":
             cluster.stop()
         elif action == "stack":
             (link,) = cluster.wait_links([worker])
-            return tidy_stacks(str(link.control("_znb_stacks", timeout=STACK_TIMEOUT)))[-STACK_LENGTH:]
+            stacks = tidy_stacks(str(link.control("_znb_stacks", timeout=STACK_TIMEOUT)))
+            running = next((each.running for each in cluster.status().workers if each.name == worker), "")
+            return stacks[-STACK_LENGTH:] or _without_stack(running)
         else:
             raise ValueError(f"there is no action {action!r}")
         return ""
@@ -134,9 +140,11 @@ class ClusterPanel(anywidget.AnyWidget):
 
     Attributes:
         snapshot: What the workers did when the panel was made, for pages that open it before the first look.
+        key: Its model's id, for pages.
     """
 
     snapshot = traitlets.Dict().tag(sync=True)
+    key = traitlets.Unicode("").tag(sync=True)
 
     def __init__(self, watched: Watched) -> None:
         self._esm = read_bundle("panel.js")
@@ -144,10 +152,11 @@ class ClusterPanel(anywidget.AnyWidget):
         self._watched = watched
         self._usage = Usage()
         self._views: dict[str, float] = {}
-        self._changed = threading.Condition()
+        self._changed = Condition()
         self._thread: threading.Thread | None = None
         self._fresh = True
-        super().__init__(snapshot=self.look())
+        key = uuid.uuid4().hex
+        super().__init__(snapshot=self.look(), key=key, model_id=key)
         self.on_msg(self._on_page)
         hear_while_busy(self)
 
@@ -257,7 +266,8 @@ def _row(worker: WorkerStatus, cpu: float) -> dict[str, Any]:
 def tidy_stacks(text: str) -> str:
     """Return the stacks that a worker told as its user wants them: the main thread first, without the framework.
 
-    Frames of the framework are those up to the first of somebody else; a thread that has no other is left out.
+    Frames of the framework are those up to the first of somebody else; a thread that has no other is left out. Empty if
+    none is left.
     """
     threads = re.split(r"(?m)^(?=thread .*:$)", text)
     shown = []
@@ -267,8 +277,14 @@ def tidy_stacks(text: str) -> str:
         own = list(itertools.dropwhile(lambda frame: not frame.strip() or FRAMEWORK.match(frame), frames))
         if own:
             shown.append((not title.startswith("thread MainThread"), f"{title}\n{''.join(own).rstrip()}\n"))
-    said = "".join(text for _, text in sorted(shown, key=lambda entry: entry[0]))
-    return said or "it waits for work: no code of yours is running\n"
+    return "".join(text for _, text in sorted(shown, key=lambda entry: entry[0]))
+
+
+def _without_stack(running: str) -> str:
+    """Return what to say of a worker in which no code of its user has a frame."""
+    if running:
+        return f"{running} runs: no line of yours was running just then; it is built in, or was between two jobs\n"
+    return "it waits for work: no code of yours is running\n"
 
 
 class Panels:

@@ -15,13 +15,17 @@ from __future__ import annotations
 import logging
 import threading
 import time
+import uuid
 from typing import Any
 
 import anywidget
 import traitlets
+from IPython.core.getipython import get_ipython
 
 from znb.errors import ZnbError
+from znb.locks import Event
 from znb.pubsub.feed import Feed
+from znb.pubsub.messages import check_topic
 from znb.pubsub.places import EVERYWHERE
 from znb.pubsub.subscriber import Message, Subscription
 from znb.widgets.bundles import read_bundle
@@ -33,11 +37,13 @@ __all__ = ["StreamView", "stream"]
 logger = logging.getLogger("znb.widgets")
 
 #: Frames a second.
-RATE = 20
+RATE = 15
 #: Seconds between two full frames in the widget's state, while something changes.
-KEYFRAME_INTERVAL = 2.0
+KEYFRAME_INTERVAL = 3.0
 #: Seconds after which the page is told that the kernel is still there.
 ALIVE_INTERVAL = 5.0
+#: Seconds that a display where nothing is live waits for what has been published already.
+FIRST_LOOK = 0.5
 #: Messages that may wait for the thread.
 HISTORY = 20_000
 
@@ -50,30 +56,38 @@ class StreamView(anywidget.AnyWidget):
         topics: Beginnings of the topics.
         library: Source of the plotting library, where it is needed.
         keyframe: A full frame, for pages that come later.
+        key: Its model's id, for pages.
     """
 
     kind = traitlets.Unicode("").tag(sync=True)
     topics = traitlets.List(traitlets.Unicode()).tag(sync=True)
     library = traitlets.Unicode("").tag(sync=True)
     keyframe = traitlets.Dict().tag(sync=True)
+    key = traitlets.Unicode("").tag(sync=True)
 
     def __init__(self, topics: tuple[str, ...], *, kind: Kind | None, x: str | None, place: str) -> None:
         self._esm = read_bundle("stream.js")
         self._css = read_bundle("stream.css")
-        super().__init__(topics=list(topics))
+        key = uuid.uuid4().hex
+        super().__init__(topics=list(topics), key=key, model_id=key)
         self._asked_kind = kind
         self._x = x
         self._place = place
         self._picture: Picture | None = None
         self._subscription: Subscription | None = None
         self._thread: threading.Thread | None = None
-        self._closing = threading.Event()
+        self._closing = Event()
+        self._folded = Event()
         self._hidden: dict[str, bool] = {}
         self._wanted = False
         self._number = 0
         self._received = 0
         self._dropped = 0
+        self._dropped_before = 0
+        self._first_cluster: str | None = None
+        self._failed = False
         self._unreadable = 0
+        self._unfit = 0
         self._keyframe_at = 0.0
         self._sent_at = 0.0
         self._fresh = False
@@ -97,6 +111,10 @@ class StreamView(anywidget.AnyWidget):
         self._thread = threading.Thread(target=self._run, name="znb-stream", daemon=True)
         self._thread.start()
 
+    def wait_shown(self, timeout: float) -> bool:
+        """Wait until there is something to see; return whether there is."""
+        return self._folded.wait(timeout)
+
     def close(self) -> None:
         """End it. May be called twice."""
         self._end()
@@ -109,12 +127,15 @@ class StreamView(anywidget.AnyWidget):
         self._thread = None
         subscription, self._subscription = self._subscription, None
         if subscription is not None:
+            self._dropped_before += subscription.stats().dropped
             subscription.close()
 
     def __repr__(self) -> str:
         topics = ", ".join(self.topics) or "all topics"
         shown = self._picture.text() if self._picture is not None else ""
         head = f"stream of {topics}: {self._received:,} messages, {self._dropped:,} dropped"
+        if not in_notebook():
+            head += "; it is live in a notebook only. Here: for m in znb.subscribe(…), or `znb subscribe` in a shell"
         return f"{head}\n{shown}" if shown else head
 
     def _repr_mimebundle_(self, **kwargs: Any) -> Any:
@@ -145,9 +166,21 @@ class StreamView(anywidget.AnyWidget):
     def _run(self) -> None:
         try:
             while not self._closing.wait(1 / RATE):
-                self._turn()
+                self._turn_safely()
         except Exception:
             logger.exception("the view of %s has ended", ", ".join(self.topics))
+
+    def _turn_safely(self) -> None:
+        """Do a turn; one that fails, as with a value that a page cannot be sent, does not end the view."""
+        try:
+            self._turn()
+        except Exception:
+            if self._closing.is_set():
+                raise
+            if not self._failed:
+                logger.exception("the view of %s could not be brought up to date", ", ".join(self.topics))
+            self._failed = True
+            self._wanted = True  # what was on its way is in a full frame
 
     def _turn(self) -> None:
         subscription = self._subscription
@@ -155,6 +188,11 @@ class StreamView(anywidget.AnyWidget):
             return
         for message in subscription.take_nowait(HISTORY):
             self._fold(message)
+        if self._received:
+            self._folded.set()
+        dropped = self._dropped_before + subscription.stats().dropped  # with what killed processes had not sent
+        if dropped != self._dropped:
+            self._dropped, self._fresh = dropped, True
         now = time.monotonic()
         looked_at = not self._hidden or not all(self._hidden.values())
         full = self._wanted
@@ -177,17 +215,29 @@ class StreamView(anywidget.AnyWidget):
 
     def _fold(self, message: Message) -> None:
         self._received += 1
-        self._dropped += message.dropped
         try:
             value = message.value
         except ZnbError:
             self._unreadable += 1
             return
-        if self._picture is None:
-            self._show_as(self._asked_kind or guess_kind(value))
-        if self._picture is not None:
-            self._picture.add(Seen(message.topic, message.source, message.time, value))
-            self._fresh = True
+        self._fresh = True
+        try:
+            if self._picture is None:
+                self._show_as(self._asked_kind or guess_kind(value))
+            seen = Seen(message.topic, self._name_of(message), message.time, value)
+            shown = self._picture is not None and self._picture.add(seen)
+        except Exception:  # whatever a value of the user's does when it is looked at, others follow
+            logger.warning("a value on %r cannot be shown", message.topic, exc_info=True)
+            shown = False
+        self._unfit += not shown
+
+    def _name_of(self, message: Message) -> str:
+        """Return what a source is called: with its cluster, if that is not the first one that was heard."""
+        if not message.cluster:
+            return message.source
+        if self._first_cluster is None:
+            self._first_cluster = message.cluster
+        return message.source if message.cluster == self._first_cluster else f"{message.cluster}/{message.source}"
 
     def _show_as(self, kind: Kind) -> None:
         self._picture = make_picture(kind, self._x)
@@ -202,8 +252,14 @@ class StreamView(anywidget.AnyWidget):
             "received": self._received,
             "dropped": self._dropped,
             "unreadable": self._unreadable,
+            "unfit": self._unfit,
             **frame.content,
         }
+
+
+def in_notebook() -> bool:
+    """Whether there is a front end that can show widgets."""
+    return hasattr(get_ipython(), "kernel")
 
 
 def stream(*topics: str, kind: str | None = None, x: str | None = None, at: str = EVERYWHERE) -> StreamView:
@@ -219,17 +275,18 @@ def stream(*topics: str, kind: str | None = None, x: str | None = None, at: str 
         A widget, which is the cell's value. ``close()`` ends it.
 
     Raises:
-        ValueError: There is no such kind.
+        ValueError: There is no such kind, or a topic cannot be one.
         ServiceUnavailable: There is nobody of the name ``at``.
     """
     if kind is not None and kind not in KINDS:
         raise ValueError(f"kind must be one of {', '.join(KINDS)}, got {kind!r}")
     for topic in topics:
-        if not isinstance(topic, str):
-            raise TypeError(f"a topic is text, got {topic!r:.50}; several: znb.stream('loss', 'accuracy')")
+        check_topic(topic, hint="several: znb.stream('loss', 'accuracy')")
     view = StreamView(topics, kind=kind, x=x, place=at)
     try:
         view.start()
+        if not in_notebook():
+            view.wait_shown(FIRST_LOOK)  # a text of this moment is all that there will be
     except BaseException:
         view.close()
         raise

@@ -1,5 +1,6 @@
 // What a trace tells: costs by name, matches of a search, the critical path, the pieces of a call.
 
+import { percent, plural } from "../shared/format";
 import { MARKS } from "./chunk";
 import { type Trace } from "./trace";
 
@@ -59,6 +60,8 @@ export interface Matches {
   count: number;
   /** Part of all time taken that they and what is below them took. */
   share: number;
+  /** A word that looks like a regular expression and is none; empty for none. */
+  wrong: string;
 }
 
 /**
@@ -93,7 +96,12 @@ export function search(trace: Trace, query: string): Matches | null {
     count++;
   }
   const test = (name: string) => tests.length > 0 && tests.every((matches) => matches(name));
-  return { rows, test, count, share: shareOf(trace, rows) };
+  return { rows, test, count, share: shareOf(trace, rows), wrong: words.find((word) => isExpression(word) && !compile(word)) ?? "" };
+}
+
+/** What is said of matches. */
+export function foundText({ count, share, wrong }: Matches): string {
+  return `${wrong && `${wrong} is no regular expression: `}${plural(count, "match")}, ${percent(share)}`;
 }
 
 /** The match after (or before) a span, by start, round and round; -1 if there is none. */
@@ -107,15 +115,22 @@ export function nextMatch(trace: Trace, matches: Matches, row: number, step: 1 |
   return -1;
 }
 
-function nameTest(word: string): (name: string) => boolean {
-  if (word.length > 2 && word.startsWith("/") && word.endsWith("/")) {
-    try {
-      const expression = new RegExp(word.slice(1, -1), "i");
-      return (name) => expression.test(name);
-    } catch {
-      // Not finished yet, or meant as it stands.
-    }
+function isExpression(word: string): boolean {
+  return word.length > 2 && word.startsWith("/") && word.endsWith("/");
+}
+
+/** The regular expression of a word; null if it is wrong, not finished yet say: the word is then taken as it stands. */
+function compile(word: string): RegExp | null {
+  try {
+    return new RegExp(word.slice(1, -1), "i");
+  } catch {
+    return null;
   }
+}
+
+function nameTest(word: string): (name: string) => boolean {
+  const expression = isExpression(word) && compile(word);
+  if (expression) return (name) => expression.test(name);
   const part = word.toLowerCase();
   return (name) => name.toLowerCase().includes(part);
 }

@@ -1,9 +1,9 @@
 // The trace explorer: views, search, keys, and what they do to the chart, the table and the details.
 
 import { fill, focusIn, h } from "../shared/dom";
-import { count, duration, percent, plural } from "../shared/format";
+import { count, duration, plural } from "../shared/format";
 import { type Theme, watchTheme } from "../shared/theme";
-import { type Cost, costs, criticalPath, type Matches, nextMatch, search, type Segment } from "./analysis";
+import { foundText, type Cost, costs, criticalPath, type Matches, nextMatch, search, type Segment } from "./analysis";
 import { Chart } from "./chart";
 import { DARK, LIGHT, type Palette } from "./colors";
 import { DetailsPane } from "./details";
@@ -11,7 +11,7 @@ import { helpPanel } from "./help";
 import { type Host } from "./host";
 import { layoutFlame, layoutTimeline, type Work } from "./layout";
 import { heaviest, layoutDiff, layoutNodes, layoutSandwich, mergeTrace, type Nodes } from "./merged";
-import { type Colouring, COLOURINGS, showDiff, showMerged, showSandwich, showTimes, type Shown } from "./modes";
+import { NOTES, type Colouring, COLOURINGS, showDiff, showMerged, showSandwich, showTimes, type Shown } from "./modes";
 import { type Arrow } from "./paint";
 import { arrows, pathSummary, showTip, stretches } from "./parts";
 import { type Box } from "./samples";
@@ -130,7 +130,7 @@ export class Explorer {
     this.#title.textContent = trace.head.title;
     fill(
       this.#facts,
-      `${duration(trace.length)} · ${plural(trace.size, "span")}${failed} · ${trace.processes.length === 1 ? "1 process" : `${trace.processes.length} processes`}`,
+      `${duration(trace.length)} · ${plural(trace.size, "span")}${failed} · ${plural(trace.processes.length, "process")}`,
       trace.live ? h("span", { class: "znb-live", text: "live" }) : null,
     );
     fill(this.#notes, ...trace.notes.map((note) => h("li", { text: note })));
@@ -189,7 +189,8 @@ export class Explorer {
     this.chart.element.hidden = isTable || mode === "diff"; // until there is a comparison
     if (this.#row < 0) this.#details.clear();
     this.#table.element.hidden = !isTable;
-    this.#others.hidden = mode !== "diff";
+    this.#others.hidden = mode !== "diff" && !NOTES[mode];
+    this.#others.textContent = NOTES[mode] ?? "";
     this.#body.setAttribute("aria-label", MODES.find(([name]) => name === mode)![1]);
     this.chart.canvas.setAttribute("aria-label", `${MODES.find(([name]) => name === mode)![1]} of the trace. Arrow keys move between spans, Enter zooms, 5 shows the same as a table.`);
     if (focused) this.#keepFocus();
@@ -329,12 +330,13 @@ export class Explorer {
     try {
       const others = await this.host.others();
       const choice = h("select", { "aria-label": "Compare with", onchange: () => void this.#compare(choice.value) },
+        others[0]?.same ? null : h("option", { text: "choose …", selected: true, disabled: true }),
         ...others.map((other) => h("option", { value: other.id, text: other.title }))); // prettier-ignore
-      if (!others.length) fill(this.#others, "There is no earlier trace to compare with.");
-      else {
+      if (!others.length) fill(this.#others, "There is no other trace to compare with: run it again.");
+      else if (others[0]!.same) {
         fill(this.#others, "Compared with ", choice, " — red: slower now; blue: faster now.");
         await this.#compare(others[0]!.id);
-      }
+      } else fill(this.#others, "There is no earlier run: run it again, or compare with ", choice);
     } catch (error) {
       fill(this.#others, String((error as Error).message ?? error));
     }
@@ -416,7 +418,7 @@ export class Explorer {
     const trace = this.#trace;
     if (!trace) return;
     this.#matches = search(trace, this.#field.value);
-    this.#found.textContent = this.#matches ? `${plural(this.#matches.count, "match").replace("matchs", "matches")}, ${percent(this.#matches.share)}` : "";
+    this.#found.textContent = this.#matches ? foundText(this.#matches) : "";
     if (this.#mode === "table") this.#showTable();
     else this.#restyle();
   }

@@ -18,6 +18,8 @@ export interface Source {
 export interface Other {
   id: string;
   title: string;
+  /** Whether it is an earlier run of the same. */
+  same: boolean;
 }
 
 export interface Host {

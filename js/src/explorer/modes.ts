@@ -12,6 +12,12 @@ import { LOST, type Trace } from "./trace";
 export const COLOURINGS = ["name", "worker", "service", "kind", "error"] as const;
 export type Colouring = (typeof COLOURINGS)[number];
 
+/** What has to be said of a view. */
+export const NOTES: Partial<Record<string, string>> = {
+  merged: "Call paths added up over all workers: work, which is more than the time it took where it ran at once.",
+  sandwich: "Callers above, callees below of one name: choose another here, or in the table.",
+};
+
 /** What decides how boxes look. */
 export interface Style {
   palette: Palette;
@@ -74,7 +80,7 @@ export function showTimes(trace: Trace, scene: Scene, boxes: readonly Box[], pat
           if (item < 0) return palette.sampledText;
           return trace.bad(item) ? palette.failedText : palette.text;
         },
-        label: (item) => (item < 0 ? trace.samples.functions[boxes[~item]!.function]![0] : trace.nameOf(item)),
+        label: (item) => (item < 0 ? trace.samples.functions[boxes[~item]!.function]![0] : trace.labelOf(item)),
         sampled: (item) => item < 0,
         parts(item) {
           if (item < 0 || dim(item)) return [];

@@ -17,6 +17,8 @@ export interface Box {
 }
 
 const GAP_NS = 30e6;
+/** Files of what runs a notebook's cells: as little the user's as znb's own. */
+const SHELL = /\/(IPython|ipykernel)\//;
 
 export class Samples {
   size = 0;
@@ -149,7 +151,7 @@ export class Samples {
 
   #addFrame(frame: Frame): void {
     this.frames.push(frame);
-    if (frame[4] === "znb") {
+    if (frame[4] === "znb" || SHELL.test(frame[1])) {
       this.#frameFunction.push(-1);
       return;
     }

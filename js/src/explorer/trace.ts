@@ -37,7 +37,7 @@ export class Trace {
   kind = new Uint8Array(0);
   status = new Uint8Array(0);
   thread = new Uint32Array(0);
-  failed = 0;
+  #bad = 0;
 
   readonly #base: readonly [low: number, high: number];
   /** Spans whose parent has not come, and its id. */
@@ -96,6 +96,22 @@ export class Trace {
   bad(row: number): boolean {
     const status = this.status[row];
     return status === ERROR || status === LOST;
+  }
+
+  /** How many failed by themselves: one exception counts once, where it was raised. */
+  get failed(): number {
+    if (!this.#bad) return 0;
+    const above = new Set<number>();
+    for (let row = 0; row < this.size; row++) if (this.bad(row)) above.add(this.parent[row]!);
+    let found = 0;
+    for (let row = 0; row < this.size; row++) if (this.bad(row) && !above.has(row)) found++;
+    return found;
+  }
+
+  /** A span's name, and how it ended if that is not to be seen by its colour. */
+  labelOf(row: number): string {
+    const status = this.statusOf(row);
+    return status === "cancelled" || status === "lost" ? `${this.nameOf(row)} (${status})` : this.nameOf(row);
   }
 
   /** Rows from the root down to a span. */
@@ -158,14 +174,14 @@ export class Trace {
       const thread = rows.thread[i]!;
       const open = rows.end[2 * i] === 0 && rows.end[2 * i + 1] === 0;
       if (known && this.end[row] !== Infinity) continue; // it came twice: the finished one counts
-      if (known && this.bad(row)) this.failed--;
+      if (known && this.bad(row)) this.#bad--;
       this.start[row] = this.#time(rows.start, i, thread);
       this.end[row] = open ? Infinity : this.#time(rows.end, i, thread);
       this.name[row] = rows.name[i]!;
       this.kind[row] = rows.kind[i]!;
       this.status[row] = rows.status[i]!;
       this.thread[row] = thread;
-      if (this.bad(row)) this.failed++;
+      if (this.bad(row)) this.#bad++;
       if (known) continue;
       this.parent[row] = -1;
       this.#upLow[row] = rows.parent[2 * i]!;

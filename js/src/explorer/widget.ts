@@ -4,16 +4,17 @@ import type { AnyModel, RenderProps } from "@anywidget/types";
 import { type ChunkHeader, decodeChunk, Sequence } from "./chunk";
 import { Explorer } from "./explorer";
 import { type Details, type Host, type Other, type Source } from "./host";
-import { whenGone } from "./gone";
 import { type Change } from "./merged";
-import { placeOf } from "./settle";
+import { keep } from "../shared/document";
+import { whenGone } from "../shared/gone";
+import { placeOf } from "../shared/settle";
 import "./style.css";
 import { Trace } from "./trace";
 
 /** Milliseconds after which a question that is not answered is given up: a kernel that is busy answers later. */
 const PATIENCE_MS = 8000;
 
-const GONE = "The kernel is gone: what has come stays, details and sources can no longer be asked for.";
+const GONE = "The kernel is gone: what has come stays, details and sources cannot be asked for.";
 
 interface State {
   cell: string;
@@ -42,6 +43,7 @@ class Receiver implements Host {
     this.stop = whenGone(model.widget_manager, () => {
       this.gone = true;
       this.#complain(GONE);
+      keep(model.widget_manager, model.get("key"), null, () => this.#remember()); // one that was live has no end
     });
     this.send({ kind: "hello" });
   }
@@ -97,7 +99,7 @@ class Receiver implements Host {
     return new Promise<T>((done, failed) => {
       const timer = setTimeout(() => {
         this.#waiting.delete(number);
-        failed(new Error("The kernel has not answered: it is busy or gone. Select the span again to ask again."));
+        failed(new Error("The kernel has not answered: it is busy or gone. Select the span again."));
       }, PATIENCE_MS);
       this.#waiting.set(number, {
         done: (value) => {
@@ -120,7 +122,7 @@ class Receiver implements Host {
       else waiting?.done(content["value"] as never);
       return;
     }
-    if (content["kind"] === "settled") for (const el of this.#elements) this.places.set(el, placeOf(el));
+    if (content["kind"] === "settled") this.#remember();
     if (content["kind"] !== "chunk") return;
     const header = content as unknown as ChunkHeader;
     if (!this.#sequence.accepts(header)) return;
@@ -133,6 +135,11 @@ class Receiver implements Host {
       return;
     }
     for (const view of this.views) view.show(this.trace!);
+  }
+
+  /** Notes where the views are: their displays are about to become pictures. */
+  #remember(): void {
+    for (const el of this.#elements) this.places.set(el, placeOf(el));
   }
 
   #complain(text: string): void {

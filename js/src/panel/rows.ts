@@ -87,3 +87,16 @@ export function summary(workers: Worker[]): string {
   const states = [...counts].filter(([state]) => state !== "idle").map(([state, n]) => `${n} ${state}`);
   return [`${workers.length} worker${workers.length === 1 ? "" : "s"}`, ...states].join(", ");
 }
+
+/** What a worker's row says: name, state, what runs, queued, done, CPU, memory. */
+export function figures(worker: Worker): [string, string, string, string, string, string, string] {
+  return [
+    worker.name,
+    worker.state + (worker.restarts ? ` ↻${worker.restarts}` : ""),
+    worker.runs ? `${worker.runs} · ${since(worker.seconds)}` : "",
+    worker.queued ? String(worker.queued) : "",
+    worker.done === null ? "" : worker.failed ? `${worker.done} (${worker.failed} failed)` : String(worker.done),
+    `${Math.round(worker.cpu * 100)} %`,
+    size(worker.memory),
+  ];
+}

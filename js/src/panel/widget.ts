@@ -1,13 +1,16 @@
 // The cluster panel in a notebook.
 
-import type { AnyModel, RenderProps } from "@anywidget/types";
-import { fill, h } from "../shared/dom";
+import type { AnyModel } from "@anywidget/types";
+import { fill, focusIn, h } from "../shared/dom";
+import { timeOfDay } from "../shared/format";
 import { type KernelWatch, watchKernel } from "../shared/kernel";
+import { type Keep, lasting } from "../shared/lasting";
 import { watchTheme } from "../shared/theme";
-import { History, type Look, since, size, sparkline, summary, type Worker } from "./rows";
+import { figures, History, type Look, sparkline, summary, type Worker } from "./rows";
 import "./style.css";
 
 interface State {
+  key: string;
   snapshot: Look;
 }
 
@@ -29,6 +32,7 @@ function button(name: string, title: string, sure: boolean, act: () => void): HT
     clearTimeout(timer);
     timer = 0;
     made.textContent = name;
+    made.setAttribute("aria-label", title);
     made.classList.remove("sure");
   };
   made.addEventListener("click", () => {
@@ -37,11 +41,20 @@ function button(name: string, title: string, sure: boolean, act: () => void): HT
       act();
       return;
     }
+    made.style.minWidth = `${made.offsetWidth}px`; // so that its neighbours stay where they are
     made.textContent = "sure?";
+    made.setAttribute("aria-label", `Sure? Press again: ${title}`);
     made.classList.add("sure");
     timer = window.setTimeout(calm, SURE_MS);
   });
   made.addEventListener("blur", calm);
+  return made;
+}
+
+/** A button with room for its question. */
+function wide(name: string, title: string, act: () => void): HTMLButtonElement {
+  const made = button(name, title, true, act);
+  made.classList.add("wide");
   return made;
 }
 
@@ -83,7 +96,8 @@ class Row {
         { class: "acts" },
         this.interrupt,
         button("≡", `show where ${name} is`, false, () => act("stack", name, 0)),
-        button("↻", `restart ${name}: what it runs is killed, its variables are gone`, true, () => act("restart", name, 0)),
+        wide("↻", `restart ${name}: what it runs is killed, its variables are gone`, () => act("restart", name, 0)),
+        wide("✕", `stop ${name} for good: what it runs is killed, its jobs go to others`, () => act("retire", name, 0)),
       ),
     );
   }
@@ -95,16 +109,16 @@ class Row {
       cell.title = title;
     };
     this.element.dataset["state"] = worker.state;
-    const restarts = worker.restarts ? ` ↻${worker.restarts}` : "";
-    set("state", worker.state + restarts, `process ${worker.pid} on ${worker.host}, ${worker.restarts === 1 ? "restarted once" : `restarted ${worker.restarts} times`}`);
-    set("runs", worker.runs ? `${worker.runs} · ${since(worker.seconds)}` : "", worker.runs);
-    set("queued", worker.queued ? String(worker.queued) : "");
-    set("done", worker.done === null ? "" : worker.failed ? `${worker.done} (${worker.failed} failed)` : String(worker.done));
-    const memory = history.memory(worker.name);
+    const [, state, runs, queued, done, cpu, memory] = figures(worker);
+    set("state", state, `process ${worker.pid} on ${worker.host}, ${worker.restarts === 1 ? "restarted once" : `restarted ${worker.restarts} times`}`);
+    set("runs", runs, worker.runs);
+    set("queued", queued);
+    set("done", done);
+    const sizes = history.memory(worker.name);
     this.lines["cpu"]!.setAttribute("d", sparkline(history.cpu(worker.name), 1, WIDTH, HEIGHT));
-    this.lines["memory"]!.setAttribute("d", sparkline(memory, 1.1 * Math.max(...memory, 1), WIDTH, HEIGHT));
-    this.figures["cpu"]!.textContent = `${Math.round(worker.cpu * 100)} %`;
-    this.figures["memory"]!.textContent = size(worker.memory);
+    this.lines["memory"]!.setAttribute("d", sparkline(sizes, 1.1 * Math.max(...sizes, 1), WIDTH, HEIGHT));
+    this.figures["cpu"]!.textContent = cpu;
+    this.figures["memory"]!.textContent = memory;
     this.interrupt.disabled = worker.state !== "busy";
   }
 }
@@ -131,16 +145,21 @@ class Panel {
   private asked = 0;
   private asking = 0;
   private count = 0;
+  private stackOf = "";
   private ended = false;
+  private latest: Look | null = null;
 
-  constructor(private readonly model: AnyModel<State>) {
+  constructor(
+    private readonly model: AnyModel<State>,
+    private readonly keep: Keep,
+  ) {
     const head = h("tr", {}, ...COLUMNS.map((name) => h("th", { scope: "col", text: name })));
     this.table.append(h("table", {}, h("thead", {}, head), this.body));
     const act: Act = (action, worker, number) => this.act(action, worker, number);
     fill(
       this.tools,
       this.doing,
-      button("−", "one worker less: the last one goes", true, () => act("scale", "", Math.max(0, this.count - 1))),
+      wide("−", "one worker less: the last one goes", () => act("scale", "", Math.max(0, this.count - 1))),
       button("+", "one worker more", false, () => act("scale", "", this.count + 1)),
       button("restart all", "restart all workers: what they run is killed, their variables are gone", true, () => act("restart", "", 0)),
       button("stop", "stop the cluster", true, () => act("stop", "", 0)),
@@ -158,6 +177,7 @@ class Panel {
     this.kernel = watchKernel(model as unknown as AnyModel, this.element, (gone) => {
       this.problem.textContent = gone && !this.ended ? "The kernel is gone: this is what was seen last." : "";
       this.element.classList.toggle("gone", gone || this.ended);
+      if (gone && !this.ended) this.still("as seen last");
     });
     model.on("msg:custom", this.receive);
     this.show(model.get("snapshot"));
@@ -192,7 +212,8 @@ class Panel {
   };
 
   private show(look: Look): void {
-    this.title.textContent = `cluster ${look.name}${look.where ? ` on ${look.where}` : ""}`;
+    const where = look.where ?? this.latest?.where;
+    this.title.textContent = `cluster ${look.name}${where ? ` on ${where}` : ""}`;
     if (look.ended) {
       this.ended = true;
       this.kernel.expect(false);
@@ -201,8 +222,10 @@ class Panel {
       this.tools.hidden = true;
       this.table.hidden = true;
       this.stack.hidden = true;
+      this.still("has ended; as seen last");
       return;
     }
+    this.latest = look;
     this.history.add(look);
     this.count = look.workers.length;
     this.facts.textContent = [summary(look.workers), look.jobs ? `jobs: ${look.jobs}` : ""].filter(Boolean).join(" · ");
@@ -213,12 +236,28 @@ class Panel {
       this.rows.get(worker.name)!.show(worker, this.history);
     }
     const wanted = names.map((name) => this.rows.get(name)!.element);
-    if (wanted.length !== this.body.children.length || wanted.some((row, i) => row !== this.body.children[i])) fill(this.body, ...wanted);
+    if (wanted.length === this.body.children.length && wanted.every((row, i) => row === this.body.children[i])) return;
+    const focused = focusIn(this.body);
+    fill(this.body, ...wanted);
+    if (focused) (focused.isConnected ? focused : this.element).focus(); // or keys would go to the notebook
+  }
+
+  /** Gives the document a table of what there was: for those who read the notebook without its kernel. */
+  private still(how: string): void {
+    if (!this.latest) return this.keep(null);
+    const caption = `${this.title.textContent}: ${how}, ${timeOfDay(Date.now() / 1000).slice(0, 8)}`;
+    const names = COLUMNS.slice(0, -1);
+    const rows = this.latest.workers.map((worker) => figures(worker));
+    const head = h("tr", {}, ...names.map((name) => h("th", { text: name })));
+    const body = rows.map((row) => h("tr", {}, ...row.map((text) => h("td", { text }))));
+    const text = [caption, names, ...rows].map((row) => (typeof row === "string" ? row : row.join("  "))).join("\n");
+    this.keep({ "text/html": h("table", {}, h("caption", { text: caption }), h("thead", {}, head), h("tbody", {}, ...body)).outerHTML, "text/plain": text });
   }
 
   private act(action: string, worker: string, number: number): void {
+    if (action !== "stack" && (!worker || worker === this.stackOf)) this.stack.hidden = true; // it is an old one now
     const id = ++this.asked;
-    const what = action === "scale" ? `scale to ${number}` : [action, worker].filter(Boolean).join(" ");
+    const what = action === "scale" ? `scale to ${number}` : [action === "retire" ? "stop" : action, worker].filter(Boolean).join(" ");
     this.waiting.set(id, { what, stack: action === "stack" ? worker : "" });
     this.problem.textContent = "";
     this.model.send({ type: "do", id, action, worker, number });
@@ -245,15 +284,10 @@ class Panel {
       this.rows.get(worker)?.element.querySelector("button")?.focus();
     });
     const again = button("again", `where ${worker} is now`, false, () => this.act("stack", worker, 0));
-    fill(this.stack, h("div", { class: "znb-head" }, h("strong", { text: `${worker} at ${new Date().toLocaleTimeString()}` }), h("div", { class: "znb-tools" }, again, close)), h("pre", { tabindex: "0", text }));
+    fill(this.stack, h("div", { class: "znb-head" }, h("strong", { text: `${worker} at ${timeOfDay(Date.now() / 1000).slice(0, 8)}` }), h("div", { class: "znb-tools" }, again, close)), h("pre", { tabindex: "0", text }));
     this.stack.hidden = false;
+    this.stackOf = worker;
   }
 }
 
-function render({ model, el }: RenderProps<State>): () => void {
-  const panel = new Panel(model);
-  el.append(panel.element);
-  return () => panel.stop();
-}
-
-export default { render };
+export default lasting<State>((model, keep) => new Panel(model, keep));

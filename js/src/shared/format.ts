@@ -19,7 +19,14 @@ export function percent(share: number): string {
   return `${(share * 100).toFixed(share < 0.1 && share > 0 ? 1 : 0)} %`;
 }
 
-/** `1 span`, `2 spans`. */
+/** `1 span`, `2 spans`, `3 matches`. */
 export function plural(n: number, noun: string): string {
-  return `${count(n)} ${noun}${n === 1 ? "" : "s"}`;
+  return `${count(n)} ${noun}${n === 1 ? "" : /(ch|ss)$/.test(noun) ? "es" : "s"}`;
+}
+
+/** Local time of day with milliseconds: `23:59:59.999`. */
+export function timeOfDay(seconds: number): string {
+  const date = new Date(seconds * 1000);
+  const two = (n: number, width = 2) => String(n).padStart(width, "0");
+  return `${two(date.getHours())}:${two(date.getMinutes())}:${two(date.getSeconds())}.${two(date.getMilliseconds(), 3)}`;
 }

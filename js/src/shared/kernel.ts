@@ -1,6 +1,7 @@
 // Whether a widget's kernel is still there.
 
 import type { AnyModel } from "@anywidget/types";
+import { whenGone } from "./gone";
 
 type Events = (name: string, call: () => void) => void;
 
@@ -15,18 +16,26 @@ export interface KernelWatch {
   stop(): void;
 }
 
-/** Calls `told(gone)` when the kernel goes, or has said nothing for too long, and when it is back. */
-export function watchKernel(model: AnyModel, element: HTMLElement, told: (gone: boolean) => void): KernelWatch {
+/** Calls `changedTo(gone)` when the kernel goes, or has said nothing for too long, and when it is back. */
+export function watchKernel(model: AnyModel, element: HTMLElement, changedTo: (gone: boolean) => void): KernelWatch {
   let gone = false;
   let last = performance.now();
   let expected = true;
+  let ended = false;
   const tell = (now: boolean) => {
-    if (now !== gone) told((gone = now));
+    if (now !== gone && !ended) changedTo((gone = now));
   };
-  const closed = () => tell(true);
+  // It does not come back: after a restart it is another one.
+  const closed = () => {
+    tell(true);
+    ended = true;
+  };
   // Jupyter marks the view; the mark is set by another listener of the same event.
   const changed = () => setTimeout(() => tell(element.closest(".jupyter-widgets-disconnected") !== null));
-  const timer = setInterval(() => expected && performance.now() - last > PATIENCE * 1000 && tell(true), 1000);
+  // Where nobody tells of the kernel, its silence has to; a busy one may be silent for long.
+  const told = () => Boolean((model.widget_manager as { kernel?: unknown } | undefined)?.kernel);
+  const timer = setInterval(() => expected && performance.now() - last > PATIENCE * 1000 && !told() && tell(true), 1000);
+  const forget = whenGone(model.widget_manager, closed);
   (model.on as Events)("comm:close", closed);
   (model.on as Events)("comm_live_update", changed);
   return {
@@ -40,6 +49,7 @@ export function watchKernel(model: AnyModel, element: HTMLElement, told: (gone: 
     },
     stop() {
       clearInterval(timer);
+      forget();
       (model.off as Events)("comm:close", closed);
       (model.off as Events)("comm_live_update", changed);
     },

@@ -6,6 +6,8 @@ export interface Frame {
   received: number;
   dropped: number;
   unreadable: number;
+  /** Messages that had nothing that this kind shows. */
+  unfit: number;
   x?: string;
   series?: [number, string, string][];
   counts?: [number, number][];

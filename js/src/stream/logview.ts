@@ -1,13 +1,16 @@
 // A log: follows its end unless the reader has scrolled away from it.
 
+import type { Bundle } from "../shared/document";
 import { fill, h } from "../shared/dom";
-import { count, plural } from "../shared/format";
+import { count, plural, timeOfDay } from "../shared/format";
 import type { Frame } from "./frames";
 import { type Level, LEVELS, levelOf, LogLines } from "./loglines";
-import { timeOfDay, type View } from "./shell";
+import type { View } from "./shell";
 
 /** Lines in the page, the latest; the search finds the others. */
 const SHOWN = 400;
+/** Lines in a notebook's document. */
+const KEPT = 100;
 
 export class LogView implements View {
   readonly element: HTMLElement;
@@ -57,6 +60,13 @@ export class LogView implements View {
   }
 
   themed(): void {}
+
+  still(caption: string): Bundle | null {
+    const lines = this.log.select(this.level.value as Level, this.search.value).slice(-KEPT);
+    if (!lines.length) return null;
+    const text = lines.map(([time, source, , level, line]) => `${timeOfDay(time)} ${source} ${level.padEnd(7)} ${line}`).join("\n");
+    return { "text/html": h("p", { text: caption }).outerHTML + h("pre", { text }).outerHTML };
+  }
 
   stop(): void {}
 

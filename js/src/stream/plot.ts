@@ -1,14 +1,19 @@
 // Lines, drawn by uPlot, which the kernel sends as text when it is needed.
 
 import type uPlot from "uplot";
+import type { Bundle } from "../shared/document";
 import { h } from "../shared/dom";
+import { timeOfDay } from "../shared/format";
 import { doubles, type Frame } from "./frames";
 import { align, labels, Lines, visible } from "./lines";
-import { figure, timeOfDay, type View } from "./shell";
+import { figure, type View } from "./shell";
 
 type Plot = typeof uPlot;
 
 const HEIGHT = 260;
+/** Pixels of one entry of the legend in the picture that a document keeps. */
+const LEGEND_WIDTH = 180;
+const LEGEND_HEIGHT = 20;
 /** Windows of time to choose from, in seconds; 0 for all. */
 const WINDOWS: [string, number][] = [["all", 0], ["last 10 s", 10], ["last minute", 60], ["last 10 min", 600]];
 /** Stretches of x that are drawn; each holds four points of each line at most. */
@@ -83,6 +88,38 @@ export class PlotView implements View {
     this.dark = dark;
   }
 
+  /** The plot, with its caption above and its legend below. */
+  still(caption: string): Bundle | null {
+    const plot = this.plot;
+    if (!plot) return null;
+    const drawn = plot.ctx.canvas;
+    const scale = drawn.width / plot.width;
+    const style = getComputedStyle(this.element);
+    const names = labels(this.lines.sorted());
+    const columns = Math.max(1, Math.floor(plot.width / LEGEND_WIDTH));
+    const rows = Math.ceil(names.length / columns);
+    const canvas = h("canvas", { width: drawn.width, height: drawn.height + (rows + 1) * LEGEND_HEIGHT * scale + 8 * scale });
+    const context = canvas.getContext("2d")!;
+    context.fillStyle = style.getPropertyValue("--back") || "#fff";
+    context.fillRect(0, 0, canvas.width, canvas.height);
+    context.drawImage(drawn, 0, LEGEND_HEIGHT * scale);
+    context.scale(scale, scale);
+    context.font = "12px system-ui, sans-serif";
+    const write = (text: string, x: number, y: number, most: number) => {
+      context.fillStyle = style.color;
+      context.fillText(text, x, y, most);
+    };
+    write(caption, 8, 15, plot.width - 16);
+    names.forEach((name, i) => {
+      const x = 8 + (i % columns) * LEGEND_WIDTH;
+      const y = LEGEND_HEIGHT + plot.height + Math.floor(i / columns) * LEGEND_HEIGHT;
+      context.fillStyle = this.colors[i % this.colors.length]!;
+      context.fillRect(x, y + 3, 10, 10);
+      write(name, x + 16, y + 12, LEGEND_WIDTH - 24);
+    });
+    return { "image/png": canvas.toDataURL("image/png").split(",")[1] };
+  }
+
   /** Handles a key; returns whether it did. */
   key(name: string): boolean {
     const extent = this.lines.extent();
@@ -107,6 +144,10 @@ export class PlotView implements View {
 
   private get isLog(): boolean {
     return this.log.getAttribute("aria-pressed") === "true";
+  }
+
+  private get colors(): string[] {
+    return this.dark ? DARK : LIGHT;
   }
 
   private toggleLog(): void {
@@ -149,7 +190,7 @@ export class PlotView implements View {
     this.plot?.destroy();
     const lines = this.lines.sorted();
     const names = labels(lines);
-    const colors = this.dark ? DARK : LIGHT;
+    const colors = this.colors;
     const style = getComputedStyle(this.element);
     const dim = style.getPropertyValue("--dim");
     const grid = { stroke: style.getPropertyValue("--line"), width: 1 };
@@ -175,6 +216,7 @@ export class PlotView implements View {
           value: (_plot, y) => (y == null ? "–" : figure(y)),
         })),
       ],
+      legend: { markers: { fill: (_plot, i) => colors[(i - 1) % colors.length]! } },
       cursor: { drag: { x: true, y: false, setScale: false }, dataIdx: nearest },
       hooks: {
         setSelect: [

@@ -1,5 +1,6 @@
 // What the views of all kinds share.
 
+import type { Bundle } from "../shared/document";
 import type { Frame } from "./frames";
 
 /** One kind of view. */
@@ -13,14 +14,9 @@ export interface View {
   /** Draws what has come; called once a frame of the screen at most. */
   draw(): void;
   themed(dark: boolean): void;
+  /** Returns what is shown as a picture or as HTML; `null` for nothing. */
+  still(caption: string): Bundle | null;
   stop(): void;
-}
-
-/** Local time of day with milliseconds. */
-export function timeOfDay(seconds: number): string {
-  const date = new Date(seconds * 1000);
-  const two = (n: number, width = 2) => String(n).padStart(width, "0");
-  return `${two(date.getHours())}:${two(date.getMinutes())}:${two(date.getSeconds())}.${two(date.getMilliseconds(), 3)}`;
 }
 
 /** A number in a table. */

@@ -1,13 +1,16 @@
 // A table of the latest values.
 
+import type { Bundle } from "../shared/document";
 import { fill, h } from "../shared/dom";
-import { plural } from "../shared/format";
+import { plural, timeOfDay } from "../shared/format";
 import type { Cell, Frame } from "./frames";
 import { Rows, type Sorting } from "./rows";
-import { figure, timeOfDay, type View } from "./shell";
+import { figure, type View } from "./shell";
 
 /** Rows in the page; filters find the others. */
 const SHOWN = 300;
+/** Rows in a notebook's document. */
+const KEPT = 50;
 
 export class TableView implements View {
   readonly element: HTMLElement;
@@ -19,6 +22,7 @@ export class TableView implements View {
   private readonly body = h("tbody");
   private sorting: Sorting | null = null;
   private shown = "";
+  private hidden = 0;
 
   constructor(private readonly redraw: () => void) {
     this.tools = [this.filter, this.found];
@@ -27,6 +31,7 @@ export class TableView implements View {
 
   add(frame: Frame, _buffers: unknown, full: boolean): void {
     this.rows.add(frame, full);
+    this.hidden = frame.hidden ?? 0;
   }
 
   draw(): void {
@@ -36,10 +41,19 @@ export class TableView implements View {
       this.body,
       ...rows.slice(0, SHOWN).map((row) => h("tr", {}, ...row.cells.map((cell, i) => h("td", { class: typeof cell === "number" ? "n" : null, text: i ? cellText(cell) : timeOfDay(Number(cell)) })))),
     );
-    this.found.textContent = rows.length > SHOWN ? `${SHOWN} of ${plural(rows.length, "row")}` : plural(rows.length, "row");
+    const more = this.hidden ? `, ${plural(this.hidden, "more column")} not shown` : "";
+    this.found.textContent = (rows.length > SHOWN ? `${SHOWN} of ${plural(rows.length, "row")}` : plural(rows.length, "row")) + more;
   }
 
   themed(): void {}
+
+  still(caption: string): Bundle | null {
+    const rows = this.rows.select(this.filter.value, this.sorting).slice(0, KEPT);
+    if (!rows.length) return null;
+    const head = h("tr", {}, ...this.rows.columns.map((name) => h("th", { text: name })));
+    const body = rows.map((row) => h("tr", {}, ...row.cells.map((cell, i) => h("td", { text: i ? cellText(cell) : timeOfDay(Number(cell)) }))));
+    return { "text/html": h("table", {}, h("caption", { text: caption }), h("thead", {}, head), h("tbody", {}, ...body)).outerHTML };
+  }
 
   stop(): void {}
 

@@ -1,10 +1,11 @@
 // A stream in a notebook: head, controls, and the view of its kind.
 
-import type { AnyModel, RenderProps } from "@anywidget/types";
+import type { AnyModel } from "@anywidget/types";
 import type uPlot from "uplot";
 import { fill, h } from "../shared/dom";
-import { count, plural } from "../shared/format";
+import { count, plural, timeOfDay } from "../shared/format";
 import { type KernelWatch, watchKernel } from "../shared/kernel";
+import { type Keep, lasting } from "../shared/lasting";
 import { watchTheme } from "../shared/theme";
 import { type Frame, Sync } from "./frames";
 import { ImageView } from "./images";
@@ -16,6 +17,7 @@ import "./style.css";
 
 interface State {
   kind: string;
+  key: string;
   topics: string[];
   library: string;
   keyframe: Frame & { buffers?: DataView[] };
@@ -25,6 +27,8 @@ type Buffers = (DataView | ArrayBuffer)[];
 
 /** Seconds over which the rate is taken. */
 const RATE_SECONDS = 2;
+/** Milliseconds without a message after which the document gets a picture. */
+const QUIET_MS = 10_000;
 
 class StreamWidget {
   readonly element: HTMLElement;
@@ -42,10 +46,14 @@ class StreamWidget {
   private kind = "";
   private scheduled = false;
   private quiet = 0;
+  private stilled = 0;
   private readonly kernel: KernelWatch;
   private library: Promise<typeof uPlot | null> | null = null;
 
-  constructor(private readonly model: AnyModel<State>) {
+  constructor(
+    private readonly model: AnyModel<State>,
+    private readonly keep: Keep,
+  ) {
     const topics = model.get("topics");
     this.pause.addEventListener("click", () => this.setPause(!this.paused));
     this.element = h(
@@ -65,6 +73,7 @@ class StreamWidget {
     model.on("change:kind", this.receiveFull);
     this.kernel = watchKernel(model as unknown as AnyModel, this.element, (gone) => {
       this.problem.textContent = gone ? "The kernel is gone: nothing more will come. Run the cell again." : "";
+      if (gone) this.still();
     });
     this.receiveFull();
     this.seen.observe(this.element);
@@ -73,6 +82,7 @@ class StreamWidget {
   stop(): void {
     this.seen.disconnect();
     clearTimeout(this.quiet);
+    clearTimeout(this.stilled);
     this.theme.stop();
     this.view?.stop();
     this.model.off("msg:custom", this.receive);
@@ -120,6 +130,16 @@ class StreamWidget {
     this.view!.add(frame, buffers, full);
     this.schedule();
     this.tellFacts(frame);
+    clearTimeout(this.stilled);
+    this.stilled = window.setTimeout(() => this.still(), QUIET_MS);
+  }
+
+  /** Gives the document a picture of what there is: for those who read the notebook without its kernel. */
+  private still(): void {
+    const topics = this.model.get("topics").join(", ") || "all topics";
+    const caption = `stream of ${topics} · ${this.facts.textContent} · as of ${timeOfDay(Date.now() / 1000).slice(0, 8)}; run the cell for the live one`;
+    const bundle = this.view?.still(caption);
+    this.keep(bundle ? { ...bundle, "text/plain": caption } : null);
   }
 
   private tellFacts(frame: Frame): void {
@@ -131,6 +151,7 @@ class StreamWidget {
     const facts = [plural(frame.received, "message")];
     if (rate >= 1) facts.push(`${count(rate)}/s`);
     if (frame.dropped) facts.push(`${count(frame.dropped)} dropped`);
+    if (frame.unfit) facts.push(`${count(frame.unfit)} without ${this.kind === "line" ? "a number" : "a picture"}: not shown`);
     if (frame.unreadable) facts.push(`${count(frame.unreadable)} not readable here`);
     this.facts.textContent = facts.join(" · ");
     clearTimeout(this.quiet);
@@ -193,10 +214,4 @@ class StreamWidget {
   }
 }
 
-function render({ model, el }: RenderProps<State>): () => void {
-  const widget = new StreamWidget(model);
-  el.append(widget.element);
-  return () => widget.stop();
-}
-
-export default { render };
+export default lasting<State>((model, keep) => new StreamWidget(model, keep));

@@ -1,9 +1,9 @@
-// When a trace has ended, its display in the notebook becomes a static picture, so that the saved document has one. The page
-// that showed the explorer goes on showing it, in the picture's place: an element of the page that no document knows of.
+// A widget's display in the notebook may become a static picture, so that the saved document has one. The page that showed the
+// widget goes on showing it, in the picture's place: an element of the page that no document knows of.
 
 const PATIENCE_MS = 5000;
 const OUTPUT = ".jp-OutputArea-child";
-const PICTURE = ".jp-RenderedSVG, .jp-RenderedImage";
+const PICTURE = ".jp-RenderedSVG, .jp-RenderedImage, .jp-RenderedHTML";
 
 /**
  * Remembers where an element stands among a cell's outputs. Returns what puts something into the place of the picture that

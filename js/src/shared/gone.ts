@@ -18,14 +18,16 @@ export function whenGone(manager: unknown, told: () => void): () => void {
     stop();
     told();
   };
-  const timer = setInterval(() => {
+  const watch = () => {
     const kernel = holder?.kernel;
     if (kernel && !watched) (watched = kernel).statusChanged?.connect((_, status) => watched && look(status));
     if (watched) look(kernel?.status);
-  }, LOOK_MS);
+  };
+  const timer = setInterval(watch, LOOK_MS);
   const stop = () => {
     clearInterval(timer);
     watched = null;
   };
+  watch();
   return stop;
 }
