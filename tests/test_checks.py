@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from znb.checks import check_mapping, check_seconds, check_text
+from znb.checks import check_bind, check_mapping, check_seconds, check_text
 
 
 def test_text_is_returned():
@@ -49,3 +49,25 @@ def test_nothing_is_an_empty_mapping():
 def test_what_maps_no_names_is_refused(value):
     with pytest.raises(TypeError, match=r"push must .*{'x': 1}, got "):
         check_mapping("push", value, "{'x': 1}")
+
+
+@pytest.mark.parametrize(
+    ("value", "meant"),
+    [
+        ("tcp://10.0.0.5:20000-20100", "tcp://10.0.0.5:20000-20100"),
+        ("tcp://10.0.0.5", "tcp://10.0.0.5:*"),
+        ("tcp://*:7000", "tcp://*:7000"),
+        (" tcp://[fe80::1]:* ", "tcp://[fe80::1]:*"),
+        ("tcp://alpha.example.org:1", "tcp://alpha.example.org:1"),
+    ],
+)
+def test_an_address_to_listen_at_has_its_ports(value, meant):
+    assert check_bind("bind", value) == meant
+
+
+@pytest.mark.parametrize(
+    "value", ["10.0.0.5:20", "tcp://", "tcp://a:0", "tcp://a:70000", "tcp://a:30-20", "tcp://fe80::1:5", "ipc://x"]
+)
+def test_what_is_no_address_to_listen_at_is_refused(value):
+    with pytest.raises(ValueError, match=r"bind must be an address of tcp.* such as tcp://10.*; got "):
+        check_bind("bind", value)

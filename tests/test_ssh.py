@@ -2,10 +2,13 @@
 
 import contextlib
 import functools
+import json
 import os
 import signal
 import socket
+import subprocess
 import sys
+import tempfile
 import threading
 import time
 from pathlib import Path
@@ -17,6 +20,7 @@ import zmq.utils.z85
 import engines
 from cluster_harness import is_gone, wait_gone, wait_until
 from farhosts import far_hosts
+from kernels import Kernel
 from znb import Cluster, cluster
 from znb.connection import list_clusters, read_cluster_file, write_cluster_file
 from znb.errors import AuthError, NoWorkers, ServiceUnavailable, ZnbError
@@ -308,6 +312,27 @@ def test_a_copied_connection_file_and_ssh_lead_to_a_cluster(hosts, tmp_path):
             assert here.run("1 + 1") == {"w0": 2, "w1": 2, "w2": 2}
             assert [worker.host for worker in here.workers] == [os.uname().nodename] * 3
         assert there["w1"].run("'still there'") == "still there"
+
+
+@on_hosts
+def test_magics_and_commands_lead_there_too(hosts, tmp_path):
+    """In a notebook that has a cluster of the same name already."""
+    with Cluster.start(1, name="same") as there:
+        copy = tmp_path / "there.json"
+        copy.write_bytes(there.connection_file.read_bytes())
+        copy.chmod(0o600)
+        pid = there.workers[0].pid
+        command = [sys.executable, "-m", "znb", "status", str(copy), "--ssh", "alpha", "--json"]
+        told = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert told.returncode == 0, told.stderr
+        assert [worker["pid"] for worker in json.loads(told.stdout)["workers"]] == [pid]
+        with tempfile.TemporaryDirectory(prefix="znb") as name:
+            folder = Path(name)
+            with Kernel(folder, env={"ZNB_RUNTIME_DIR": str(folder / "run")}) as kernel:
+                kernel.run("%load_ext znb\n%znb cluster start 2 --name same").ok()
+                kernel.run(f"%znb cluster connect {copy} --ssh alpha").ok()
+                assert kernel.run("[worker.pid for worker in cluster.workers]").value == f"[{pid}]"
+                assert kernel.run("cluster.run('6 * 7')").value == "42"
 
 
 @on_hosts

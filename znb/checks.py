@@ -7,10 +7,35 @@ from __future__ import annotations
 
 import math
 import operator
+import re
 from collections.abc import Mapping
 from typing import Any
 
-__all__ = ["check_count", "check_mapping", "check_seconds", "check_text", "check_workers"]
+__all__ = ["check_bind", "check_count", "check_mapping", "check_seconds", "check_text", "check_workers"]
+
+
+#: Where workers may listen: a name, an IPv4 address, an IPv6 one in brackets or ``*``; and a port, a range or ``*``.
+BIND = re.compile(r"tcp://(?P<host>\*|[A-Za-z0-9_.-]+|\[[0-9A-Fa-f:.%]+\])(:(?P<ports>\*|\d{1,5}(-\d{1,5})?))?")
+#: The highest port there is.
+PORT_MAX = 65535
+
+
+def check_bind(name: str, value: object, example: str = "tcp://10.0.0.5:20000-20100") -> str:
+    """Return an address to listen at, with its ports: one, a range, or ``*`` for any.
+
+    Raises:
+        TypeError: It is not text.
+        ValueError: It is no such address.
+    """
+    found = BIND.fullmatch(check_text(name, value, example).strip())
+    ports = (found["ports"] if found is not None else None) or "*"
+    first, _, last = ports.partition("-")
+    if found is None or (ports != "*" and not 0 < int(first) <= int(last or first) <= PORT_MAX):
+        raise ValueError(
+            f"{name} must be an address of tcp, with a port or a range of ports, such as {example}, or "
+            f"tcp://*:20000-20100 to choose the ports alone; got {value!r}"
+        )
+    return f"tcp://{found['host']}:{ports}"
 
 
 def check_text(name: str, value: object, example: str) -> str:

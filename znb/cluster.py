@@ -22,7 +22,7 @@ from typing import Any, Literal, Self
 from znb.arrivals import Arrival
 from znb.attachment import Attachment
 from znb.checkpoint import CheckpointedMap
-from znb.checks import check_mapping, check_seconds, check_text, check_workers
+from znb.checks import check_bind, check_mapping, check_seconds, check_text, check_workers
 from znb.connection import ClusterEntry, clean_dead, find_cluster, list_clusters
 from znb.current import current
 from znb.descriptors import ensure_descriptors
@@ -117,7 +117,7 @@ class Cluster(concurrent.futures.Executor):
             env=dict(check_mapping("env", env, "{'OMP_NUM_THREADS': '1'}")),
             cwd=os.fspath(cwd or Path.cwd()),
             python=os.fspath(python or ""),
-            bind=check_text("bind", bind, "tcp://10.0.0.5:20000-20100") if bind else "",
+            bind="" if bind is None else check_bind("bind", bind),
             grace=check_seconds("grace", grace),
         )
         number = None if n is None else check_workers(n)
@@ -340,6 +340,12 @@ class Cluster(concurrent.futures.Executor):
         if self._attached.launcher.file is None:
             raise ServiceUnavailable(self.name, "this cluster has ended, and its connection file with it")
         return Path(self._attached.launcher.file.cluster_dir, FILE_NAME)
+
+    @property
+    def identity(self) -> tuple[str, int, str] | None:
+        """What tells it from every other, also from earlier ones of its name; ``None`` when it has ended."""
+        file = self._attached.launcher.file
+        return file.identity if file is not None else None
 
     @property
     def closed(self) -> bool:

@@ -140,6 +140,11 @@ class ClusterFile(msgspec.Struct, frozen=True, kw_only=True):
     keys: ClientKeys | None = None
     format: int = FILE_FORMAT
 
+    @property
+    def identity(self) -> tuple[str, int, str]:
+        """What tells this cluster from every other, also from earlier ones of its name."""
+        return self.host, self.zygote_pid, self.zygote_start
+
 
 class ClusterEntry(NamedTuple):
     """One directory in the runtime directory.

@@ -11,7 +11,7 @@ import msgspec
 
 from znb.cli.commands import Command, Parser, WrongUsage
 from znb.cli.tables import cluster_table, count_workers
-from znb.cli.values import add_place_options
+from znb.cli.values import add_place_options, add_ssh_option, start_options
 from znb.cluster import Cluster
 from znb.connection import list_clusters
 
@@ -24,9 +24,7 @@ CLEAR_SCREEN = "\x1b[H\x1b[J"
 
 
 def _start(args: argparse.Namespace) -> None:
-    cluster = Cluster.start(
-        args.n, on=args.on, name=args.name, keep=True, env=dict(args.env), cwd=args.cwd, python=args.python
-    )
+    cluster = Cluster.start(args.n, keep=True, **start_options(args))
     try:
         name, count, reused = cluster.name, len(cluster), cluster.reused
     finally:
@@ -43,7 +41,7 @@ def _list(_args: argparse.Namespace) -> None:
 
 
 def _status(args: argparse.Namespace) -> None:
-    with contextlib.closing(Cluster.connect(args.which, observe=True)) as cluster:
+    with contextlib.closing(Cluster.connect(args.which, observe=True, ssh=args.ssh)) as cluster:
         if args.watch:
             with contextlib.suppress(KeyboardInterrupt):
                 _watch(cluster, as_json=args.json)
@@ -79,6 +77,7 @@ def _stop(args: argparse.Namespace) -> None:
 
 def _status_arguments(parser: Parser) -> None:
     parser.argument("which", metavar="NAME", nargs="?", help="its name, or its connection file (default: the newest)")
+    add_ssh_option(parser)
     parser.argument("--watch", action="store_true", help="show it anew every second, until Ctrl-C")
     parser.argument("--json", action="store_true", help="as JSON; with --watch one line each second")
 
@@ -96,7 +95,8 @@ COMMANDS = (
         _start,
         add_place_options,
         "If a cluster of the name runs already, it is left as it is.",
-        "znb start 4\nznb start 2 --name night --env OMP_NUM_THREADS=1",
+        "znb start 4\nznb start 2 --name night --env OMP_NUM_THREADS=1\n"
+        "znb start --on ssh:alpha*4,beta*4 --bind tcp://*:20000-20100",
     ),
     Command("list", "show all your clusters, clean up after those that died", _list),
     Command(

@@ -12,7 +12,9 @@ import keyword
 import math
 import sys
 from importlib.metadata import entry_points
+from typing import Any
 
+from znb.checks import check_bind
 from znb.cli.commands import Parser
 from znb.connection import check_name
 from znb.errors import AuthError, ZnbError
@@ -23,9 +25,11 @@ from znb.transport import is_local
 __all__ = [
     "add_key_options",
     "add_place_options",
+    "add_ssh_option",
     "add_target_option",
     "address",
     "at_least_one",
+    "bind_address",
     "cluster_name",
     "keys_of",
     "launchers",
@@ -33,6 +37,7 @@ __all__ = [
     "place",
     "seconds",
     "setting",
+    "start_options",
     "variable",
     "variables",
 ]
@@ -117,6 +122,14 @@ def address(text: str) -> str:
         raise argparse.ArgumentTypeError(str(error)) from error
 
 
+def bind_address(text: str) -> str:
+    """Return where workers are to listen."""
+    try:
+        return check_bind("it", text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
 def add_key_options(parser: Parser) -> None:
     """Add ``--keys FILE`` and ``--insecure``: who may come in (``keys_of``)."""
     parser.argument(
@@ -191,3 +204,32 @@ def add_place_options(parser: Parser) -> None:
     )
     parser.argument("--cwd", metavar="DIR", offers="paths", help="their working directory (default: this one)")
     parser.argument("--python", metavar="PATH", offers="paths", help="their interpreter (default: this one)")
+    parser.argument(
+        "--bind",
+        metavar="URL",
+        type=bind_address,
+        help="where workers on other machines listen, such as tcp://10.0.0.5:20000-20100, or tcp://*:20000-20100 to "
+        "choose the ports alone (default: the address that leads here)",
+    )
+
+
+def add_ssh_option(parser: Parser) -> None:
+    """Add ``--ssh HOST``."""
+    parser.argument(
+        "--ssh",
+        metavar="HOST",
+        help="the machine that the cluster was started on, as ssh calls it, if that is another one: NAME is then a "
+        "copy of its connection file",
+    )
+
+
+def start_options(args: argparse.Namespace) -> dict[str, Any]:
+    """Return what ``add_place_options`` found, as ``Cluster.start`` takes it."""
+    return {
+        "on": args.on,
+        "name": args.name,
+        "env": dict(args.env),
+        "cwd": args.cwd,
+        "python": args.python,
+        "bind": args.bind,
+    }

@@ -8,7 +8,7 @@ from IPython.display import display
 
 from znb.cli.commands import Command, Parser, WrongUsage
 from znb.cli.tables import cluster_table, count_workers
-from znb.cli.values import add_place_options, not_negative
+from znb.cli.values import add_place_options, add_ssh_option, not_negative, start_options
 from znb.cluster import DEFAULT_NAME, Cluster
 from znb.connection import find_cluster, list_clusters
 from znb.magics.session import Session
@@ -21,15 +21,7 @@ def _start(session: Session, args: argparse.Namespace) -> None:
     cluster = session.held(name)
     reused = cluster is not None
     if cluster is None:
-        cluster = Cluster.start(
-            args.n,
-            on=args.on,
-            name=name,
-            keep=args.keep,
-            env=dict(args.env),
-            cwd=args.cwd,
-            python=args.python,
-        )
+        cluster = Cluster.start(args.n, keep=args.keep, **start_options(args))
         reused = cluster.reused
     if reused:
         print(_running_already(cluster, args.n))
@@ -50,7 +42,9 @@ def _running_already(cluster: Cluster, wanted: int | None) -> str:
 def _connect(session: Session, args: argparse.Namespace) -> None:
     file = find_cluster(args.which)
     cluster = session.held(file.name)
-    _show(session, cluster if cluster is not None else Cluster.connect(args.which or file.name))
+    if cluster is None or cluster.identity != file.identity:
+        cluster = Cluster.connect(args.which or file.name, ssh=args.ssh)
+    _show(session, cluster)
 
 
 def _show(session: Session, cluster: Cluster) -> None:
@@ -109,6 +103,7 @@ def _connect_arguments(parser: Parser) -> None:
         offers="clusters",
         help="the cluster's name, or its connection file (default: the newest cluster)",
     )
+    add_ssh_option(parser)
 
 
 def _scale_arguments(parser: Parser) -> None:
@@ -150,7 +145,8 @@ COMMANDS = (
         _connect,
         _connect_arguments,
         "For a second notebook, and for the time after a kernel restart: the workers keep their variables.",
-        "%znb cluster connect          the newest\n%znb cluster connect night",
+        "%znb cluster connect          the newest\n%znb cluster connect night\n"
+        "%znb cluster connect copy.json --ssh alpha      one that was started on alpha",
     ),
     Command(
         "cluster list",

@@ -39,7 +39,7 @@ class Session:
 
     def __init__(self, shell: InteractiveShell) -> None:
         self.shell = shell
-        self._held: dict[str, Cluster] = {}
+        self._held: list[Cluster] = []
         self._bound: Cluster | None = None
         self._before: Any = _MISSING
 
@@ -51,7 +51,7 @@ class Session:
         named = self.namespace.get(VARIABLE)
         if isinstance(named, Cluster) and not named.closed:
             return named
-        return next((cluster for cluster in reversed(self._held.values()) if not cluster.closed), None)
+        return next((cluster for cluster in reversed(self._held) if not cluster.closed), None)
 
     def cluster(self) -> Cluster:
         """Return the current cluster.
@@ -69,7 +69,7 @@ class Session:
     def held(self, name: str) -> Cluster | None:
         """Return the live client of the cluster of this name, if this notebook has one."""
         named = self.namespace.get(VARIABLE)
-        known = [*self._held.values(), *([named] if isinstance(named, Cluster) else [])]
+        known = [*reversed(self._held), *([named] if isinstance(named, Cluster) else [])]
         return next((cluster for cluster in known if cluster.name == name and not cluster.closed), None)
 
     def adopt(self, cluster: Cluster) -> str:
@@ -78,8 +78,8 @@ class Session:
         Returns:
             What to tell the user if the variable is theirs; else nothing.
         """
-        self._held.pop(cluster.name, None)  # so that it comes last
-        self._held[cluster.name] = cluster
+        self._held = [held for held in self._held if held is not cluster and not held.closed]
+        self._held.append(cluster)
         current.choose(cluster)
         before = self.namespace.get(VARIABLE, _MISSING)
         if before is cluster:
@@ -106,7 +106,7 @@ class Session:
                 del self.namespace[VARIABLE]
             else:
                 self.namespace[VARIABLE] = self._before
-        opened = [cluster for cluster in self._held.values() if not cluster.closed]
+        opened = [cluster for cluster in self._held if not cluster.closed]
         for cluster in opened:
             cluster.close()
         self._held.clear()
