@@ -18,7 +18,7 @@ from znb.errors import ZnbError
 from znb.executor.client import JobClient
 from znb.executor.groups import Show
 from znb.executor.submits import Submits
-from znb.launchers import Launcher, make_launcher, make_tunnel
+from znb.launchers import EventHandler, Launcher, ReactorLike
 from znb.lifecycle import ClusterEvent, Snapshot
 from znb.locks import Event
 from znb.membership import Membership
@@ -37,10 +37,9 @@ class Attachment:
     """One process's part in one cluster.
 
     Args:
-        where: What the launcher understands.
+        make: Makes the launcher.
         notify: Shows a line to the user.
         view: Returns what shows the output of jobs that are started now.
-        ssh: The machine of a cluster that runs elsewhere, as ssh calls it; ``None`` for this one's.
 
     Attributes:
         name: The cluster's name; empty until it has begun.
@@ -57,7 +56,11 @@ class Attachment:
     """
 
     def __init__(
-        self, where: str, *, notify: Callable[[str], None], view: Callable[[], Show], ssh: str | None = None
+        self,
+        make: Callable[[ReactorLike, EventHandler], Launcher],
+        *,
+        notify: Callable[[str], None],
+        view: Callable[[], Show],
     ) -> None:
         self.name = ""
         self.owner = False
@@ -73,11 +76,7 @@ class Attachment:
         self.membership = Membership(
             self.reactor, self.codec, self.jobs, self._on_ended, self._collector, self.standing
         )
-        self.launcher: Launcher = (
-            make_launcher(where, self.reactor, self._on_event)
-            if ssh is None
-            else make_tunnel(ssh, self.reactor, self._on_event)
-        )
+        self.launcher = make(self.reactor, self._on_event)
         self._leaving = threading.Lock()
         self._pid = os.getpid()
 

@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-__all__ = ["check_bind", "check_count", "check_mapping", "check_seconds", "check_text", "check_workers"]
+__all__ = ["check_bind", "check_count", "check_listen", "check_mapping", "check_seconds", "check_text", "check_workers"]
 
 
 #: Where workers may listen: a name, an IPv4 address, an IPv6 one in brackets or ``*``; and a port, a range or ``*``.
@@ -36,6 +36,19 @@ def check_bind(name: str, value: object, example: str = "tcp://10.0.0.5:20000-20
             f"tcp://*:20000-20100 to choose the ports alone; got {value!r}"
         )
     return f"tcp://{found['host']}:{ports}"
+
+
+def check_listen(value: object) -> str:
+    """Return an address that others are told to come to, with its ports.
+
+    Raises:
+        TypeError: It is not text.
+        ValueError: It is no such address, or every one of this machine's.
+    """
+    url = check_bind("listen", value, "tcp://10.0.0.5:7000")
+    if url.startswith("tcp://*"):
+        raise ValueError(f"listen must name the address at which others reach this machine, got {value!r}")
+    return url
 
 
 def check_text(name: str, value: object, example: str) -> str:

@@ -22,7 +22,7 @@ from typing import Any, Literal, Self
 from znb.arrivals import Arrival
 from znb.attachment import Attachment
 from znb.checkpoint import CheckpointedMap
-from znb.checks import check_bind, check_mapping, check_seconds, check_text, check_workers
+from znb.checks import check_bind, check_listen, check_mapping, check_seconds, check_text, check_workers
 from znb.connection import ClusterEntry, clean_dead, find_cluster, list_clusters
 from znb.current import current
 from znb.descriptors import ensure_descriptors
@@ -32,7 +32,7 @@ from znb.executor.groups import Show
 from znb.executor.maps import MapResult
 from znb.host import kernel_at_exit, kernel_of_this_process, usable_cpus
 from znb.jobview import JobViews
-from znb.launchers import StartOptions
+from znb.launchers import EventHandler, Launcher, ReactorLike, StartOptions, make_connector, make_launcher
 from znb.lifecycle import Snapshot
 from znb.link import Link
 from znb.mapping import begin_map
@@ -66,12 +66,12 @@ class Cluster(concurrent.futures.Executor):
         42
     """
 
-    def __init__(self, where: str, *, ssh: str | None = None) -> None:
+    def __init__(self, make: Callable[[ReactorLike, EventHandler], Launcher]) -> None:
         self.reused = False
         self._labels = itertools.count(1)
         self._pid = os.getpid()
         self._job_views = JobViews()
-        self._attached = Attachment(where, notify=self.notify, view=self._job_view, ssh=ssh)
+        self._attached = Attachment(make, notify=self.notify, view=self._job_view)
         self.codec = self._attached.codec
         self.standing = self._attached.standing
         self._joblib = Arrival("joblib", functools.partial(_register, weakref.ref(self)))
@@ -91,6 +91,7 @@ class Cluster(concurrent.futures.Executor):
         python: str | None = None,
         grace: float = 300.0,
         bind: str | None = None,
+        listen: str | None = None,
     ) -> Self:
         """Start a cluster, or attach to the one of that name that runs.
 
@@ -105,6 +106,8 @@ class Cluster(concurrent.futures.Executor):
             grace: Seconds that workers wait for a client that vanished without a word.
             bind: Address at which workers on other machines listen, and a range of ports for it, such as
                 ``tcp://10.0.0.5:20000-20100``; ``None`` for the one that leads here.
+            listen: Address of this machine, such as ``tcp://10.0.0.5:7000``, at which who has a copy of the connection
+                file is let in; ``None`` for nowhere.
 
         Raises:
             ZnbError: It could not be started; the message has what the workers wrote.
@@ -118,11 +121,12 @@ class Cluster(concurrent.futures.Executor):
             cwd=os.fspath(cwd or Path.cwd()),
             python=os.fspath(python or ""),
             bind="" if bind is None else check_bind("bind", bind),
+            listen="" if listen is None else check_listen(listen),
             grace=check_seconds("grace", grace),
         )
         number = None if n is None else check_workers(n)
         ensure_descriptors(usable_cpus() if number is None else number)
-        cluster = cls(check_text("on", on, "local"))
+        cluster = cls(functools.partial(make_launcher, check_text("on", on, "local")))
         cluster._attached.owner = not keep
         cluster._begin(lambda: cluster._attached.launcher.start(number, options))
         cluster.reused = cluster._attached.launcher.reused
@@ -148,7 +152,8 @@ class Cluster(concurrent.futures.Executor):
             AuthError: Others can read its connection file.
         """
         file = find_cluster(os.fspath(which) if which is not None else None)
-        cluster = cls(file.launcher, ssh=None if ssh is None else check_text("ssh", ssh, "alpha"))
+        through = None if ssh is None else check_text("ssh", ssh, "alpha")
+        cluster = cls(functools.partial(make_connector, file, through))
         snapshot = cluster._begin(lambda: cluster._attached.launcher.connect(file))
         cluster._attached.owner = not (observe or snapshot.keep) and snapshot.clients == 1
         return cluster

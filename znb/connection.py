@@ -120,6 +120,7 @@ class ClusterFile(msgspec.Struct, frozen=True, kw_only=True):
         keep: Whether it goes on when its last client has vanished.
         grace: Seconds that it waits for a client before it ends.
         keys: What its workers on tcp let in; ``None`` where they listen to this machine alone.
+        door: Where clients on other machines are let in; empty for nowhere.
         format: Layout of this record.
     """
 
@@ -138,6 +139,7 @@ class ClusterFile(msgspec.Struct, frozen=True, kw_only=True):
     keep: bool
     grace: float
     keys: ClientKeys | None = None
+    door: str = ""
     format: int = FILE_FORMAT
 
     @property

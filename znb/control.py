@@ -106,6 +106,7 @@ class ZygoteConfig(msgspec.Struct, frozen=True, kw_only=True):
         grace: Seconds without a client after which the cluster ends.
         stop_grace: Seconds between SIGTERM and SIGKILL when a worker is stopped.
         bind: Where workers listen if not on sockets in ``socket_dir``, such as ``tcp://10.0.0.5:20000-20100``.
+        listen: Where clients of other machines are let in (see ``znb.launchers.door``); empty for nowhere.
         engine: ``module:Class`` of the engine whose hosts run the workers; empty for this machine.
         place: What that engine is told of the place.
         python: Interpreter on those hosts; empty for the one that is found there.
@@ -127,6 +128,7 @@ class ZygoteConfig(msgspec.Struct, frozen=True, kw_only=True):
     grace: float
     stop_grace: float
     bind: str = ""
+    listen: str = ""
     engine: str = ""
     place: str = ""
     python: str = ""
@@ -326,12 +328,13 @@ class ControlClient:
     """A client's connection to a zygote, without a thread of its own.
 
     Args:
-        path: The control socket.
+        path: The control socket, or what messages shall call it.
+        stream: What leads there, if it is connected already.
     """
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, stream: socket.socket | None = None) -> None:
         self.path = path
-        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._socket = stream or socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self._frames = FrameDecoder()
         self._ids = itertools.count(1)
         self._sending = threading.Lock()

@@ -28,6 +28,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -44,6 +45,9 @@ from znb.lifecycle import ClusterEvent, DeathCertificate, Snapshot, WorkerStatus
 from znb.nursery import EventName, Goal, Nursery
 from znb.rundir import CONTROL_NAME
 from znb.wire import WIRE_VERSION
+
+if TYPE_CHECKING:
+    from znb.launchers.door import DoorProcess
 
 __all__ = ["Zygote", "main"]
 
@@ -90,6 +94,7 @@ class Zygote:
             self._client_keys, keys = make_cluster_keys()
         self._home = self._make_home(entry, keys)
         self._nursery = Nursery(config, self._home, self._tell)
+        self._door = self._open_door(keys)
         self._peers: set[ControlPeer] = set()
         self._debts: list[Debt] = []
         self._keep = config.keep
@@ -120,6 +125,8 @@ class Zygote:
         finally:
             self._home.kill_all()  # there are any only if the loop has failed
             remove_cluster(self._file)
+            if self._door is not None:
+                self._door.close()
 
     def _describe(self) -> ClusterFile:
         config = self._config
@@ -139,6 +146,7 @@ class Zygote:
             keep=self._keep,
             grace=config.grace,
             keys=self._client_keys,
+            door=self._door.url if self._door is not None else "",
         )
 
     def _make_home(self, entry: Entry | None, keys: WorkerKeys | None) -> Home:
@@ -150,6 +158,15 @@ class Zygote:
         return LocalHome(
             entry, config.entry, self._selector, self._abandon, sockets=sockets, bind=config.bind, keys=keys
         )
+
+    def _open_door(self, keys: WorkerKeys | None) -> DoorProcess | None:
+        """Let clients of other machines in, if that is wanted."""
+        if not self._config.listen or keys is None:
+            return None
+        door: DoorProcess = importlib.import_module("znb.launchers.door").DoorProcess(
+            self._config.listen, str(Path(self._config.socket_dir, CONTROL_NAME)), keys, self._config.lease
+        )
+        return door
 
     # -- time and signals ------------------------------------------------------------------------------------
 
@@ -188,6 +205,8 @@ class Zygote:
         self._listener.close()
         self._signals.close()
         self._signals_writer.close()
+        if self._door is not None:
+            self._door.abandon()
         for peer in self._peers:
             peer.socket.close()
 

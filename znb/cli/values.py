@@ -14,7 +14,7 @@ import sys
 from importlib.metadata import entry_points
 from typing import Any
 
-from znb.checks import check_bind
+from znb.checks import check_bind, check_listen
 from znb.cli.commands import Parser
 from znb.connection import check_name
 from znb.errors import AuthError, ZnbError
@@ -33,6 +33,7 @@ __all__ = [
     "cluster_name",
     "keys_of",
     "launchers",
+    "listen_address",
     "not_negative",
     "place",
     "seconds",
@@ -130,6 +131,14 @@ def bind_address(text: str) -> str:
         raise argparse.ArgumentTypeError(str(error)) from error
 
 
+def listen_address(text: str) -> str:
+    """Return where clients of other machines are to be let in."""
+    try:
+        return check_listen(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
 def add_key_options(parser: Parser) -> None:
     """Add ``--keys FILE`` and ``--insecure``: who may come in (``keys_of``)."""
     parser.argument(
@@ -211,6 +220,13 @@ def add_place_options(parser: Parser) -> None:
         help="where workers on other machines listen, such as tcp://10.0.0.5:20000-20100, or tcp://*:20000-20100 to "
         "choose the ports alone (default: the address that leads here)",
     )
+    parser.argument(
+        "--listen",
+        metavar="URL",
+        type=listen_address,
+        help="address of this machine, such as tcp://10.0.0.5:7000, at which who has a copy of the connection file "
+        "is let in from other machines (default: none)",
+    )
 
 
 def add_ssh_option(parser: Parser) -> None:
@@ -232,4 +248,5 @@ def start_options(args: argparse.Namespace) -> dict[str, Any]:
         "cwd": args.cwd,
         "python": args.python,
         "bind": args.bind,
+        "listen": args.listen,
     }

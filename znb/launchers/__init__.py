@@ -11,6 +11,7 @@ else of a launcher is for any other thread, and blocks; so that an interrupt end
 from __future__ import annotations
 
 import importlib
+import os
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol
@@ -29,8 +30,8 @@ __all__ = [
     "ReactorLike",
     "StartOptions",
     "Where",
+    "make_connector",
     "make_launcher",
-    "make_tunnel",
     "parse_where",
 ]
 
@@ -65,6 +66,18 @@ class ReactorLike(Protocol):
     def remove_reader(self, fd: int, /) -> None:
         """Stop doing so."""
 
+    def socket(self, kind: int, url: str = "", /) -> Any:
+        """Return a new socket."""
+
+    def add_socket(self, socket: Any, on_message: Any, /) -> None:
+        """Call ``on_message(frames)`` for each message that arrives."""
+
+    def add_monitor(self, socket: Any, events: int, on_event: Callable[[int], object], /) -> None:
+        """Call ``on_event(event)`` when a connection of a socket changes."""
+
+    def close_socket(self, socket: Any, /) -> None:
+        """Close a socket."""
+
     #: Sets the keys of every socket made for an address.
     credentials: Prepare | None
 
@@ -86,6 +99,7 @@ class StartOptions(msgspec.Struct, frozen=True, kw_only=True):
         preload: Modules that workers share, imported once.
         lease: Seconds of silence after which a host is taken for gone, and has killed its workers.
         bind: Where workers listen, such as ``tcp://10.0.0.5:20000-20100``; empty for what suits the launcher.
+        listen: Where clients on other machines are let in, such as ``tcp://10.0.0.5:7000``; empty for nowhere.
     """
 
     name: str = "default"
@@ -100,6 +114,7 @@ class StartOptions(msgspec.Struct, frozen=True, kw_only=True):
     entry: str = "znb.worker:main"
     preload: tuple[str, ...] = ("IPython.core.interactiveshell", "dill", "asyncio")
     bind: str = ""
+    listen: str = ""
     lease: float = 20.0
 
 
@@ -207,13 +222,17 @@ def make_launcher(where: str, reactor: ReactorLike, on_event: EventHandler) -> L
     return launcher
 
 
-def make_tunnel(host: str, reactor: ReactorLike, on_event: EventHandler) -> Launcher:
-    """Return a launcher that attaches, through ssh, to clusters of another machine.
+def make_connector(file: ClusterFile, ssh: str | None, reactor: ReactorLike, on_event: EventHandler) -> Launcher:
+    """Return a new launcher that can attach to a cluster that runs.
 
     Args:
-        host: That machine, as ssh calls it.
+        file: Its connection file, or a copy.
+        ssh: What ssh calls its machine, if that is the way; ``None``: by its door if it is on another machine.
         reactor: As for ``make_launcher``.
         on_event: As for ``make_launcher``.
     """
-    launcher: Launcher = importlib.import_module("znb.launchers.tunnel").TunnelledLauncher(host, reactor, on_event)
+    if ssh is None and (not file.door or file.host == os.uname().nodename):
+        return make_launcher(file.launcher, reactor, on_event)
+    module, *place = ("door",) if ssh is None else ("tunnel", ssh)
+    launcher: Launcher = importlib.import_module(f"znb.launchers.{module}").Connector(*place, reactor, on_event)
     return launcher

@@ -130,7 +130,9 @@ class LocalLauncher:
             here = os.uname().nodename
             if file.host == here:
                 raise
-            hint = f"Cluster.connect(FILE, ssh={file.host!r}) leads there"
+            hint = (
+                f"Cluster.connect(FILE, ssh={file.host!r}) leads there; without ssh only if it is started with listen="
+            )
             raise ServiceUnavailable(file.name, f"it runs on {file.host}, and this is {here}", hint=hint) from None
         try:
             return self._greet(ANSWER_TIMEOUT)
@@ -172,7 +174,9 @@ class LocalLauncher:
     ) -> subprocess.Popen[bytes]:
         """Start the zygote's process; it may live longer than this one."""
         far = bool(self.engine)
-        bind = options.bind or ("tcp://127.0.0.1:*" if self._place == "tcp" and not far else "")
+        loopback = "tcp://127.0.0.1:*" if self._place == "tcp" else ""
+        beside_door = f"{options.listen.rpartition(':')[0]}:*" if options.listen else ""
+        bind = options.bind or ("" if far else beside_door or loopback)
         config = ZygoteConfig(
             name=options.name,
             launcher=self.where,
@@ -186,6 +190,7 @@ class LocalLauncher:
             grace=options.grace,
             stop_grace=options.stop_grace,
             bind=bind,
+            listen=options.listen,
             engine=self.engine,
             place=self._place,
             python=options.python,
@@ -368,6 +373,10 @@ class LocalLauncher:
         client.connect()
         # A copy of the connection in a fork of this process would look like a client that is still there.
         os.register_at_fork(after_in_child=functools.partial(_close_copy, weakref.ref(client)))
+        self._take(client)
+
+    def _take(self, client: ControlClient) -> None:
+        """Speak over a connection from now on."""
         self._client = client
         self._closing = False
         self._reactor.call_soon(self._reactor.add_reader, client.fileno(), self._on_readable)

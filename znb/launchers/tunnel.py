@@ -17,19 +17,17 @@ import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import zmq
 
 from znb.connection import ClusterFile
-from znb.control import Reply
 from znb.errors import ServiceUnavailable, ZnbError
 from znb.launchers import EventHandler, ReactorLike
-from znb.launchers.local import LocalLauncher
-from znb.lifecycle import ClusterEvent, Snapshot, WorkerStatus
+from znb.launchers.afar import AfarLauncher
+from znb.lifecycle import Snapshot, WorkerStatus
 
-__all__ = ["OPTIONS", "Tunnel", "TunnelledLauncher", "forward"]
+__all__ = ["OPTIONS", "Connector", "Tunnel", "forward"]
 
 #: Options of every ssh: it has nobody to ask, notices a dead connection, and takes no forwards of the user's along.
 OPTIONS = (
@@ -124,8 +122,8 @@ class Tunnel:
         shutil.rmtree(self._folder, ignore_errors=True)
 
 
-class TunnelledLauncher(LocalLauncher):
-    """The launcher of a cluster whose head is on another machine; it can only connect.
+class Connector(AfarLauncher):
+    """The launcher of a cluster whose head ssh leads to; it can only connect.
 
     Args:
         host: What ssh calls that machine.
@@ -134,10 +132,8 @@ class TunnelledLauncher(LocalLauncher):
     """
 
     def __init__(self, host: str, reactor: ReactorLike, on_event: EventHandler) -> None:
-        super().__init__("", reactor, on_event)
+        super().__init__(reactor, on_event)
         self._tunnel = Tunnel(host)
-        self._tell = on_event
-        self._on_event = self._translate_event
 
     def connect(self, file: ClusterFile) -> Snapshot:
         """Attach to a running cluster."""
@@ -154,38 +150,22 @@ class TunnelledLauncher(LocalLauncher):
             self._tunnel.close()
             raise
 
-    def _translate_event(self, event: ClusterEvent) -> None:
-        workers = None if event.workers is None else self._translate(event.workers)
-        worker = None if event.worker is None else self._translate((event.worker,))[0]
-        self._tell(msgspec.structs.replace(event, workers=workers, worker=worker))
-
-    def _on_reply(self, reply: Reply) -> None:
-        if reply.ok is not None:
-            snapshot = msgspec.structs.replace(reply.ok, workers=self._translate(reply.ok.workers))
-            reply = msgspec.structs.replace(reply, ok=snapshot)
-        super()._on_reply(reply)
-
     def _translate(self, workers: Sequence[WorkerStatus]) -> tuple[WorkerStatus, ...]:
         """Return workers with addresses that can be dialled here, as far as they are ready."""
         ready = [worker for worker in workers if worker.state == "ready"]
         with contextlib.suppress(ZnbError):  # the ssh is gone, as the control connection will tell
             self._tunnel.lead(*(_target(url) for worker in ready for url in (worker.calls, worker.jobs)))
-            return tuple(self._relocate(worker) for worker in workers)
+            return tuple(self._relocate(worker) for worker in super()._translate(workers))
         return tuple(workers)
 
     def _relocate(self, worker: WorkerStatus) -> WorkerStatus:
-        changes: dict[str, Any] = {"host": worker.host or (self.file.host if self.file is not None else "?")}
-        if worker.state == "ready":
-            calls, jobs = self._tunnel.lead(_target(worker.calls), _target(worker.jobs))
-            changes |= {"calls": f"ipc://{calls}", "jobs": f"ipc://{jobs}"}
-        return msgspec.structs.replace(worker, **changes)
+        if worker.state != "ready":
+            return worker
+        calls, jobs = self._tunnel.lead(_target(worker.calls), _target(worker.jobs))
+        return msgspec.structs.replace(worker, calls=f"ipc://{calls}", jobs=f"ipc://{jobs}")
 
-    def _leave(self, *, ended: bool) -> None:  # noqa: ARG002 - what is left is there, and its head's
-        self._close()
+    def _release(self) -> None:
         self._tunnel.close()
-
-    def _wait_exit(self) -> bool:
-        return True
 
 
 def _target(url: str) -> str:
