@@ -17,7 +17,7 @@ from farhosts import far_hosts
 from znb import Cluster, cluster
 from znb.auth import DOMAIN
 from znb.connection import read_cluster_file
-from znb.errors import NoWorkers
+from znb.errors import NoWorkers, ZnbError
 from znb.keys import make_cluster_keys
 from znb.launchers import StartOptions
 
@@ -128,6 +128,34 @@ def test_an_address_that_is_taken_or_foreign_fails_the_start():
 def test_every_address_at_once_is_refused():
     with pytest.raises(ValueError, match="must name the address at which others reach this machine"):
         Cluster.start(1, listen="tcp://*:7000")
+
+
+@on_hosts
+def test_changed_keys_lock_old_copies_out(elsewhere, tmp_path):
+    with Cluster.start(2, listen=f"tcp://{elsewhere.gateway}:*") as there:
+        old = copy_of(there, tmp_path).rename(tmp_path / "old.json")
+        with Cluster.connect(there.connection_file, observe=True) as other:
+            there.rotate_keys()
+            assert "refuses the keys for 'default'" in elsewhere(ASK, old).stderr
+            kept = read_cluster_file(old).keys
+            new = copy_of(there, tmp_path)
+            assert read_cluster_file(new).keys.secret != kept.secret
+            told = elsewhere("import sys, znb; print(znb.Cluster.connect(sys.argv[1], observe=True).run('6 * 7'))", new)
+            assert told.stdout == "{'w0': 42, 'w1': 42}\n", told.stderr
+            stale = elsewhere(ASK, copy_of(there, tmp_path, keys=kept))
+            assert "refuses the keys" in stale.stderr
+            for client in (there, other):  # also what is made, and dialled, later
+                client.kill("w0")
+                assert client.run("1 + 1") == {"w0": 2, "w1": 2}
+                assert list(client.map(abs, [-1, 2])) == [1, 2]
+
+
+def test_without_keys_there_are_none_to_change():
+    with (
+        Cluster.start(1) as there,
+        pytest.raises(ZnbError, match="has no keys: its workers listen in a private folder"),
+    ):
+        there.rotate_keys()
 
 
 def test_a_stranger_is_told_nothing():

@@ -91,6 +91,20 @@ def check_a_killed_worker_is_replaced_under_its_name(own, tmp_path):
     assert own.workers[0].pid == before["w0"][0]
 
 
+def check_changed_keys_hold_for_all(own, tmp_path):
+    if own._attached.launcher.file.keys is None:
+        return
+    before = own._attached.launcher.file.keys
+    with Cluster.connect(own.connection_file, observe=True) as other:
+        own.rotate_keys()
+        assert own._attached.launcher.file.keys != before
+        generation = own.workers[0].generation
+        own.kill("w0")
+        for client in (own, other):
+            wait_until(lambda client=client: client.workers[0].generation > generation, "the next w0")
+            assert client.run("1 + 1") == {"w0": 2, "w1": 2}
+
+
 def check_restart(own, tmp_path):
     own["w0"].push(gone=1)
     before = [worker.pid for worker in own.workers]

@@ -18,6 +18,7 @@ import pytest
 import zmq.utils.z85
 
 import engines
+import znb
 from cluster_harness import is_gone, wait_gone, wait_until
 from farhosts import far_hosts
 from kernels import Kernel
@@ -184,6 +185,24 @@ def test_another_python_is_told_with_what_will_not_work(hosts, tmp_path, capfd):
         told = capfd.readouterr().err
     assert "alpha runs Python 3.99.1" in told
     assert "defined in a notebook cannot go there" in told
+
+
+OTHERS = """
+import importlib.metadata, znb
+real = importlib.metadata.version
+importlib.metadata.version = lambda name: "0.0.1" if name == "dill" else real(name)
+znb.__version__ = "99.0"
+"""
+
+
+@on_hosts
+def test_another_znb_and_another_dill_are_told(hosts, tmp_path, capfd):
+    with Cluster.start(on="ssh:alpha*1", python=wrapped(tmp_path, OTHERS)) as started:
+        told = capfd.readouterr().err
+        assert started.run("6 * 7") == 42
+    assert f"alpha has znb 99.0, this process {znb.__version__}: use the same" in told
+    assert "alpha has dill 0.0.1, this process" in told
+    assert "functions and classes that are defined in a notebook may not be understood there; install dill" in told
 
 
 @on_hosts

@@ -18,6 +18,7 @@ from znb.errors import ZnbError
 from znb.executor.client import JobClient
 from znb.executor.groups import Show
 from znb.executor.submits import Submits
+from znb.keys import renew
 from znb.launchers import EventHandler, Launcher, ReactorLike
 from znb.lifecycle import ClusterEvent, Snapshot
 from znb.locks import Event
@@ -31,6 +32,8 @@ __all__ = ["Attachment"]
 
 #: Seconds that the end waits for each of these: the last spans, the end of the links, and results to be handed on.
 END_TIMEOUT = 1.0
+#: Seconds for a worker to take new keys: its I/O thread does it.
+ADMIT_TIMEOUT = 10.0
 
 
 class Attachment:
@@ -122,6 +125,18 @@ class Attachment:
         """Send a request to every worker that is there, and leave it at that."""
         for link in self.membership.links():
             link.control_nowait(method, argument, lambda _answer: None)
+
+    def rotate_keys(self) -> None:
+        """Change the keys of the cluster's clients (see ``znb.cluster.Cluster.rotate_keys``)."""
+        file = self.launcher.file
+        if file is None or file.keys is None:
+            raise ZnbError(f"{self.name!r} has no keys: its workers listen in a private folder of its machine alone")
+        keys = renew(file.keys)
+        for link in self.membership.links():  # the old ones hold until everybody has the new ones
+            link.control("_znb_admit", [file.keys.public, keys.public], timeout=ADMIT_TIMEOUT)
+        self.launcher.rotate(keys)
+        for link in self.membership.links():
+            link.control("_znb_admit", [keys.public], timeout=ADMIT_TIMEOUT)
 
     def stop(self) -> None:
         """End every worker and remove what belongs to the cluster. May be called twice."""

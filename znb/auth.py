@@ -9,7 +9,7 @@ reactor's thread owns it. Sources: the ZeroMQ RFCs 26 (CurveZMQ) and 27 (ZAP); l
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import zmq
@@ -54,7 +54,7 @@ class Gate:
 
     def __init__(self, keys: WorkerKeys) -> None:
         self._keys = keys
-        self._client = z85.decode(keys.client.encode())
+        self._clients = {z85.decode(keys.client.encode())}
         self._socket: zmq.Socket[bytes] | None = None
 
     def open(self, socket: zmq.Socket[bytes]) -> None:
@@ -69,10 +69,14 @@ class Gate:
         socket.setsockopt_string(zmq.ZAP_DOMAIN, DOMAIN)
         _be_patient(socket)
 
+    def admit(self, clients: Sequence[str]) -> None:
+        """Let in who holds one of these keys of clients from now on, and nobody else. Who is in stays in."""
+        self._clients = {z85.decode(client.encode()) for client in clients}
+
     def on_question(self, frames: list[Any]) -> None:
         """Answer libzmq: may this peer come in?"""
         peer, empty, version, identifier, domain, _address, _routing, mechanism, *credentials = map(bytes, frames)
-        known = domain != DOMAIN.encode() or (mechanism == b"CURVE" and credentials == [self._client])
+        known = domain != DOMAIN.encode() or (mechanism == b"CURVE" and credentials[0] in self._clients)
         verdict = (b"200", b"") if known else (b"400", b"")
         if self._socket is not None:
             self._socket.send_multipart([peer, empty, version, identifier, *verdict, b"", b""])

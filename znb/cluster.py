@@ -180,6 +180,13 @@ class Cluster(concurrent.futures.Executor):
         """End every worker and remove what belongs to the cluster. May be called twice."""
         self._leave(self._attached.stop)
 
+    def rotate_keys(self) -> None:
+        """Change the keys that clients need: copies of the connection file that were made before are of no use then.
+
+        Clients that are connected stay so, and are given the new keys; ``restart`` cuts those off that should not be.
+        """
+        self._attached.rotate_keys()
+
     def close(self) -> None:
         """Let go of the cluster. It ends if it is this process's (not with ``keep``), with the last who uses it."""
         self._leave(self._attached.close)

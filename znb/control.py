@@ -23,6 +23,7 @@ retire    names                   when they are gone; they are not replaced
 kill      names, signum (9)       at once; they are replaced when they are dead
 signal    names, signum, group    at once; ``group``: to the worker's children as well
 keep      keep                    at once
+rotate    keys                    at once; processes that are made from now on let in who holds these
 detach    stop                    at once, and it hangs up; the last who leaves ends the cluster, if one had ``stop``
 stop                              when nothing is left of the cluster but the zygote, which then ends
 ======== ======================= ================================================================
@@ -52,6 +53,7 @@ from typing import Any, BinaryIO
 import msgspec
 
 from znb.errors import NoWorkers, ProtocolError, ServiceUnavailable, ZnbError
+from znb.keys import ClientKeys
 from znb.lifecycle import ClusterEvent, DeathCertificate, Snapshot, WorkerStatus
 
 __all__ = [
@@ -69,6 +71,7 @@ __all__ = [
     "bootstrap_command",
     "bootstrap_input",
     "encode_frame",
+    "peer_pid",
     "read_frame",
 ]
 
@@ -151,6 +154,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     keep: bool = False
     stop: bool = False
     first: bool = False
+    keys: ClientKeys | None = None
 
 
 class Problem(msgspec.Struct, frozen=True):
@@ -319,6 +323,15 @@ class ControlPeer:
         with contextlib.suppress(OSError):
             self.socket.sendall(self._outgoing)
         self.socket.close()
+
+
+def peer_pid(connection: socket.socket) -> int:
+    """Return the process at the other end of a local socket; 0 if the system does not tell."""
+    if not hasattr(socket, "SO_PEERCRED"):
+        return 0
+    pid: int
+    pid, _, _ = struct.unpack("3i", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i")))
+    return pid
 
 
 # -- the client's end ----------------------------------------------------------------------------------------

@@ -94,6 +94,9 @@ class Home(Protocol):
             ZnbError: There cannot be one at all.
         """
 
+    def change_keys(self, keys: WorkerKeys) -> None:
+        """Have processes that are made from now on let in whom these keys name."""
+
     def has_process(self, pid: int) -> bool:
         """Whether a process of this machine is a worker's, or was started by one and has stayed in its group."""
 
@@ -174,6 +177,10 @@ class LocalHome:
         self._selector.register(child.ready_fd, read, functools.partial(self._on_ready, child, kin))
         self._selector.register(child.output_fd, read, functools.partial(self._on_output, child))
         return child
+
+    def change_keys(self, keys: WorkerKeys) -> None:
+        """Have processes that are made from now on let in whom these keys name."""
+        self._keys = keys
 
     def has_process(self, pid: int) -> bool:
         """Whether a process is a worker's, or was started by one and has stayed in its group."""

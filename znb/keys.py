@@ -19,7 +19,7 @@ import zmq
 
 from znb.errors import ZnbError
 
-__all__ = ["ClientKeys", "WorkerKeys", "make_cluster_keys"]
+__all__ = ["ClientKeys", "WorkerKeys", "make_cluster_keys", "renew"]
 
 
 class ClientKeys(msgspec.Struct, frozen=True, kw_only=True):
@@ -65,3 +65,9 @@ def make_cluster_keys() -> tuple[ClientKeys, WorkerKeys]:
     server, server_secret = (key.decode() for key in zmq.curve_keypair())
     public, secret = (key.decode() for key in zmq.curve_keypair())
     return ClientKeys(server=server, public=public, secret=secret), WorkerKeys(secret=server_secret, client=public)
+
+
+def renew(keys: ClientKeys) -> ClientKeys:
+    """Return the keys of a cluster's clients with a new pair of theirs; its workers prove the same as before."""
+    public, secret = (key.decode() for key in zmq.curve_keypair())
+    return ClientKeys(server=keys.server, public=public, secret=secret)

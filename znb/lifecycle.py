@@ -10,6 +10,8 @@ from typing import Literal
 
 import msgspec
 
+from znb.keys import ClientKeys
+
 __all__ = ["ClusterEvent", "DeathCertificate", "Snapshot", "WorkerStatus"]
 
 
@@ -115,17 +117,22 @@ class ClusterEvent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
             served that it is not replaced any more. ``scaled``: ``workers`` are the members from now on.
             ``stopping``: the cluster ends, for this ``reason``. ``lost``: contact with the supervisor is lost
             (made by the launcher). ``notice``: the user may want to know the ``reason`` why this takes its time.
+            ``keys``: clients have other ``keys`` from now on.
         worker: The worker's state after the event.
         certificate: What became of its process.
         workers: All workers.
         reason: Why, for people.
+        keys: What clients need to connect.
     """
 
-    event: Literal["started", "replaced", "ready", "died", "stopped", "gave_up", "scaled", "stopping", "lost", "notice"]
+    event: Literal[
+        "started", "replaced", "ready", "died", "stopped", "gave_up", "scaled", "stopping", "lost", "notice", "keys"
+    ]
     worker: WorkerStatus | None = None
     certificate: DeathCertificate | None = None
     workers: tuple[WorkerStatus, ...] | None = None
     reason: str = ""
+    keys: ClientKeys | None = None
 
 
 class Snapshot(msgspec.Struct, frozen=True, kw_only=True):

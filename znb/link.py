@@ -202,6 +202,7 @@ class Link:
         self.far = reactor.credentials is not None
         self.on_broken: Callable[[Link], object] | None = None
         self._breaking = False
+        self._credentials = reactor.credentials
         self.connection = Connection(reactor, member.calls, on_change=self.on_change if self.far else None)
 
     def open(self) -> None:
@@ -218,7 +219,7 @@ class Link:
         if event == zmq.EVENT_DISCONNECTED and not self._breaking:
             self._breaking = True  # what was under way is lost; the worker's death, if that is why, is told elsewhere
             self.reactor.call_later(NEWS_PATIENCE, self._on_broken)
-        elif event == zmq.EVENT_HANDSHAKE_FAILED_AUTH:
+        elif event == zmq.EVENT_HANDSHAKE_FAILED_AUTH and self.reactor.credentials is self._credentials:
             refused = f"{self.name} refused this client's keys: its connection file is of another start of the cluster"
             self.close(AuthError(refused))
 

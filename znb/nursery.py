@@ -44,7 +44,9 @@ WORKERS_MAX = 10_000
 #: Names that workers may have.
 WORKER_NAME = re.compile(r"w\d{1,4}")
 
-EventName = Literal["started", "replaced", "ready", "died", "stopped", "gave_up", "scaled", "stopping", "notice"]
+EventName = Literal[
+    "started", "replaced", "ready", "died", "stopped", "gave_up", "scaled", "stopping", "notice", "keys"
+]
 
 
 class Tell(Protocol):

@@ -12,6 +12,7 @@ _znb_spans          a ``traces.feed.Request``      new spans and samples, a ``Ba
 _znb_stacks         none                           text: the stack of every thread
 _znb_definitions    [keys]                         the definitions' frames
 _znb_release        key of shared memory           null; its mapping is let go
+_znb_admit          keys of clients                null; lets in who holds one of them, and nobody else
 _znb_exit           none                           null; the worker ends
 _znb_results        [the client's id, its link]    a stream, in place of a sink (``znb.executor.results``)
 ================== ============================== =====================================================
@@ -90,6 +91,7 @@ class Worker:
         self.codec = Codec()
         self.reactor = Reactor()
         self.runner = Runner(find_children, interrupt_children)
+        self._gate = Gate(spec.keys) if spec.keys is not None else None
         self._journal = Journal(spec.crash_fd)
         self.shell = Shell(spec.name, journal=self._journal)
         self._strays: dict[bytes, str] = {}
@@ -142,12 +144,11 @@ class Worker:
     def _bind(self) -> tuple[str, ...]:
         """Listen; return the addresses for calls, jobs and events."""
         self.shell.exempt()  # what is printed here must not wait for credits that this thread brings
-        gate = Gate(self.spec.keys) if self.spec.keys is not None else None
-        if gate is not None:
+        if self._gate is not None:
             questions = self.reactor.socket(zmq.ROUTER)
-            gate.open(questions)
-            self.reactor.add_socket(questions, gate.on_question)
-            self.reactor.credentials = gate.prepare
+            self._gate.open(questions)
+            self.reactor.add_socket(questions, self._gate.on_question)
+            self.reactor.credentials = self._gate.prepare
         calls = self._calls.bind(self.spec.calls)
         jobs = self._jobs.bind(self.spec.jobs)
         self.reactor.add_reader(self.spec.parent_fd, self._orphaned)
@@ -259,6 +260,10 @@ class Worker:
     def _release(self, request: Request) -> None:
         drop(request.args)
 
+    def _admit(self, request: Request) -> None:
+        if self._gate is not None:
+            self._gate.admit(request.args)
+
     def _exit(self, _request: Request) -> None:
         self.runner.stop()
 
@@ -358,6 +363,7 @@ class Worker:
         "_znb_stacks": _stacks,
         "_znb_definitions": _definitions,
         "_znb_release": _release,
+        "_znb_admit": _admit,
         "_znb_exit": _exit,
     }
     _QUEUED: ClassVar[dict[str, Callable[[Worker, Request, Any], Any]]] = {

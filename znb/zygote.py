@@ -22,7 +22,6 @@ import platform
 import selectors
 import signal
 import socket
-import struct
 import sys
 import time
 import traceback
@@ -35,7 +34,7 @@ import msgspec
 import znb
 from znb.child import Entry, is_single_threaded, load_function, name_process
 from znb.connection import ClusterFile, process_start, remove_cluster, write_cluster_file
-from znb.control import CONTROL_VERSION, ControlPeer, Problem, Reply, Request, ZygoteConfig, read_frame
+from znb.control import CONTROL_VERSION, ControlPeer, Problem, Reply, Request, ZygoteConfig, peer_pid, read_frame
 from znb.errors import NoWorkers, ProtocolError, ZnbError
 from znb.home import Home, LocalHome
 from znb.keys import ClientKeys, WorkerKeys, make_cluster_keys
@@ -89,12 +88,12 @@ class Zygote:
         self._listener = socket.socket(fileno=config.listener_fd)
         self._selector = selectors.DefaultSelector()
         self._client_keys: ClientKeys | None = None
-        keys: WorkerKeys | None = None
+        self._worker_keys: WorkerKeys | None = None
         if config.engine or config.bind:
-            self._client_keys, keys = make_cluster_keys()
-        self._home = self._make_home(entry, keys)
+            self._client_keys, self._worker_keys = make_cluster_keys()
+        self._home = self._make_home(entry, self._worker_keys)
         self._nursery = Nursery(config, self._home, self._tell)
-        self._door = self._open_door(keys)
+        self._door = self._open_door(self._worker_keys)
         self._peers: set[ControlPeer] = set()
         self._debts: list[Debt] = []
         self._keep = config.keep
@@ -318,6 +317,7 @@ class Zygote:
             "kill": lambda request, _: self._nursery.kill(request.names or (), request.signum),
             "signal": self._do_signal,
             "keep": self._do_keep,
+            "rotate": self._do_rotate,
             "detach": self._do_detach,
             "stop": self._do_stop,
         }
@@ -368,6 +368,18 @@ class Zygote:
         self._file = msgspec.structs.replace(self._file, keep=request.keep)
         write_cluster_file(self._file)
         self._check_orphaned()
+
+    def _do_rotate(self, request: Request, _debt: Debt) -> None:
+        if self._worker_keys is None or request.keys is None:
+            raise ZnbError(f"{self._config.name!r} has no keys: its workers listen in a private folder of this machine")
+        self._worker_keys = msgspec.structs.replace(self._worker_keys, client=request.keys.public)
+        self._home.change_keys(self._worker_keys)
+        if self._door is not None:
+            self._door.admit(request.keys.public)
+        self._file = msgspec.structs.replace(self._file, keys=request.keys)
+        write_cluster_file(self._file)
+        for peer in [peer for peer in self._peers if peer.greeted]:
+            self._send(peer, ClusterEvent(event="keys", keys=request.keys))
 
     def _do_detach(self, request: Request, debt: Debt) -> None:
         debt.peer.greeted = False
@@ -428,15 +440,6 @@ class Zygote:
         self._settle()
         for peer in self._peers:
             peer.flush_and_close(FAREWELL_TIMEOUT)
-
-
-def peer_pid(connection: socket.socket) -> int:
-    """Return the process at the other end of a local socket; 0 if the system does not tell."""
-    if not hasattr(socket, "SO_PEERCRED"):
-        return 0
-    pid: int
-    pid, _, _ = struct.unpack("3i", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i")))
-    return pid
 
 
 def preload(modules: Iterable[str]) -> None:

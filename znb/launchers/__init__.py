@@ -21,6 +21,7 @@ import msgspec
 from znb.auth import Prepare
 from znb.connection import ClusterFile
 from znb.errors import ZnbError
+from znb.keys import ClientKeys
 from znb.lifecycle import ClusterEvent, Snapshot
 
 __all__ = [
@@ -168,6 +169,9 @@ class Launcher(Protocol):
 
     def signal(self, names: Sequence[str], signum: int, *, group: bool = False) -> Snapshot:
         """Send workers a signal; with ``group`` to the processes that they have started, too."""
+
+    def rotate(self, keys: ClientKeys) -> Snapshot:
+        """Change what clients need to connect: in the connection file, for all clients, and at workers made later."""
 
     def detach(self, *, stop: bool = False) -> None:
         """Let go of the cluster; with ``stop`` end it if no other client is left. May be called twice."""

@@ -141,6 +141,8 @@ class Agent:
                 case line.End():
                     for process in self._named(message):
                         process.end(message.intent, message.patience)
+                case line.Keys() if self._home is not None:
+                    self._home.change_keys(message.keys)
                 case line.Leave():
                     self._reason = "the head has let it go"
 

@@ -50,6 +50,8 @@ BEAT = 2.0
 OPEN_TIMEOUT = 10.0
 #: Messages that may wait for a client that does not read.
 BACKLOG = 256
+#: Bytes of a key, as text.
+KEY_BYTES = 40
 DATA, ALIVE, END = b"d", b"b", b"e"
 
 
@@ -107,6 +109,13 @@ class DoorProcess:
             self.close()
             raise ZnbError(f"cannot listen at {url}: {self.url or 'the process that should does not start'}")
 
+    def admit(self, client: str) -> None:
+        """Let in who holds this key of clients from now on, and nobody else."""
+        if self._process.stdin is not None:
+            with contextlib.suppress(BrokenPipeError):
+                self._process.stdin.write(client.encode())
+                self._process.stdin.flush()
+
     def abandon(self) -> None:
         """Close, in a fork, what belongs to the head."""
         if self._process.stdin is not None:
@@ -154,13 +163,16 @@ class Door:
         return bound
 
     def run(self, parent: int) -> None:
-        """Serve until a descriptor reads end-of-file."""
+        """Serve until a descriptor reads end-of-file; what else it reads is the new key of clients."""
         for readable in (self._router, self._questions, parent):
             self._poller.register(readable, zmq.POLLIN)
         while True:
             ready: dict[Any, int] = dict(self._poller.poll(int(BEAT * 1000)))
             if parent in ready:
-                return
+                client = os.read(parent, KEY_BYTES).decode()
+                if not client:
+                    return
+                self._gate.admit([client])
             if self._questions in ready:
                 self._gate.on_question(self._questions.recv_multipart())
             if self._router in ready:

@@ -124,6 +124,13 @@ class HostsHome:
         self.post(lambda: self._engine.want(self._count()))
         return process
 
+    def change_keys(self, keys: WorkerKeys) -> None:
+        """Have processes that are made from now on let in whom these keys name."""
+        self._keys = keys
+        for host in self._hosts.values():
+            if host.state == "up":
+                self.send(host, line.Keys(keys))
+
     def has_process(self, pid: int) -> bool:  # noqa: ARG002 - its workers are elsewhere
         """Return that none is."""
         return False

@@ -10,6 +10,7 @@ head → agent  holds                   and the agent
 ``Make``      a worker's name         makes its process
 ``Signal``    a signal                sends it to a worker
 ``End``       patience                ends a worker
+``Keys``      keys                    makes workers that let in whom these name
 ``Beat``                              answers with one
 ``Leave``                             kills what is left, and ends
 ============ ======================= ============================================================================
@@ -57,6 +58,7 @@ __all__ = [
     "Failed",
     "FromAgent",
     "Hello",
+    "Keys",
     "Leave",
     "LineEnd",
     "Made",
@@ -130,6 +132,12 @@ class End(_Message, frozen=True):
     patience: float
 
 
+class Keys(_Message, frozen=True):
+    """See the table."""
+
+    keys: WorkerKeys
+
+
 class Beat(_Message, frozen=True):
     """See the table."""
 
@@ -198,7 +206,7 @@ class Dead(_Message, frozen=True):
     certificate: DeathCertificate
 
 
-ToAgent = Welcome | Make | Signal | End | Beat | Leave
+ToAgent = Welcome | Make | Signal | End | Keys | Beat | Leave
 FromAgent = Hello | Made | Failed | Ready | Dead | Beat
 
 

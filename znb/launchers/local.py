@@ -27,6 +27,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from znb.auth import client_options
 from znb.connection import (
     ClusterFile,
@@ -37,6 +39,7 @@ from znb.connection import (
 )
 from znb.control import ControlClient, Reply, ZygoteConfig, bootstrap_command, bootstrap_input
 from znb.errors import CallTimeout, NoWorkers, ProtocolError, ServiceUnavailable, ZnbError
+from znb.keys import ClientKeys
 from znb.launchers import EventHandler, ReactorLike, StartOptions
 from znb.lifecycle import ClusterEvent, Snapshot
 from znb.locks import Event, Future
@@ -280,6 +283,10 @@ class LocalLauncher:
         """Send workers a signal; with ``group`` to the processes that they have started, too."""
         return self._request("signal", ANSWER_TIMEOUT, names=tuple(names), signum=int(signum), group=group)
 
+    def rotate(self, keys: ClientKeys) -> Snapshot:
+        """Change what clients need to connect: in the connection file, for all clients, and at workers made later."""
+        return self._request("rotate", ANSWER_TIMEOUT, keys=keys)
+
     def keep(self, *, keep: bool) -> Snapshot:
         """Say whether the cluster goes on when its last client has vanished."""
         return self._request("keep", ANSWER_TIMEOUT, keep=keep)
@@ -420,6 +427,9 @@ class LocalLauncher:
                     if message.reason == self._noticed:
                         continue
                     self._noticed = message.reason
+                if message.keys is not None and self.file is not None:
+                    self._learn(msgspec.structs.replace(self.file, keys=message.keys))
+                    continue
                 self._on_event(message)
 
     def _on_reply(self, reply: Reply) -> None:
