@@ -19,7 +19,7 @@ from harness import measure, render
 REPORT = Path(__file__).resolve().parent.parent / "docs" / "benchmarks.md"
 
 #: Modules of this folder with topics, in the order of the report.
-MODULES = ("startup", "jobs", "libraries", "rpc", "tracing", "explorer", "streams")
+MODULES = ("startup", "jobs", "libraries", "rpc", "far", "tracing", "explorer", "streams")
 
 #: Packages whose versions the report names.
 PEERS = ("pyzmq", "loky", "joblib", "distributed", "ipyparallel", "Pyro5", "rpyc")

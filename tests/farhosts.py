@@ -1,4 +1,4 @@
-"""Hosts for tests of workers on other machines: network namespaces, each with an address and an sshd of its own.
+"""Hosts for tests of workers on other machines: namespaces, each with a name, an address and an sshd of its own.
 
 They share this machine's files and processes, and nothing of its network but one link each. That needs root, ``ip`` and
 OpenSSH; ``missing()`` says what is not there.
@@ -123,7 +123,8 @@ class FarHost:
     def start_sshd(self):
         Path("/run/sshd").mkdir(exist_ok=True)
         config = self.folder / f"sshd_{self.name}"
-        command = ["ip", "netns", "exec", self.space, "/usr/sbin/sshd", "-D", "-e", "-f", config]
+        named = ["unshare", "--uts", "sh", "-c", f'hostname {self.name}; exec "$@"', "sh"]
+        command = ["ip", "netns", "exec", self.space, *named, "/usr/sbin/sshd", "-D", "-e", "-f", config]
         with config.with_suffix(".log").open("ab") as log:
             self.sshd = subprocess.Popen(command, stderr=log)
         wait_until(self.answers, f"the sshd of {self.name}")

@@ -263,11 +263,12 @@ def test_a_ticket_of_memory_that_is_gone_is_refused(codec):
     other.release()
 
 
-def test_a_ticket_of_another_machine_is_refused(codec, monkeypatch):
+def test_a_ticket_of_another_machine_whose_memory_does_not_come_is_refused(codec, monkeypatch):
     with shared.put(codec, np.arange(10_000)) as handle:
         pickled = pickle.dumps(handle)
     monkeypatch.setattr(shared, "host_id", lambda: "elsewhere/1")
-    with pytest.raises(znb.SerializationError, match="this is elsewhere"):
+    monkeypatch.setattr(shared, "ARRIVAL_TIMEOUT", 0.1)
+    with pytest.raises(znb.SerializationError, match="has not come to elsewhere"):
         pickle.loads(pickled)
 
 

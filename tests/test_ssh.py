@@ -228,6 +228,70 @@ def test_a_host_that_cannot_be_reached_directly_is_reached_through_its_ssh(hosts
         assert all(pid in hosts[0].pids() for pid in [worker.pid for worker in started.workers])
 
 
+# -- what is put
+
+
+def counted(host):
+    """Return the bytes that have gone from here to a host."""
+    return int(Path(f"/sys/class/net/{host.device}/statistics/tx_bytes").read_text())
+
+
+@on_hosts
+def test_what_is_put_goes_to_each_host_once(hosts):
+    data = os.urandom(20_000_000)
+    with Cluster.start(on="ssh:alpha*2", env=HERE) as started:
+        before = counted(hosts[0])
+        with started.put(data) as shared:
+            assert list(started.map(functools.partial(length_of, shared), range(40))) == [len(data)] * 40
+            assert 20_000_000 < counted(hosts[0]) - before < 25_000_000
+            started.kill("w0")  # which may be who holds it
+            started.kill("w1")
+            started.scale(3)
+            assert started.run("1 + 1") == {"w0": 2, "w1": 2, "w2": 2}
+            assert list(started.map(functools.partial(length_of, shared), range(40))) == [len(data)] * 40
+            assert started.submit(bytes.count, shared, b"\0").result() == data.count(b"\0")
+        with pytest.raises(ZnbError, match="cannot be used any more"):
+            started.submit(len, shared)
+
+
+def length_of(shared, _number):
+    return len(shared)
+
+
+@on_hosts
+def test_what_is_put_goes_on_from_host_to_host(hosts):
+    """Each host's way here is a link of its own: what alpha sends to beta passes both, but is not read from here."""
+    with Cluster.start(on="ssh:alpha*1,beta*1", env=HERE) as started, forwarding(hosts):
+        with started.put(bytes(10_000_000)) as shared:
+            spread = started._attached._spread
+            wait_until(lambda: [len(item.places) for item in spread._items.values()] == [2], "both hosts")
+            assert not any(item.direct for item in spread._items.values()), "one has it from the other"
+            assert started.submit(len, shared).result() == 10_000_000
+            assert started.run("1 + 1") == {"w0": 2, "w1": 2}
+
+
+@contextlib.contextmanager
+def forwarding(hosts):
+    """Have this machine pass on what hosts say to each other."""
+    switch = Path("/proc/sys/net/ipv4/ip_forward")
+    before = switch.read_text()
+    switch.write_text("1")
+    for host in hosts:
+        host.inside("ip", "route", "add", "default", "via", host.gateway)
+    try:
+        yield
+    finally:
+        for host in hosts:
+            host.inside("ip", "route", "delete", "default")
+        switch.write_text(before)
+
+
+@on_hosts
+def test_what_is_put_comes_from_here_where_hosts_cannot_reach_each_other(hosts):
+    with Cluster.start(on="ssh:alpha*1,hidden*1", env=HERE) as started, started.put(list(range(100_000))) as shared:
+        assert [started.submit(sum, shared).result() for _ in range(4)] == [sum(range(100_000))] * 4
+
+
 # -- ends
 
 

@@ -18,12 +18,14 @@ from znb.errors import ZnbError
 from znb.executor.client import JobClient
 from znb.executor.groups import Show
 from znb.executor.submits import Submits
+from znb.holdings import Spread
 from znb.keys import renew
 from znb.launchers import EventHandler, Launcher, ReactorLike
 from znb.lifecycle import ClusterEvent, Snapshot
 from znb.locks import Event
 from znb.membership import Membership
 from znb.serialize import Codec
+from znb.shared import Shared
 from znb.standing import Standing
 from znb.tracing import TRACES
 from znb.transport import Reactor
@@ -76,8 +78,9 @@ class Attachment:
         self.standing = Standing(notify)
         self._notify = notify
         self._collector = Collector(self.reactor, TRACES.store)
+        self._spread = Spread()
         self.membership = Membership(
-            self.reactor, self.codec, self.jobs, self._on_ended, self._collector, self.standing
+            self.reactor, self.codec, self.jobs, self._on_ended, (self._collector, self._spread), self.standing
         )
         self.launcher = make(self.reactor, self._on_event)
         self._leaving = threading.Lock()
@@ -121,10 +124,15 @@ class Attachment:
             self.membership.condemn(name, condemned=False)
             raise
 
-    def tell_all(self, method: str, argument: object) -> None:
-        """Send a request to every worker that is there, and leave it at that."""
+    def spread_out(self, shared: Shared) -> None:
+        """Bring what was put to the machines of the workers."""
+        self.reactor.call_soon(self._spread.offer, shared.memory)
+
+    def release(self, key: bytes) -> None:
+        """Have every worker that is there let go of what was put."""
+        self.reactor.call_soon(self._spread.forget, key)
         for link in self.membership.links():
-            link.control_nowait(method, argument, lambda _answer: None)
+            link.control_nowait("_znb_release", key, lambda _answer: None)
 
     def rotate_keys(self) -> None:
         """Change the keys of the cluster's clients (see ``znb.cluster.Cluster.rotate_keys``)."""

@@ -46,7 +46,7 @@ def client_options(keys: ClientKeys) -> Prepare:
 
 
 class Gate:
-    """Lets peers with the clients' key in, and nobody else.
+    """Lets in clients with their key, and the cluster's other workers, and nobody else.
 
     Args:
         keys: The worker's.
@@ -54,7 +54,8 @@ class Gate:
 
     def __init__(self, keys: WorkerKeys) -> None:
         self._keys = keys
-        self._clients = {z85.decode(keys.client.encode())}
+        self._workers = z85.decode(zmq.curve_public(keys.secret.encode()))
+        self._clients = {z85.decode(keys.client.encode()), self._workers}
         self._socket: zmq.Socket[bytes] | None = None
 
     def open(self, socket: zmq.Socket[bytes]) -> None:
@@ -69,9 +70,16 @@ class Gate:
         socket.setsockopt_string(zmq.ZAP_DOMAIN, DOMAIN)
         _be_patient(socket)
 
+    def dial(self, socket: zmq.Socket[bytes]) -> None:
+        """Have a socket reach other workers of the cluster: they prove the same key, and let in who has it."""
+        socket.setsockopt(zmq.CURVE_SERVERKEY, z85.encode(self._workers))
+        socket.setsockopt(zmq.CURVE_PUBLICKEY, z85.encode(self._workers))
+        socket.setsockopt_string(zmq.CURVE_SECRETKEY, self._keys.secret)
+        _be_patient(socket)
+
     def admit(self, clients: Sequence[str]) -> None:
         """Let in who holds one of these keys of clients from now on, and nobody else. Who is in stays in."""
-        self._clients = {z85.decode(client.encode()) for client in clients}
+        self._clients = {self._workers, *(z85.decode(client.encode()) for client in clients)}
 
     def on_question(self, frames: list[Any]) -> None:
         """Answer libzmq: may this peer come in?"""

@@ -291,7 +291,9 @@ class Cluster(concurrent.futures.Executor):
         )
 
     def put(self, obj: Any) -> Shared:
-        """Copy an object into memory that all workers of this machine share; pass the handle to jobs in its place.
+        """Copy an object into memory that all workers of a machine share; pass the handle to jobs in its place.
+
+        Where workers are on other machines it is copied to each once, and on from there; jobs wait for it.
 
         Raises:
             SerializationError: Something in it cannot travel.
@@ -301,11 +303,12 @@ class Cluster(concurrent.futures.Executor):
         def closed(key: bytes) -> None:
             cluster = reference()
             if cluster is not None:
-                cluster._attached.tell_all("_znb_release", key)
+                cluster._attached.release(key)
 
         with OpenSpan(RECORDER, "put", "put", None, RECORDER.caller()) as span:
             shared = put(self.codec, obj, closed=closed)
             span.set(bytes=shared.nbytes)
+        self._attached.spread_out(shared)
         return shared
 
     @property

@@ -7,9 +7,9 @@ record         holds                                          who has it
 ``WorkerKeys`` the workers' pair, the clients' public key     workers; it comes over the launcher's channel
 ============= ============================================== ===========================================
 
-A worker takes connections of peers that prove the clients' key, and of no others; a client talks only to workers that
-prove the workers' key. Invariants: keys are never in a command line, an environment or a ``repr``. No state, no thread.
-Source: the ZeroMQ RFCs 26 (CurveZMQ) and 27 (ZAP).
+A worker takes connections of peers that prove the clients' key or the workers', and of no others; a client talks only
+to workers that prove the workers' key. Invariants: keys are never in a command line, an environment or a ``repr``. No
+state, no thread. Source: the ZeroMQ RFCs 26 (CurveZMQ) and 27 (ZAP).
 """
 
 from __future__ import annotations

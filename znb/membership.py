@@ -45,7 +45,7 @@ class Listener(Protocol):
 
 
 class Reader(Protocol):
-    """Who reads what workers record, on the reactor's thread (``znb.collector.Collector``)."""
+    """Who else has to do with links, on the reactor's thread (``znb.collector.Collector``, ``znb.holdings.Spread``)."""
 
     def add_worker(self, link: Link) -> None:
         """A worker serves."""
@@ -62,7 +62,7 @@ class Membership:
         codec: For the links.
         listener: Hears of links that come and go.
         ended: Called on the reactor's thread, with the reason, when the whole cluster has ended.
-        reader: Hears of links too.
+        readers: Hear of links too.
         standing: What each new process is asked to do.
     """
 
@@ -72,11 +72,11 @@ class Membership:
         codec: Codec,
         listener: Listener,
         ended: Callable[[str], None],
-        reader: Reader,
+        readers: Sequence[Reader],
         standing: Standing,
     ) -> None:
         self._standing = standing
-        self._reader = reader
+        self._readers = readers
         self._ended = ended
         self._reactor = reactor
         self._codec = codec
@@ -230,7 +230,8 @@ class Membership:
         with self._changed:
             self._links[member.name] = link
         self._listener.add_worker(link)
-        self._reader.add_worker(link)
+        for reader in self._readers:
+            reader.add_worker(link)
         self._standing.add_worker(link)
 
     def _on_broken(self, link: Link) -> None:
@@ -262,7 +263,8 @@ class Membership:
                 del self._links[link.name]
             self._changed.notify_all()
         self._listener.lose_worker(link, error, charge=charge)
-        self._reader.lose_worker(link, error)
+        for reader in self._readers:
+            reader.lose_worker(link, error)
         link.close(error)
 
     def close(self, reason: str) -> None:

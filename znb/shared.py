@@ -22,87 +22,37 @@ arrays are the shared memory. Any thread may do anything. Sources: memfd_create(
 from __future__ import annotations
 
 import collections
-import contextlib
 import ctypes
-import fcntl
 import functools
 import io
 import mmap
 import os
 import pickle
-import platform
 import sys
 import threading
 import weakref
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import msgspec
 
 from znb.errors import SerializationError, ZnbError
 from znb.serialize.pickling import OUT_OF_BAND_BYTES, PROTOCOL, BasePickler, Chunks, seal
+from znb.tickets import Ticket, host_id, make_memory, places, seal_memory, write_at
 
 if TYPE_CHECKING:
     from znb.serialize import Codec
 
 __all__ = ["Shared", "TicketPage", "put", "sweep"]
 
-#: Bytes to whose multiples buffers are aligned: a cache line, and the widest vector register.
-ALIGNMENT = 64
+#: Seconds for an object from another machine to come here.
+ARRIVAL_TIMEOUT = 600.0
 #: Mappings that a process holds though no object needs them, because the next job may; for as long as they are put.
 KEPT = 16
 #: Bytes up to which a mapping's page table is filled at once; larger ones may be read in parts.
 POPULATE_MAX = 1 << 30
-#: Seals of the memory: no change of size or contents, and no other seals. ``fcntl`` names them from Python 3.13 on.
-SEALS = 0x1 | 0x2 | 0x4 | 0x8
-F_ADD_SEALS = 1033
 #: Types whose instances can be handed to several jobs, beyond read-only NumPy arrays of plain numbers.
 IMMUTABLE = frozenset({bytes, str, int, float, complex, bool, type(None), range})
-
-
-class Ticket(msgspec.Struct, frozen=True, array_like=True):
-    """Where an object lies, and how to recognise it.
-
-    Attributes:
-        host: The machine (``host_id``).
-        pid: The process that put it.
-        fd: Its descriptor there.
-        device: With ``inode`` and ``size_bytes`` says whether the descriptor is still what it was.
-        inode: See ``device``.
-        size_bytes: Size of the memory.
-        body: Offset and length of the pickle.
-        table: Offset and length of the table of buffers.
-        kind: What the object is, for messages.
-        immutable: Whether one object serves all jobs of a process.
-    """
-
-    host: str
-    pid: int
-    fd: int
-    device: int
-    inode: int
-    size_bytes: int
-    body: tuple[int, int]
-    table: tuple[int, int]
-    kind: str
-    immutable: bool
-
-    @property
-    def path(self) -> Path:
-        """Where others open it."""
-        return Path(f"/proc/{self.pid}/fd/{self.fd}")
-
-    def leads_to(self, found: os.stat_result) -> bool:
-        """Whether a file is the memory."""
-        return (found.st_dev, found.st_ino, found.st_size) == (self.device, self.inode, self.size_bytes)
-
-    def alive(self) -> bool:
-        """Whether the memory can still be opened, so that more jobs may come for it."""
-        try:
-            return self.leads_to(self.path.stat())
-        except OSError:
-            return False
 
 
 class _Memory:
@@ -162,6 +112,11 @@ class Shared:
     def nbytes(self) -> int:
         """Size of the memory in bytes."""
         return self._ticket.size_bytes
+
+    @property
+    def memory(self) -> Any:
+        """The memory itself, for who brings it elsewhere."""
+        return self._open()
 
     def get(self) -> Any:
         """Return the object, as jobs see it.
@@ -242,16 +197,16 @@ def put(codec: Codec, obj: Any, *, closed: Callable[[bytes], object] | None = No
         codec.encode(obj)  # refuses names that mean something else where the object arrives
     table: list[tuple[int, int]] = []
     position = 0
-    fd = os.memfd_create("znb-shared", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    fd = make_memory()
     try:
         for buffer in buffers:
             table.append((position, memoryview(buffer).nbytes))
-            position = _write(fd, buffer, position)
-        body_at, table_at = position, _write(fd, body, position)
+            position = write_at(fd, buffer, position)
+        body_at, table_at = position, write_at(fd, body, position)
         index = msgspec.msgpack.encode(table)
-        size_bytes = _write(fd, index, table_at)
+        size_bytes = write_at(fd, index, table_at)
         os.ftruncate(fd, size_bytes)
-        fcntl.fcntl(fd, F_ADD_SEALS, SEALS)
+        seal_memory(fd)
         found = os.fstat(fd)
         ticket = Ticket(
             host=host_id(),
@@ -346,7 +301,7 @@ class Attachments:
     def sweep(self) -> None:
         """Let go of what nobody can ask for any more."""
         with self._lock:
-            dead = [self._kept.pop(ticket) for ticket in list(self._kept) if not ticket.alive()]
+            dead = [self._kept.pop(ticket) for ticket in list(self._kept) if not _alive(ticket)]
         del dead  # outside the lock: it may run finalizers
 
     def drop(self, key: bytes) -> None:
@@ -369,6 +324,7 @@ def sweep() -> None:
 
 def drop(key: bytes) -> None:
     """Let go of the mapping of one memory: it was closed where it was put."""
+    places().forget(key)
     _attached().drop(key)
 
 
@@ -378,6 +334,11 @@ def _arrive(page: Any, length: int, definitions: tuple[Any, ...]) -> Any:
     return _attached().get(ticket, definitions)
 
 
+def _alive(ticket: Ticket) -> bool:
+    """Whether more jobs may come for a memory: it can still be opened here, or has not been released elsewhere."""
+    return ticket.alive() if ticket.host == host_id() else places().find(ticket) is not None
+
+
 def _map(ticket: Ticket) -> _Mapping:
     """Map the memory of a ticket.
 
@@ -385,18 +346,15 @@ def _map(ticket: Ticket) -> _Mapping:
         SerializationError: It is not there.
     """
     where = f"was put by process {ticket.pid} of {ticket.host.partition('/')[0]}"
-    if ticket.host != host_id():
-        raise SerializationError(
-            f"the shared {ticket.kind}",
-            f"it {where}, and this is {host_id().partition('/')[0]}",
-            hint="Send the object itself to workers on other machines",
-        )
+    found = ticket if ticket.host == host_id() else places().wait(ticket, ARRIVAL_TIMEOUT)
+    if found is None:
+        raise _gone(ticket, f"{where}, and has not come to {host_id().partition('/')[0]}")
     try:
-        fd = os.open(ticket.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        fd = os.open(found.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except OSError as error:
         raise _gone(ticket, f"{where}, which is gone or has released it ({error.strerror})") from error
     try:
-        if not ticket.leads_to(os.fstat(fd)):
+        if not found.leads_to(os.fstat(fd)):
             raise _gone(ticket, f"{where}, which has released it")
         flags = mmap.MAP_PRIVATE  # old kernels refuse to map sealed memory as shared, though read-only
         if ticket.size_bytes <= POPULATE_MAX:
@@ -423,16 +381,6 @@ def _part(view: memoryview, offset: int, length: int) -> memoryview:
     return view[offset : offset + length]
 
 
-def _write(fd: int, data: Any, position: int) -> int:
-    """Write everything at a position; return the next position that is aligned."""
-    view = memoryview(data).cast("B")
-    while view.nbytes:
-        written = os.pwrite(fd, view, position)
-        view = view[written:]
-        position += written
-    return -(-position // ALIGNMENT) * ALIGNMENT
-
-
 def _length_of(obj: Any) -> int | None:
     try:
         return len(obj)
@@ -453,15 +401,6 @@ def _is_immutable(obj: Any) -> bool:
 def _array_type() -> Any:
     """Return NumPy's array type, if NumPy is in use."""
     return getattr(sys.modules.get("numpy"), "ndarray", None)
-
-
-@functools.cache
-def host_id() -> str:
-    """Return what tells this machine, and this start of it, from all others."""
-    boot = ""
-    with contextlib.suppress(OSError):
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
-    return f"{platform.node()}/{boot}"
 
 
 def _size_text(size_bytes: int) -> str:

@@ -14,6 +14,7 @@ _znb_definitions    [keys]                         the definitions' frames
 _znb_release        key of shared memory           null; its mapping is let go
 _znb_admit          keys of clients                null; lets in who holds one of them, and nobody else
 _znb_exit           none                           null; the worker ends
+_znb_hold           see ``znb.holdings``           an object that was put elsewhere
 _znb_results        [the client's id, its link]    a stream, in place of a sink (``znb.executor.results``)
 ================== ============================== =====================================================
 
@@ -51,6 +52,7 @@ from znb.errors import SerializationError
 from znb.executor.results import RESULTS
 from znb.executor.server import JobServer
 from znb.executor.waits import awaited_folder
+from znb.holdings import HOLD, Holdings
 from znb.journal import Journal
 from znb.outputs import Output, Text, encode_output
 from znb.profiler import SAMPLER
@@ -92,6 +94,7 @@ class Worker:
         self.reactor = Reactor()
         self.runner = Runner(find_children, interrupt_children)
         self._gate = Gate(spec.keys) if spec.keys is not None else None
+        self._holdings = Holdings(self.reactor, self._gate.dial if self._gate is not None else None)
         self._journal = Journal(spec.crash_fd)
         self.shell = Shell(spec.name, journal=self._journal)
         self._strays: dict[bytes, str] = {}
@@ -161,6 +164,9 @@ class Worker:
     def _dispatch(self, request: Request) -> None:
         if request.method == RESULTS:
             self._jobs.open_results(request)
+            return
+        if request.method == HOLD:
+            self._holdings.on_request(request)
             return
         handler = self._IMMEDIATE.get(request.method)
         if handler is not None:
@@ -258,6 +264,7 @@ class Worker:
         return [[bytes(part) for part in self.codec.definition(key)] for key in request.args]
 
     def _release(self, request: Request) -> None:
+        self._holdings.release(request.args)
         drop(request.args)
 
     def _admit(self, request: Request) -> None:
