@@ -58,10 +58,12 @@ def measure_ipc() -> dict[str, float]:
 def hosts():
     import farhosts
 
-    with tempfile.TemporaryDirectory(prefix="zf", dir="/tmp") as folder:
-        with farhosts.far_hosts(Path(folder, "far"), "alpha") as (_, bin_):
-            os.environ["PATH"] = f"{bin_}:{os.environ['PATH']}"
-            yield
+    with (
+        tempfile.TemporaryDirectory(prefix="zf", dir="/tmp") as folder,
+        farhosts.far_hosts(Path(folder, "far"), "alpha") as (_, bin_),
+    ):
+        os.environ["PATH"] = f"{bin_}:{os.environ['PATH']}"
+        yield
 
 
 def measure(where: str) -> dict[str, float]:

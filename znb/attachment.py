@@ -34,6 +34,8 @@ __all__ = ["Attachment"]
 
 #: Seconds that the end waits for each of these: the last spans, the end of the links, and results to be handed on.
 END_TIMEOUT = 1.0
+#: Seconds between two looks at how many workers the jobs could use.
+DEMAND_EVERY = 1.0
 #: Seconds for a worker to take new keys: its I/O thread does it.
 ADMIT_TIMEOUT = 10.0
 
@@ -101,6 +103,8 @@ class Attachment:
             self._collector.open()
             TRACES.add(self._collector.collect)
             self.follow(snapshot)
+            if self.launcher.demanding:
+                self.reactor.call_soon(self._tell_demand, 0)
         except BaseException:
             self.close()
             raise
@@ -180,6 +184,14 @@ class Attachment:
             self._notify(event.reason)
         else:
             self.membership.on_event(event)
+
+    def _tell_demand(self, told: int) -> None:
+        """Tell the launcher, as long as this lasts, how many workers the jobs could use."""
+        demand = self.jobs.demand()
+        if demand != told:
+            self.launcher.demand(demand)
+        if not self.closed and not self.ended:
+            self.reactor.call_later(DEMAND_EVERY, self._tell_demand, demand)
 
     def _on_ended(self, reason: str) -> None:
         """Take note that somebody else has ended the cluster, or that its supervisor is gone."""

@@ -32,7 +32,7 @@ from znb.executor.groups import Show
 from znb.executor.maps import MapResult
 from znb.host import kernel_at_exit, kernel_of_this_process, usable_cpus
 from znb.jobview import JobViews
-from znb.launchers import EventHandler, Launcher, ReactorLike, StartOptions, make_connector, make_launcher
+from znb.launchers import EventHandler, Launcher, ReactorLike, StartOptions, make_connector, make_launcher, place_text
 from znb.lifecycle import Snapshot
 from znb.link import Link
 from znb.mapping import begin_map
@@ -83,7 +83,7 @@ class Cluster(concurrent.futures.Executor):
         cls,
         n: int | None = None,
         *,
-        on: str = "local",
+        on: Any = "local",
         name: str | None = None,
         keep: bool = False,
         env: Mapping[str, str] | None = None,
@@ -97,7 +97,7 @@ class Cluster(concurrent.futures.Executor):
 
         Args:
             n: Number of workers; ``None`` for as many as there are places: on this machine, one per usable CPU.
-            on: Where: ``local``, or what another launcher understands.
+            on: Where: ``local``, or what another launcher understands; or a Dask ``Client``.
             name: Name of the cluster; ``None`` for ``default``.
             keep: Whether it goes on when this process has ended.
             env: Environment variables to add for the workers.
@@ -126,7 +126,7 @@ class Cluster(concurrent.futures.Executor):
         )
         number = None if n is None else check_workers(n)
         ensure_descriptors(usable_cpus() if number is None else number)
-        cluster = cls(functools.partial(make_launcher, check_text("on", on, "local")))
+        cluster = cls(functools.partial(make_launcher, place_text(on)))
         cluster._attached.owner = not keep
         cluster._begin(lambda: cluster._attached.launcher.start(number, options))
         cluster.reused = cluster._attached.launcher.reused

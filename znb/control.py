@@ -23,6 +23,7 @@ retire    names                   when they are gone; they are not replaced
 kill      names, signum (9)       at once; they are replaced when they are dead
 signal    names, signum, group    at once; ``group``: to the worker's children as well
 keep      keep                    at once
+demand    n                       at once; so many workers could be used by the jobs that this client has
 rotate    keys                    at once; processes that are made from now on let in who holds these
 detach    stop                    at once, and it hangs up; the last who leaves ends the cluster, if one had ``stop``
 stop                              when nothing is left of the cluster but the zygote, which then ends
@@ -263,6 +264,7 @@ class ControlPeer:
         socket: The connection.
         greeted: Whether the client has said hello.
         inside: Whether it is one of the cluster's own workers, or a process that one has started.
+        demand: How many workers its jobs could use.
     """
 
     def __init__(self, connection: socket.socket) -> None:
@@ -270,6 +272,7 @@ class ControlPeer:
         self.socket = connection
         self.greeted = False
         self.inside = False
+        self.demand = 0
         self._frames = FrameDecoder()
         self._outgoing = bytearray()
 

@@ -31,9 +31,12 @@ from znb.lifecycle import DeathCertificate
 from znb.postmortem import OomWatch
 from znb.rundir import remove_services, socket_path
 
-__all__ = ["Home", "Kin", "LocalHome", "Process"]
+__all__ = ["NOWHERE", "Home", "Kin", "LocalHome", "Process"]
 
 logger = logging.getLogger("znb.zygote")
+
+#: The machine of a worker that has no place yet.
+NOWHERE = "?"
 
 
 class Process(Protocol):
@@ -53,7 +56,7 @@ class Process(Protocol):
 
     @property
     def host(self) -> str:
-        """Name of its machine; empty for this one."""
+        """Name of its machine; empty for this one, ``NOWHERE`` if it waits for a place."""
 
     def signal(self, signum: int, *, group: bool = False) -> None:
         """Send it a signal; to its whole group if asked. Nothing happens if it is gone."""
@@ -82,9 +85,11 @@ class Home(Protocol):
 
     Attributes:
         notes: What the user should know of it, such as hosts with other versions.
+        elastic: Whether places come and go.
     """
 
     notes: tuple[str, ...]
+    elastic: bool
 
     def make(self, spec: WorkerSpec, kin: Kin) -> Process:
         """Make a process; its addresses are for the home to choose.
@@ -102,6 +107,9 @@ class Home(Protocol):
 
     def places(self) -> int | None:
         """Return how many workers it has places for; ``None`` if that is not known yet."""
+
+    def demand(self, workers: int) -> None:
+        """The jobs there are could use so many workers."""
 
     def reap(self) -> None:
         """Deal with the processes of this machine that have ended (SIGCHLD)."""
@@ -137,6 +145,7 @@ class LocalHome:
     """
 
     notes: tuple[str, ...] = ()
+    elastic = False
     closed = True
 
     def __init__(
@@ -194,6 +203,9 @@ class LocalHome:
     def places(self) -> int:
         """Return one for each usable CPU."""
         return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+    def demand(self, workers: int) -> None:
+        """Do nothing: there are the CPUs that there are."""
 
     def close(self) -> None:
         """Do nothing: what is here ends with the process."""

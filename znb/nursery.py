@@ -30,7 +30,7 @@ import msgspec
 from znb.connection import WorkerSpec
 from znb.control import ZygoteConfig
 from znb.errors import ZnbError
-from znb.home import Home, Kin, Process
+from znb.home import NOWHERE, Home, Kin, Process
 from znb.lifecycle import DeathCertificate, WorkerStatus
 
 __all__ = ["EventName", "Goal", "Nursery", "Tell"]
@@ -122,6 +122,8 @@ class Nursery:
         self._generations: dict[str, int] = {}
         self._children: list[Process] = []
         self._stopping = False
+        #: Whether there are to be as many workers as places, which come and go.
+        self.follows = False
 
     @property
     def empty(self) -> bool:
@@ -148,11 +150,29 @@ class Nursery:
         if not 0 <= n <= WORKERS_MAX:
             raise ZnbError(f"cannot scale to {n} workers: expected 0 to {WORKERS_MAX}")
         names = [worker.name for worker in self.members()]
-        goal = self.retire(names[n:])
+        goal = self._leave(names[n:])
         return self._grow([*names[:n], *self._free_names(n - len(names))], goal)
+
+    def follow_places(self) -> None:
+        """Have a worker for each place, if that is wanted. Those that have a place keep it."""
+        places = self._home.places() if self.follows and not self._stopping else None
+        if places is None:
+            return
+        names = [worker.name for worker in self.members()]
+        if places > len(names):
+            self._grow(self._free_names(places - len(names)), Goal())
+        elif places < len(names):
+            unplaced = [
+                slot.name for slot in self._named(names) if slot.child is not None and slot.child.host == NOWHERE
+            ]
+            self._leave(unplaced[places - len(names) :])
 
     def retire(self, names: Iterable[str]) -> Goal:
         """Have workers leave for good; their names are free then."""
+        self.follows = False
+        return self._leave(names)
+
+    def _leave(self, names: Iterable[str]) -> Goal:
         goal = Goal()
         for slot in self._named(names):
             slot.leaving = True

@@ -118,6 +118,7 @@ class Zygote:
                 for key, mask in self._selector.select(self._patience()):
                     key.data(mask)
                 self._check_time()
+                self._nursery.follow_places()
                 if self._stopping and self._nursery.empty and not self._done:
                     self._finish()
                 self._settle()
@@ -300,6 +301,7 @@ class Zygote:
         self._selector.unregister(peer.socket)
         peer.socket.close()
         self._peers.discard(peer)
+        self._home.demand(sum(peer.demand for peer in self._peers))
         self._debts = [debt for debt in self._debts if debt.peer is not peer]
         self._check_orphaned()
 
@@ -318,6 +320,7 @@ class Zygote:
             "signal": self._do_signal,
             "keep": self._do_keep,
             "rotate": self._do_rotate,
+            "demand": self._do_demand,
             "detach": self._do_detach,
             "stop": self._do_stop,
         }
@@ -346,12 +349,14 @@ class Zygote:
         if n is None and request.names is None:
             n = self._home.places()
             debt.deferred = request if n is None else None
+            self._nursery.follows = self._home.elastic
         if debt.deferred is None:
             debt.goal = self._nursery.start(request.names, n or 0)
 
     def _do_scale(self, request: Request, debt: Debt) -> None:
         if request.n is None:
             raise ProtocolError("a request to scale does not say to how many workers")
+        self._nursery.follows = False
         debt.goal = self._nursery.scale(request.n)
 
     def _do_restart(self, request: Request, debt: Debt) -> None:
@@ -368,6 +373,10 @@ class Zygote:
         self._file = msgspec.structs.replace(self._file, keep=request.keep)
         write_cluster_file(self._file)
         self._check_orphaned()
+
+    def _do_demand(self, request: Request, debt: Debt) -> None:
+        debt.peer.demand = request.n or 0
+        self._home.demand(sum(peer.demand for peer in self._peers))
 
     def _do_rotate(self, request: Request, _debt: Debt) -> None:
         if self._worker_keys is None or request.keys is None:

@@ -21,9 +21,11 @@ import zmq
 from znb.errors import CallTimeout, ProtocolError, WorkerLost, ZnbError
 from znb.executor import frames
 from znb.executor.delivery import Delivery
+from znb.executor.demand import demand_of
 from znb.executor.futures import Batch
 from znb.executor.groups import NOTHING, Group, Part, Receiver, Show
 from znb.executor.outcomes import decode_results
+from znb.executor.peer import Peer
 from znb.executor.results import RESULTS
 from znb.executor.waits import explain_queue, explain_wait
 from znb.link import Link
@@ -47,22 +49,6 @@ RESULT_CREDIT = 64 << 20
 RESULTS_HELD = 64 << 20
 #: Bytes of printed output that a worker may have under way to this client; beyond that its jobs wait.
 PRINT_CREDIT = 1 << 20
-
-
-class _Peer:
-    """One incarnation of a worker, as far as jobs go."""
-
-    __slots__ = ("defined", "known", "link", "number", "printing", "socket", "unacknowledged")
-
-    def __init__(self, link: Link, number: int, socket: zmq.Socket[bytes]) -> None:
-        self.link = link
-        self.number = number
-        self.socket = socket
-        self.known: set[bytes] = set()
-        self.defined: set[int] = set()
-        #: The job that has printed last, and its attempt, if it may go on.
-        self.printing: tuple[Group, int, int] | None = None
-        self.unacknowledged = 0
 
 
 class JobClient:
@@ -98,7 +84,7 @@ class JobClient:
         self._absence = absence
         self.id = os.urandom(8)
         self._scheduler = Scheduler()
-        self._peers: dict[int, _Peer] = {}
+        self._peers: dict[int, Peer] = {}
         self._groups: dict[int, Group] = {}
         self._sink: zmq.Socket[bytes] | None = None
         self._sink_url = ""
@@ -161,6 +147,10 @@ class JobClient:
         self._reactor.call_soon(lambda: answers.put(self._scheduler.stats()))
         return answers.get(timeout=10.0)
 
+    def demand(self) -> int:
+        """Return how many workers the jobs there are could use. On the reactor's thread."""
+        return demand_of(self._scheduler.stats())
+
     # -- the reactor's thread: workers ---------------------------------------------------------------------
 
     def add_worker(self, link: Link) -> None:
@@ -192,7 +182,7 @@ class JobClient:
             self._reactor.add_monitor(socket, zmq.EVENT_DISCONNECTED, link.on_change)
         socket.connect(link.jobs_url)
         number = self._scheduler.add_worker(link.name, time.monotonic())
-        peer = self._peers[number] = _Peer(link, number, socket)
+        peer = self._peers[number] = Peer(link, number, socket)
         self._send(peer, frames.Hello(self.id, number, sink_url, RESULT_CREDIT, PRINT_CREDIT, WIRE_VERSION))
         self.tick()
 
@@ -364,22 +354,10 @@ class JobClient:
             buffers += parts
             index = end
         if command.attempt > 1:
-            self._note_retry(command, peer, group)
+            group.note_retry(command, peer.link.name, self._scheduler.attempts(group.number, command.start))
         group.receiver.sent(command.start, command.stop, peer.link.name)
         chunk = frames.Chunk(self.id, command.chunk, command.group, command.start, command.attempt, segments)
         self._send(peer, chunk, buffers)
-
-    def _note_retry(self, command: Send, peer: _Peer, group: Group) -> None:
-        index, worker = command.start, peer.link.name
-        if group.retried.get(index) == command.attempt:
-            return  # it has only been given to another worker
-        group.retried[index] = command.attempt
-        charged = self._scheduler.attempts(command.group, index)
-        reason = charged[-1].reason.splitlines()[0] if charged else "it may have begun on a worker that is gone"
-        jobs = command.stop - index
-        group.receiver.event(
-            index, "retry", job=index, jobs=jobs, attempt=command.attempt, worker=worker, reason=reason
-        )
 
     def _fail(self, command: Fail) -> None:
         group = self._groups[command.group]
@@ -397,7 +375,7 @@ class JobClient:
         group.drop(command.index, command.index + 1)
         group.receiver.fail(command.index, error)
 
-    def _send(self, peer: _Peer, message: frames.ToWorker, parts: Sequence[Any] = ()) -> None:
+    def _send(self, peer: Peer, message: frames.ToWorker, parts: Sequence[Any] = ()) -> None:
         header = frames.encode(message)
         self._scheduler.count_bytes(peer.number, sent=len(header) + size_of(parts))
         if parts:
@@ -408,7 +386,7 @@ class JobClient:
         else:
             peer.socket.send(header)
 
-    def _grant_print(self, peer: _Peer, count: int) -> None:
+    def _grant_print(self, peer: Peer, count: int) -> None:
         if peer.number in self._peers:
             self._send(peer, frames.Consumed(self.id, count, printed=True))
 
@@ -442,7 +420,7 @@ class JobClient:
                 self._on_printed(peer, message)
         self._tick_soon()
 
-    def _on_printed(self, peer: _Peer, message: frames.Printed) -> None:
+    def _on_printed(self, peer: Peer, message: frames.Printed) -> None:
         group = self._groups.get(message.group)
         job = None if group is None else (group, message.index, message.attempt)
         if job != peer.printing:
@@ -450,14 +428,14 @@ class JobClient:
             peer.printing = job
         self.later(functools.partial(self._show, peer, group, message))
 
-    def _end_lines(self, peer: _Peer) -> None:
+    def _end_lines(self, peer: Peer) -> None:
         """Have what the job that printed last has not finished shown: it has ended."""
         if peer.printing is not None:
             group, index, attempt = peer.printing
             peer.printing = None
             self.later(functools.partial(group.show, peer.link.name, group.label, index, attempt, None))
 
-    def _on_results(self, peer: _Peer, message: frames.Results, parts: list[Any], now: float) -> None:
+    def _on_results(self, peer: Peer, message: frames.Results, parts: list[Any], now: float) -> None:
         group = self._groups.get(message.group)
         if peer.printing and peer.printing[0] is group and 0 <= peer.printing[1] - message.first < message.count:
             self._end_lines(peer)
@@ -496,7 +474,7 @@ class JobClient:
         group.receiver.deliver(batch, message.count, skip, peer.link.name, message.size_bytes)
         self.tick()  # after it: a group that is finished has had all its outcomes
 
-    def _acknowledge(self, peer: _Peer, count_bytes: int) -> None:
+    def _acknowledge(self, peer: Peer, count_bytes: int) -> None:
         """Give a worker its credit back, when it is worth a message."""
         peer.unacknowledged += count_bytes
         if peer.unacknowledged >= RESULT_CREDIT // 4 and peer.number in self._peers:
@@ -505,7 +483,7 @@ class JobClient:
 
     # -- the delivery thread -------------------------------------------------------------------------------
 
-    def _show(self, peer: _Peer, group: Group | None, message: frames.Printed) -> None:
+    def _show(self, peer: Peer, group: Group | None, message: frames.Printed) -> None:
         """Show what a job printed, and let its worker go on printing."""
         if group is not None:
             group.show(peer.link.name, group.label, message.index, message.attempt, decode_output(message.output))

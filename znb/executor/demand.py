@@ -11,7 +11,7 @@ from znb.schedule import SchedulerStats
 
 __all__ = ["TARGET_DURATION", "demand_of"]
 
-#: Seconds that the jobs there are should take; more workers are worth their start only for more than that (Dask's figure).
+#: Seconds that the jobs there are should take; only for longer more workers are worth their start (Dask's figure).
 TARGET_DURATION = 5.0
 
 

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import bisect
 import collections
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, Protocol
 
 from znb.errors import ZnbError
 from znb.executor.futures import Batch
 from znb.outputs import Output
-from znb.schedule.records import Loss
+from znb.schedule.records import Attempt, Loss, Send
 from znb.serialize import Payload
 from znb.shipping import payload_bytes
 from znb.spans import Brief, record_lost
@@ -181,6 +181,17 @@ class Group:
             self.drop(start, hole)
             start = hole + 1
         self.drop(start, first + count)
+
+    def note_retry(self, command: Send, worker: str, charged: Sequence[Attempt]) -> None:
+        """Note that jobs run again."""
+        index = command.start
+        if self.retried.get(index) == command.attempt:
+            return  # it has only been given to another worker
+        self.retried[index] = command.attempt
+        reason = charged[-1].reason.splitlines()[0] if charged else "it may have begun on a worker that is gone"
+        self.receiver.event(
+            index, "retry", job=index, jobs=command.stop - index, attempt=command.attempt, worker=worker, reason=reason
+        )
 
     def note_loss(self, loss: Loss, worker: str, reason: str) -> None:
         """Have the trace tell of the job that ran on a worker that is gone: the worker cannot any more."""

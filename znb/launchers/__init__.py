@@ -19,6 +19,7 @@ from typing import Any, NamedTuple, Protocol
 import msgspec
 
 from znb.auth import Prepare
+from znb.checks import check_text
 from znb.connection import ClusterFile
 from znb.errors import ZnbError
 from znb.keys import ClientKeys
@@ -34,6 +35,7 @@ __all__ = [
     "make_connector",
     "make_launcher",
     "parse_where",
+    "place_text",
 ]
 
 #: Group of entry points by which other packages add launchers.
@@ -129,11 +131,13 @@ class Launcher(Protocol):
     Attributes:
         where: The place, as the user may write it, such as ``"local"``.
         reused: Whether ``start`` found a cluster of the name running, and attached to it.
+        demanding: Whether ``demand`` is of use to it.
         file: The content of its connection file; ``None`` before it is started, and when it has ended.
     """
 
     where: str
     reused: bool
+    demanding: bool
     file: ClusterFile | None
 
     def start(self, n: int | None, options: StartOptions) -> Snapshot:
@@ -173,6 +177,9 @@ class Launcher(Protocol):
     def rotate(self, keys: ClientKeys) -> Snapshot:
         """Change what clients need to connect: in the connection file, for all clients, and at workers made later."""
 
+    def demand(self, workers: int) -> None:
+        """Say how many workers the jobs there are could use, and do not wait."""
+
     def detach(self, *, stop: bool = False) -> None:
         """Let go of the cluster; with ``stop`` end it if no other client is left. May be called twice."""
 
@@ -196,6 +203,22 @@ def parse_where(where: str) -> Where:
     """
     launcher, _, place = where.strip().partition(":")
     return Where(launcher, place)
+
+
+def place_text(on: object) -> str:
+    """Return where workers are to run as text: that is what it is, or a Dask ``Client`` or cluster.
+
+    Raises:
+        TypeError: It is something else.
+    """
+    if isinstance(on, str):
+        return check_text("on", on, "local")
+    address = getattr(getattr(on, "scheduler", None), "address", None) or getattr(on, "scheduler_address", None)
+    if not isinstance(address, str):
+        raise TypeError(f"on must be text such as 'local', or a Dask Client or cluster, got {on!r}")
+    if address.startswith("inproc://"):
+        raise ZnbError("workers in other processes cannot reach this Dask cluster: make it with processes=True")
+    return f"dask:{address}"
 
 
 def make_launcher(where: str, reactor: ReactorLike, on_event: EventHandler) -> Launcher:

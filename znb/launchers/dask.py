@@ -46,6 +46,7 @@ class DaskLauncher(LocalLauncher):
 
     name = "dask"
     engine = "znb.launchers.dask:DaskEngine"
+    demanding = True
 
 
 class DaskEngine(EngineBase):
@@ -85,8 +86,15 @@ class DaskEngine(EngineBase):
         threading.Thread(target=self._pump, args=(host, name, theirs), name="znb-dask-line", daemon=True).start()
         return line
 
+    def demand(self, workers: int) -> None:
+        """Have what ``adapt()`` asks of the scheduler include the workers that znb's jobs could use."""
+        self._tasks.put(
+            lambda: self._client.run_on_scheduler(make_demand(), name=f"znb-{os.getpid()}", workers=workers)
+        )
+
     def close(self) -> None:
         """Let the Dask cluster go; it goes on."""
+        self.demand(0)
         self._tasks.put(None)
         if self._thread is not None:
             self._thread.join(ANSWER_TIMEOUT)
@@ -123,10 +131,10 @@ class DaskEngine(EngineBase):
         for address in [known for known in self._known if known not in there]:
             del self._known[address]
             desk.withdraw(address, f"its Dask worker {address} is gone")
-        for address, threads in there.items():
-            if self._known.get(address) != threads:
-                self._known[address] = threads
-                desk.offer(address, threads)
+        new = [(address, threads) for address, threads in there.items() if self._known.get(address) != threads]
+        for address, threads in new:
+            self._known[address] = threads
+            desk.offer(address, threads, more=address != new[-1][0])
 
     def _start(self, host: str, name: str, command: list[str]) -> None:
         self._client.subscribe_topic(name, functools.partial(self._on_event, name))
@@ -168,6 +176,34 @@ class DaskEngine(EngineBase):
     def _write(self, host: str, name: str, data: bytes) -> None:
         if host in self._known:
             self._client.run(_write_agent, name, data, workers=[host], on_error="ignore")
+
+
+# -- in the Dask scheduler --------------------------------------------------------------------------------------
+
+
+def make_demand() -> Callable[..., None]:
+    """Return what runs in the scheduler; a function of a function travels by value, so znb need not be there."""
+
+    def demand(name: str, workers: int, dask_scheduler: Any) -> None:
+        """Add to what the scheduler answers when ``adapt()`` asks how many workers there should be."""
+        answer = dask_scheduler.handlers["adaptive_target"]
+        needs = getattr(answer, "znb_needs", None)
+        if needs is None:
+            needs = {}
+
+            def target(target_duration: Any = None) -> int:
+                there = dask_scheduler.workers.values()
+                threads = max(1, sum(worker.nthreads for worker in there)) / max(1, len(there))
+                wanted = int(-(-sum(needs.values()) // threads))
+                return max(int(answer(target_duration=target_duration)), wanted)
+
+            target.znb_needs = needs  # type: ignore[attr-defined]
+            dask_scheduler.handlers["adaptive_target"] = target
+        needs[name] = workers
+        if not workers:
+            del needs[name]
+
+    return demand
 
 
 # -- in the Dask worker ------------------------------------------------------------------------------------------

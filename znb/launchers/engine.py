@@ -46,8 +46,11 @@ AGENT = textwrap.dedent("""\
 class Desk(Protocol):
     """What an engine tells the head, from any thread."""
 
-    def offer(self, host: str, slots: int) -> None:
-        """There is a host, which has room for so many workers; 0 for one for each of its CPUs."""
+    def offer(self, host: str, slots: int, *, more: bool = False) -> None:
+        """There is a host, which has room for so many workers; 0 for one for each of its CPUs.
+
+        With ``more`` another one is offered next, and nobody counts the places until then.
+        """
 
     def withdraw(self, host: str, reason: str) -> None:
         """A host is gone for good, and its workers with it."""
@@ -108,6 +111,9 @@ class Engine(Protocol):
     def want(self, workers: int) -> None:
         """There are to be so many workers in all."""
 
+    def demand(self, workers: int) -> None:
+        """The jobs there are could use so many workers: news for an engine that scales by need."""
+
     def explain(self, host: str) -> str:
         """Return why the line to a host has ended, if the engine knows better than the line; else nothing."""
 
@@ -129,6 +135,9 @@ class EngineBase:
 
     def want(self, workers: int) -> None:
         """Do nothing: there are the hosts that there are."""
+
+    def demand(self, workers: int) -> None:
+        """Do nothing: hosts do not depend on it."""
 
     def explain(self, host: str) -> str:  # noqa: ARG002 - for engines that know more
         """Return nothing: the line has said it."""

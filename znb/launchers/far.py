@@ -16,7 +16,7 @@ import msgspec
 
 import znb
 from znb.connection import WorkerSpec
-from znb.home import Kin
+from znb.home import NOWHERE, Kin
 from znb.launchers import line
 from znb.launchers.engine import Line
 from znb.lifecycle import DeathCertificate
@@ -63,7 +63,7 @@ class FarProcess:
     @property
     def host(self) -> str:
         """Name of its machine."""
-        return self.place.name if self.place is not None else "?"
+        return self.place.name if self.place is not None else NOWHERE
 
     def signal(self, signum: int, *, group: bool = False) -> None:
         """Send it a signal; to its whole group if asked."""

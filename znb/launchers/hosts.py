@@ -73,6 +73,7 @@ class HostsHome:
         self._selector = selector
         self._note = note
         self.notes: tuple[str, ...] = ()
+        self.elastic = engine.elastic and not engine.on_demand
         self.closed = False
         self._closing_until: float | None = None
         self._hosts: dict[str, Host] = {}
@@ -80,6 +81,7 @@ class HostsHome:
         self._last: dict[str, str] = {}
         self._failure = ""
         self._said = ""
+        self._more = False
         self._beat_at = 0.0
         self._posted: collections.deque[Callable[[], object]] = collections.deque()
         self._wake_read, self._wake_write = socket.socketpair()
@@ -90,9 +92,9 @@ class HostsHome:
 
     # -- the desk: any thread --------------------------------------------------------------------------------
 
-    def offer(self, host: str, slots: int) -> None:
-        """There is a host, which has room for so many workers; 0 for one for each of its CPUs."""
-        self.post(self._on_offer, host, slots)
+    def offer(self, host: str, slots: int, *, more: bool = False) -> None:
+        """There is a host, which has room for so many workers; with ``more`` another one follows at once."""
+        self.post(self._on_offer, host, slots, more)
 
     def withdraw(self, host: str, reason: str) -> None:
         """A host is gone for good, and its workers with it."""
@@ -142,9 +144,13 @@ class HostsHome:
             raise NoWorkers(self._failure or "no workers could be started")
         if self._engine.on_demand and not self._hosts:
             raise NoWorkers(f"how many workers? {self._config.launcher} gives as many as it is asked for")
-        if not self._hosts or any(not host.slots for host in self._hosts.values()):
+        if self._more or not self._hosts or any(not host.slots for host in self._hosts.values()):
             return None
         return sum(host.slots for host in self._hosts.values())
+
+    def demand(self, workers: int) -> None:
+        """The jobs there are could use so many workers."""
+        self._engine.demand(workers)
 
     def reap(self) -> None:
         """Take note of commands that have ended, so that they are no zombies; their lines say the rest."""
@@ -282,7 +288,8 @@ class HostsHome:
         while self._posted:
             self._posted.popleft()()
 
-    def _on_offer(self, name: str, slots: int) -> None:
+    def _on_offer(self, name: str, slots: int, more: bool) -> None:  # noqa: FBT001
+        self._more = more
         known = self._hosts.get(name)
         if known is not None:
             known.slots = slots or known.slots

@@ -84,6 +84,8 @@ class LocalLauncher:
     name = "local"
     #: ``module:Class`` of the engine whose hosts have the workers; empty for this machine.
     engine = ""
+    #: Whether it is to be told how many workers the jobs there are could use.
+    demanding = False
 
     def __init__(self, place: str, reactor: ReactorLike, on_event: EventHandler) -> None:
         if self.engine:
@@ -286,6 +288,11 @@ class LocalLauncher:
     def rotate(self, keys: ClientKeys) -> Snapshot:
         """Change what clients need to connect: in the connection file, for all clients, and at workers made later."""
         return self._request("rotate", ANSWER_TIMEOUT, keys=keys)
+
+    def demand(self, workers: int) -> None:
+        """Say how many workers the jobs there are could use, and do not wait."""
+        with contextlib.suppress(ServiceUnavailable):
+            self.request_nowait("demand", n=workers)
 
     def keep(self, *, keep: bool) -> Snapshot:
         """Say whether the cluster goes on when its last client has vanished."""
