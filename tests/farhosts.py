@@ -51,6 +51,14 @@ Host hidden
   IdentitiesOnly yes
   UserKnownHostsFile {folder}/known_hosts
 
+Host slow
+  HostName 127.0.0.1
+  HostKeyAlias {address}
+  ProxyCommand {python} {folder}/relay.py {ssh} -F {folder}/config -W 127.0.0.1:22 {name}
+  IdentityFile {folder}/key
+  IdentitiesOnly yes
+  UserKnownHostsFile {folder}/known_hosts
+
 Host stranger
   HostName {address}
   IdentityFile {folder}/host_key
@@ -62,6 +70,34 @@ Host unknown
   IdentityFile {folder}/key
   IdentitiesOnly yes
   UserKnownHostsFile /dev/null
+"""
+
+#: Passes on what a command and this process's standard streams say to each other, 50 ms late.
+RELAY = """
+import os, queue, subprocess, sys, threading, time
+
+def pump(source, sink):
+    late = queue.SimpleQueue()
+
+    def read():
+        while data := os.read(source, 65536):
+            late.put((time.monotonic() + 0.05, data))
+        late.put((0.0, b""))
+
+    threading.Thread(target=read, daemon=True).start()
+    while True:
+        due, data = late.get()
+        time.sleep(max(0.0, due - time.monotonic()))
+        if not data:
+            return os.close(sink)
+        while data:
+            data = data[os.write(sink, data):]
+
+process = subprocess.Popen(sys.argv[1:], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+there = threading.Thread(target=pump, args=(0, process.stdin.fileno()), daemon=True)
+there.start()
+pump(process.stdout.fileno(), 1)
+os._exit(process.wait())
 """
 
 _numbers = itertools.count()
@@ -169,7 +205,16 @@ def far_hosts(folder, *names):
     config = folder / "config"
     config.write_text("".join(CLIENT.format(name=h.name, address=h.address, folder=folder) for h in hosts))
     with config.open("a") as more:
-        more.write(HIDDEN.format(address=hosts[0].address, name=hosts[0].name, folder=folder, ssh=shutil.which("ssh")))
+        more.write(
+            HIDDEN.format(
+                address=hosts[0].address,
+                name=hosts[0].name,
+                folder=folder,
+                ssh=shutil.which("ssh"),
+                python=sys.executable,
+            )
+        )
+    (folder / "relay.py").write_text(RELAY)
     bin_ = folder / "bin"
     bin_.mkdir()
     (bin_ / "ssh").write_text(f'#!/bin/sh\nexec {shutil.which("ssh")} -F {config} -o SendEnv=ZNB_RUNTIME_DIR "$@"\n')

@@ -63,11 +63,12 @@ def test_every_target_can_be_an_option_s_value(target):
 
 def test_options_of_a_start():
     given = parsed(
-        "cluster start 3 --name n --env A=1 --env B=x=y --cwd /tmp --python py --bind tcp://a:1-9 --listen tcp://a"
+        "cluster start 3 --name n --env A=1 --env B=x=y --cwd /tmp --python py --bind tcp://a:1-9 --listen tcp://a --deploy"
     )
     assert given | {"help": False} == {
         "help": False, "n": 3, "name": "n", "on": "local", "env": [("A", "1"), ("B", "x=y")], "cwd": "/tmp", "python": "py",
         "bind": "tcp://a:1-9", "listen": "tcp://a:*",
+        "deploy": True,
     }  # fmt: skip
     assert parsed("cluster start")["n"] is None
 
@@ -78,7 +79,7 @@ def test_options_of_a_start():
         ("cluster start --nmae x", "unknown option --nmae; did you mean --name?"),
         (
             "cluster start --wokers 4",
-            "unknown option --wokers; there are --on, --name, --env, --cwd, --python, --bind, --listen, --help",
+            "unknown option --wokers; there are --on, --name, --env, --cwd, --python, --bind, --listen, --deploy, --help",
         ),
         ("cluster start x", "N: expected a whole number from 1 on, got 'x'"),
         ("cluster start 0", "N: expected a whole number from 1 on, got '0'"),

@@ -126,7 +126,10 @@ def test_the_list_of_commands(notebook):
         assert notebook.run(question).ok().stdout == shown
     assert notebook.inspect("%znb").startswith(f"Docstring:\n{shown}".rstrip())
     for line in (
-        "%znb cluster start [N] [--on WHERE] [--name NAME] [--env K=V]… [--cwd DIR] [--python PATH] [--keep]",
+        (
+            "%znb cluster start [N] [--on WHERE] [--name NAME] [--env K=V]… [--cwd DIR] [--python PATH] "
+            "[--bind URL] [--listen URL] [--deploy] [--keep]"
+        ),
         "%znb push NAME… [--on T]",
         "%%znb remote [--on T] [--out NAME] [--bg] [--push A,B] [--pull X,Y] [--timeout S]",
     ):
@@ -307,7 +310,7 @@ def test_a_cell_that_takes_too_long_is_interrupted(notebook):
         ("cluster[:].push(5)", "TypeError: push must be a mapping such as {'x': 1}, got 5"),
         ("cluster[0].pull(5)", "TypeError: pull what? Name at least one variable"),
         ("cluster.scale(-1)", "ValueError: the number of workers must not be negative, got -1"),
-        ("cluster.start(on=5)", "TypeError: on must be text such as 'local', got 5"),
+        ("cluster.start(on=5)", "TypeError: on must be text such as 'local', or a Dask Client or cluster, got 5"),
         ("cluster.start(name='')", "ValueError: name must not be empty"),
     ],
 )

@@ -205,6 +205,48 @@ def test_another_znb_and_another_dill_are_told(hosts, tmp_path, capfd):
     assert "functions and classes that are defined in a notebook may not be understood there; install dill" in told
 
 
+# -- what is sent
+
+
+def bare_python(folder, *lines):
+    """Return an interpreter that has no packages, on a host whose cache is empty."""
+    python = folder / "python"
+    cache = f"export XDG_CACHE_HOME={folder}/cache"
+    python.write_text("\n".join(["#!/bin/sh", cache, *lines, f'exec {sys.executable} -I -S "$@"\n']))
+    python.chmod(0o755)
+    return python
+
+
+@on_hosts
+def test_a_python_without_packages_is_sent_what_it_needs_once(hosts, tmp_path, capfd):
+    python = bare_python(tmp_path)
+    for start in range(2):
+        with Cluster.start(on="ssh:alpha*1", python=python, deploy=True) as started:
+            assert started.run("import znb; znb.__file__").startswith(f"{tmp_path}/cache")
+            assert list(started.map(abs, [-1, 2])) == [1, 2]
+        told = capfd.readouterr().err
+        assert ("sending znb and what it needs to alpha" in told) == (start == 0)
+    (kept,) = (tmp_path / "cache" / "znb").iterdir()
+    assert (kept / "znb" / "worker.py").exists()
+
+
+@on_hosts
+def test_what_is_sent_fits_or_says_why_not(hosts, tmp_path):
+    code = "import sys; sys.version_info = (3, 8, 1)"
+    python = tmp_path / "python"
+    python.write_text(f'#!/bin/sh\nshift\nscript=$1\nshift\nexec {sys.executable} -c "{code}\n$script" "$@"\n')
+    python.chmod(0o755)
+    with pytest.raises(
+        NoWorkers, match=r"(?s)alpha cannot be given what it needs:.* is Python 3\.8 linux .*, and what is"
+    ):
+        Cluster.start(on="ssh:alpha*1", python=python, deploy=True)
+
+
+def test_nothing_is_sent_to_this_machine():
+    with pytest.raises(ZnbError, match="nothing can be deployed on 'local': that is for hosts that ssh leads to"):
+        Cluster.start(1, deploy=True)
+
+
 @on_hosts
 def test_an_interrupted_start_leaves_nothing(hosts, runtime_dir):
     threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT)).start()
@@ -292,6 +334,21 @@ def test_what_is_put_comes_from_here_where_hosts_cannot_reach_each_other(hosts):
         assert [started.submit(sum, shared).result() for _ in range(4)] == [sum(range(100_000))] * 4
 
 
+@on_hosts
+def test_a_line_with_a_delay(hosts, capfd):
+    """50 ms each way."""
+    with Cluster.start(on="ssh:slow*2", env=HERE) as started:
+        assert list(started.map(abs, range(-2000, 0))) == list(range(2000, 0, -1))
+        started["w0"].run("for i in range(500): print('line', i)")
+        assert "line 499" in "".join(capfd.readouterr())
+        data = os.urandom(1_000_000)
+        assert started.submit(bytes.upper, data).result() == data.upper()
+        generation = started.workers[0].generation
+        started.kill("w0")
+        wait_until(lambda: started.workers[0].generation > generation, "the replacement")
+        assert started.run("1 + 1") == {"w0": 2, "w1": 2}
+
+
 # -- ends
 
 
@@ -365,6 +422,25 @@ def test_a_long_partition_moves_the_jobs_and_the_worker_comes_back(hosts, impati
         wait_until(lambda: started.workers[0].generation > 1 and started.workers[0].state == "idle", "w0 again")
         assert started["w0"].run("'x' in globals()") is False
         assert started.workers[0].host == "alpha"
+
+
+@on_hosts
+def test_a_partition_of_a_minute(hosts, tmp_path):
+    """As long as it really takes, with everything at its defaults."""
+    with Cluster.start(on="ssh:alpha*1,beta*1", env=HERE) as started:
+        alpha, log = started.workers[0].pid, tmp_path / "log"
+        results = started.map(functools.partial(noted, str(log)), range(1100))
+        wait_until(lambda: log.exists() and f" {alpha}\n" in log.read_text(), "jobs on alpha")
+        hosts[0].cut(cut=True)
+        back = threading.Timer(60.0, lambda: hosts[0].cut(cut=False))
+        back.start()
+        assert list(results) == list(range(1100)), "each result once, in order"
+        back.join()
+        wait_until(lambda: started.workers[0].generation > 1 and started.workers[0].state == "idle", "w0 again")
+        assert is_gone(alpha)
+        assert started.run("1 + 1") == {"w0": 2, "w1": 2}
+        runs = [line.split()[0] for line in log.read_text().splitlines()]
+        assert len(runs) - len(set(runs)) <= 64, "what alpha had, and no more, has run again"
 
 
 def noted(path, number):

@@ -92,6 +92,7 @@ class Cluster(concurrent.futures.Executor):
         grace: float = 300.0,
         bind: str | None = None,
         listen: str | None = None,
+        deploy: bool = False,
     ) -> Self:
         """Start a cluster, or attach to the one of that name that runs.
 
@@ -106,8 +107,8 @@ class Cluster(concurrent.futures.Executor):
             grace: Seconds that workers wait for a client that vanished without a word.
             bind: Address at which workers on other machines listen, and a range of ports for it, such as
                 ``tcp://10.0.0.5:20000-20100``; ``None`` for the one that leads here.
-            listen: Address of this machine, such as ``tcp://10.0.0.5:7000``, at which who has a copy of the connection
-                file is let in; ``None`` for nowhere.
+            listen: Address of this machine, such as ``tcp://10.0.0.5:7000``, where copies of the connection file lead.
+            deploy: Whether hosts that ssh leads to are sent znb and what it needs; they need Python alone then.
 
         Raises:
             ZnbError: It could not be started; the message has what the workers wrote.
@@ -122,6 +123,7 @@ class Cluster(concurrent.futures.Executor):
             python=os.fspath(python or ""),
             bind="" if bind is None else check_bind("bind", bind),
             listen="" if listen is None else check_listen(listen),
+            deploy=bool(deploy),
             grace=check_seconds("grace", grace),
         )
         number = None if n is None else check_workers(n)
@@ -183,7 +185,7 @@ class Cluster(concurrent.futures.Executor):
     def rotate_keys(self) -> None:
         """Change the keys that clients need: copies of the connection file that were made before are of no use then.
 
-        Clients that are connected stay so, and are given the new keys; ``restart`` cuts those off that should not be.
+        Clients that are connected are given the new keys; ``restart`` cuts those off that should not be.
         """
         self._attached.rotate_keys()
 

@@ -110,6 +110,7 @@ class ZygoteConfig(msgspec.Struct, frozen=True, kw_only=True):
         grace: Seconds without a client after which the cluster ends.
         stop_grace: Seconds between SIGTERM and SIGKILL when a worker is stopped.
         bind: Where workers listen if not on sockets in ``socket_dir``, such as ``tcp://10.0.0.5:20000-20100``.
+        deploy: Whether hosts are sent what workers need (see ``znb.launchers.deploy``).
         listen: Where clients of other machines are let in (see ``znb.launchers.door``); empty for nowhere.
         engine: ``module:Class`` of the engine whose hosts run the workers; empty for this machine.
         place: What that engine is told of the place.
@@ -133,6 +134,7 @@ class ZygoteConfig(msgspec.Struct, frozen=True, kw_only=True):
     stop_grace: float
     bind: str = ""
     listen: str = ""
+    deploy: bool = False
     engine: str = ""
     place: str = ""
     python: str = ""

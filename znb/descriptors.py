@@ -16,7 +16,7 @@ from znb.errors import ZnbError
 
 __all__ = ["ensure_descriptors"]
 
-#: Descriptors that a client opens for each worker (five, measured), with as many to spare for calls under way.
+#: Descriptors that a client opens for each worker (five, on tcp eight, measured), and some for calls under way.
 PER_WORKER = 10
 #: Descriptors that a client opens however few its workers are (ten), with room for what the user's code opens; a
 #: worker, which inherits the limit, opens 34 by itself.

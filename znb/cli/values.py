@@ -227,6 +227,11 @@ def add_place_options(parser: Parser) -> None:
         help="address of this machine, such as tcp://10.0.0.5:7000, at which who has a copy of the connection file "
         "is let in from other machines (default: none)",
     )
+    parser.argument(
+        "--deploy",
+        action="store_true",
+        help="send znb and what it needs to the hosts of ssh:…, which need Python alone then; they keep it",
+    )
 
 
 def add_ssh_option(parser: Parser) -> None:
@@ -249,4 +254,5 @@ def start_options(args: argparse.Namespace) -> dict[str, Any]:
         "python": args.python,
         "bind": args.bind,
         "listen": args.listen,
+        "deploy": args.deploy,
     }

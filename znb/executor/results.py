@@ -31,6 +31,7 @@ class ResultsStream:
     def __init__(self, request: Request) -> None:
         self._request = request
         self.closed = False
+        request.lasting = True
         request.post_item(b"")
 
     def send_multipart(self, parts: list[Any], *, copy: bool = True) -> None:  # noqa: ARG002 - a socket's signature

@@ -102,6 +102,7 @@ class StartOptions(msgspec.Struct, frozen=True, kw_only=True):
         preload: Modules that workers share, imported once.
         lease: Seconds of silence after which a host is taken for gone, and has killed its workers.
         bind: Where workers listen, such as ``tcp://10.0.0.5:20000-20100``; empty for what suits the launcher.
+        deploy: Whether hosts are sent what workers need.
         listen: Where clients on other machines are let in, such as ``tcp://10.0.0.5:7000``; empty for nowhere.
     """
 
@@ -118,6 +119,7 @@ class StartOptions(msgspec.Struct, frozen=True, kw_only=True):
     preload: tuple[str, ...] = ("IPython.core.interactiveshell", "dill", "asyncio")
     bind: str = ""
     listen: str = ""
+    deploy: bool = False
     lease: float = 20.0
 
 

@@ -86,6 +86,8 @@ class LocalLauncher:
     engine = ""
     #: Whether it is to be told how many workers the jobs there are could use.
     demanding = False
+    #: Whether it can send hosts what workers need.
+    deploys = False
 
     def __init__(self, place: str, reactor: ReactorLike, on_event: EventHandler) -> None:
         if self.engine:
@@ -112,6 +114,8 @@ class LocalLauncher:
 
     def start(self, n: int | None, options: StartOptions) -> Snapshot:
         """Start a cluster of ``n`` workers (``None``: for all places), or attach to the one that runs."""
+        if options.deploy and not self.deploys:
+            raise ZnbError(f"nothing can be deployed on {self.where!r}: that is for hosts that ssh leads to")
         deadline = time.monotonic() + options.timeout
         with claim_cluster(options.name, timeout=options.timeout) as claimed:
             if isinstance(claimed, ClusterFile):
@@ -196,6 +200,7 @@ class LocalLauncher:
             stop_grace=options.stop_grace,
             bind=bind,
             listen=options.listen,
+            deploy=options.deploy,
             engine=self.engine,
             place=self._place,
             python=options.python,

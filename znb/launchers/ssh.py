@@ -11,21 +11,27 @@ agent with its workers. Source: ssh(1), ssh_config(5).
 
 from __future__ import annotations
 
+import concurrent.futures
+import functools
 import re
 import shlex
 import sys
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 
 from znb.control import ZygoteConfig
 from znb.errors import ZnbError
 from znb.launchers import EventHandler, ReactorLike
+from znb.launchers.deploy import Archive, deploy, prelude
 from znb.launchers.engine import AGENT, Desk, EngineBase, ProcessLine
 from znb.launchers.local import LocalLauncher
 from znb.launchers.tunnel import OPTIONS, forward
 
 __all__ = ["SshEngine", "SshLauncher", "parse_hosts"]
 
+#: Hosts that are sent what they need at a time.
+SENDERS = 8
 #: A host, as ssh takes it, and how many workers it has places for.
 HOST = re.compile(r"(?P<host>[^\s*,-][^\s*,]*)(\*(?P<slots>[1-9]\d{0,3}))?")
 
@@ -63,6 +69,7 @@ class SshLauncher(LocalLauncher):
 
     name = "ssh"
     engine = "znb.launchers.ssh:SshEngine"
+    deploys = True
 
     def __init__(self, place: str, reactor: ReactorLike, on_event: EventHandler) -> None:
         super().__init__(place, reactor, on_event)
@@ -81,15 +88,40 @@ class SshEngine(EngineBase):
         self._config = config
         self._hosts = parse_hosts(config.place)
         self._forwards = 0
+        self._code = AGENT
 
     def open(self, desk: Desk) -> None:
-        """Offer the hosts."""
+        """Offer the hosts, when they have been sent what they need if that is wanted."""
+        if self._config.deploy:
+            threading.Thread(target=self._deploy, args=(desk,), name="znb-deploy", daemon=True).start()
+        else:
+            self._offer(desk)
+
+    def _offer(self, desk: Desk) -> None:
+        last = list(self._hosts)[-1]
         for host, slots in self._hosts.items():
-            desk.offer(host, slots)
+            desk.offer(host, slots, more=host != last)
+
+    def _deploy(self, desk: Desk) -> None:
+        """Send hosts what they need. On a thread of its own."""
+        archive = Archive()
+        self._code = f"{prelude(archive.digest)}{AGENT}"
+        send = functools.partial(deploy, self._command, archive, desk.notice)
+        try:
+            with concurrent.futures.ThreadPoolExecutor(SENDERS) as pool:
+                list(pool.map(send, self._hosts))
+        except ZnbError as error:
+            desk.fail(str(error))
+            return
+        self._offer(desk)
+
+    def _command(self, host: str, code: str) -> list[str]:
+        """Return what runs code on a host, and nothing else."""
+        return ["ssh", *OPTIONS, "-o", "ControlPath=none", "--", host, remote_command(self._config.python, code)]
 
     def start_agent(self, host: str) -> ProcessLine:
         """Start an agent on a host."""
-        command = remote_command(self._config.python)
+        command = remote_command(self._config.python, self._code)
         return ProcessLine(["ssh", *OPTIONS, "-o", f"ControlPath={self._control(host)}", "--", host, command])
 
     def forward(self, host: str, urls: Sequence[str]) -> Sequence[str] | None:
@@ -110,11 +142,12 @@ class SshEngine(EngineBase):
         return Path(self._config.socket_dir, f"ssh.{list(self._hosts).index(host)}")
 
 
-def remote_command(python: str) -> str:
-    """Return what the user's shell on a host is to run: an agent, with the first interpreter that there is.
+def remote_command(python: str, code: str) -> str:
+    """Return what the user's shell on a host is to run: some code, with the first interpreter that there is.
 
     Args:
         python: The interpreter; empty for one at the same path as here, else the first of ``PATH``.
+        code: What it runs.
     """
     candidates = [python] if python else [sys.executable, "python3", "python"]
     tried = " ".join(shlex.quote(candidate) for candidate in candidates)
@@ -122,4 +155,4 @@ def remote_command(python: str) -> str:
         f'for python in {tried}; do command -v "$python" >/dev/null 2>&1 && exec "$python" -c "$0" znb-agent; done; '
         f'echo "there is no Python there: tried {" ".join(candidates)}" >&2; exit 127'
     )
-    return f"exec sh -c {shlex.quote(script)} {shlex.quote(AGENT)}"
+    return f"exec sh -c {shlex.quote(script)} {shlex.quote(code)}"

@@ -43,6 +43,7 @@ class Request:
             the server's ``dispatch`` returns.
         on_grant: Called on the reactor's thread when the caller has made room for items.
         closed: Whether it has ended.
+        lasting: Whether it goes on for as long as the connection, so that nobody waits for its end.
         heard: Monotonic time of the caller's last heartbeat; ``None`` if it never sent one.
     """
 
@@ -60,6 +61,7 @@ class Request:
         "headers",
         "heard",
         "id",
+        "lasting",
         "method",
         "on_cancel",
         "on_grant",
@@ -83,6 +85,7 @@ class Request:
         self.on_cancel: Callable[[], object] | None = None
         self.on_grant: Callable[[], object] | None = None
         self.closed = False
+        self.lasting = False
         self.heard: float | None = None
 
     @property

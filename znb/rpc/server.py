@@ -280,7 +280,8 @@ class Server:
     def _sweep(self) -> None:
         """Find out which callers have gone.
 
-        A heartbeat to each that waits fails at once where the connection has gone. zerorpc callers get one on each of
+        A heartbeat to each that waits fails at once where the connection has gone; who only has calls open that last as
+        long as the connection gets fewer. zerorpc callers get one on each of
         their channels, as often as they expect them, and are given up when they have stopped to answer.
         """
         self._sweeping = False
@@ -291,8 +292,9 @@ class Server:
         if beat:
             self._next_beat = now + BEAT_INTERVAL
         for requests in list(self._open.values()):
+            idle = all(request.lasting for request in requests.values())
             for number, request in enumerate(list(requests.values())):
-                if number == 0 or (beat and not request.from_znb):
+                if (number == 0 and (beat or not idle)) or (beat and not request.from_znb):
                     self._send_nowait(self.frames(request, wire.HEARTBEAT, [0], None, {}))
                 given_up = request.heard is not None and now - request.heard > BEAT_TIMEOUT
                 if given_up or (request.deadline is not None and now > request.deadline):
