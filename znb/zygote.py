@@ -123,8 +123,7 @@ class Zygote:
                     self._finish()
                 self._settle()
         finally:
-            self._home.kill_all()  # there are any only if the loop has failed
-            remove_cluster(self._file)
+            self._home.kill_all()  # there are any only if the loop has failed; its log, which stays, says why
             if self._door is not None:
                 self._door.close()
 
