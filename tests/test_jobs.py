@@ -432,11 +432,11 @@ def test_distinct_functions_do_not_pile_up_in_a_worker():
     with started(1) as cluster:
         worker = psutil.Process(cluster.workers[0].pid)
         sizes = []
-        for turn in range(2):
+        for turn in range(3):
             futures = [cluster.submit(jobs.adder(turn * 2400 + i), 1) for i in range(2400)]
             assert [future.result() for future in futures] == [turn * 2400 + i + 1 for i in range(2400)]
             sizes.append(worker.memory_info().rss)
-        assert sizes[1] - sizes[0] < 15 << 20, "2,400 of them would take 30 MB"
+        assert min(b - a for a, b in itertools.pairwise(sizes)) < 4 << 20, "2,400 of them would take 30 MB"
 
 
 def test_results_that_nobody_takes_do_not_hold_up_other_jobs(cluster):
@@ -523,7 +523,7 @@ def test_two_notebooks_get_half_of_a_cluster_each(cluster, tmp_path, first, seco
             notebook.kill()
             notebook.wait()
     # Loose, as a client that gets no processor has nothing to run; ``test_runner.py`` has the exact rule.
-    assert 6 <= found.count("a") <= 54, f"half of it is 30: {''.join(found)}"
+    assert 12 <= found.count("a") <= 48, f"half of it is 30: {''.join(found)}"
 
 
 def test_a_client_that_vanishes_frees_the_workers(cluster, tmp_path):
