@@ -19,7 +19,7 @@ from znb.tracing import TRACES
 @pytest.fixture(scope="module")
 def kernel(module_world):
     with Kernel(module_world.home / "k") as kernel:
-        kernel.run("%load_ext znb")
+        kernel.run("%load_ext znb\nimport znb")
         kernel.run("%znb cluster start 2")
         kernel.run("def double(x):\n    import znb\n    with znb.span('doubling'):\n        return 2 * x")
         yield kernel
