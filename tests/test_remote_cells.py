@@ -426,8 +426,10 @@ def test_an_error_fails_the_cell_after_the_other_workers_are_done(notebook):
 
 
 def test_an_error_stops_run_all(notebook):
-    failing = notebook.start(remote("1 / 0"), stop_on_error=True)
+    failing = notebook.start(remote("wait_for('behind')\n1 / 0"), stop_on_error=True)
     behind = notebook.start("went_on = True", stop_on_error=True)
+    failing.wait_until(lambda cell: cell.busy)
+    open_gate(notebook, "behind")
     assert failing.wait().error.name == "ZeroDivisionError"
     assert behind.wait().reply["status"] == "aborted"
     assert notebook.run("went_on").error.name == "NameError"
