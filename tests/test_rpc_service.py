@@ -28,6 +28,7 @@ import numpy as np
 import pytest
 import zmq
 
+from notebooks import run_script
 from test_rpc_channels import keep_zero_copy_warm
 from znb import wire
 from znb.errors import (
@@ -620,6 +621,34 @@ def test_a_call_that_takes_too_long_is_a_call_timeout_and_stops_there(svc, thing
         svc.forever.using(timeout=0.2)()
     wait_until(lambda: things.events["cancelled"] == 1)
     assert svc.add(1) == 2
+
+
+UNDER_A_DEBUGGER = """
+import sys, threading, znb
+stopped = threading.Event()
+
+def spin():
+    turns = 0
+    try:
+        while True:
+            turns += 1
+    finally:
+        stopped.set()
+
+with znb.serve({"spin": spin}, name="spinning"):
+    try:
+        znb.connect("spinning").spin.using(timeout=1)()
+    except znb.CallTimeout:
+        stopped.wait()
+    sys.settrace(lambda *_: None)
+    print((lambda: "traced")())
+    sys.settrace(None)
+"""
+
+
+def test_a_stopped_call_leaves_no_trap_for_debuggers(world):
+    """An exception for another thread that is taken back has CPython 3.11 turn in circles once somebody traces."""
+    assert run_script(UNDER_A_DEBUGGER, world) == "traced\n"
 
 
 def test_a_future_that_is_cancelled_stops_the_call(svc, things):

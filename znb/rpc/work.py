@@ -346,19 +346,32 @@ class Work:
             self._thread = threading.get_ident()
 
     def _leave(self) -> None:
-        """From here on it may not; what was on its way is taken back. May be called twice."""
+        """From here on it may not; what was on its way has come. May be called twice."""
         with self._lock:
             if not self._thread:
                 return
             self._thread = 0
             if self._injected:
-                _raise_in(threading.get_ident(), None)
+                _take_injected()
 
 
-def _raise_in(thread: int, error: type[BaseException] | None) -> None:
-    """Raise an exception in a thread at its next bytecode; ``None`` takes back one that is not raised yet."""
-    what = ctypes.py_object(error) if error is not None else None
-    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), what)
+def _raise_in(thread: int, error: type[BaseException]) -> None:
+    """Raise an exception in a thread at its next bytecode."""
+    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), ctypes.py_object(error))
+
+
+def _take_injected() -> None:
+    """Let what was to be raised in this thread be raised now, if it was not yet, so that it is not raised later.
+
+    To take it back (with NULL) is possible, but CPython then goes on believing, until another one is raised somewhere,
+    that one is pending: its evaluation loop is slow from then on, and under a debugger never ends (3.11).
+    """
+    try:
+        _raise_in(threading.get_ident(), CallStopped)  # in place of it
+        while True:
+            time.sleep(0)  # an empty loop is not covered by ``except``
+    except CallStopped:
+        return
 
 
 def read_arguments(request: Request) -> tuple[list[Any], dict[str, Any]]:
