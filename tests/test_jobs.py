@@ -14,6 +14,7 @@ import threading
 import time
 from pathlib import Path
 
+import numpy as np
 import psutil
 import pytest
 
@@ -437,6 +438,26 @@ def test_distinct_functions_do_not_pile_up_in_a_worker():
             assert [future.result() for future in futures] == [turn * 2400 + i + 1 for i in range(2400)]
             sizes.append(worker.memory_info().rss)
         assert min(b - a for a, b in itertools.pairwise(sizes)) < 4 << 20, "2,400 of them would take 30 MB"
+
+
+@pytest.mark.parametrize("size", [10, 10_000, 1_000_000])
+def test_a_job_may_fill_the_array_anew_that_the_last_one_returned(cluster, size):
+    for filled in (functools.partial(jobs.fill, np.zeros(size)), functools.partial(jobs.fill, np.zeros((2, size))[1])):
+        for i, result in enumerate(cluster.map(filled, range(60), chunksize=20)):
+            assert (result == i).all()
+
+
+def test_a_job_may_change_the_list_that_the_last_one_returned(cluster):
+    results = list(cluster.map(functools.partial(jobs.collect, []), range(1000)))
+    assert [result[-1] for result in results] == list(range(1000))
+    assert all(len(set(result)) == len(result) for result in results)
+
+
+def test_a_job_may_return_what_it_was_given(cluster):
+    rows = [{"row": i} for i in range(3000)]
+    assert list(cluster.map(jobs.identity, rows)) == rows
+    arrays = [np.full(20_000, i) for i in range(20)]
+    assert all((a == b).all() for a, b in zip(arrays, cluster.map(jobs.identity, arrays), strict=True))
 
 
 def test_results_that_nobody_takes_do_not_hold_up_other_jobs(cluster):

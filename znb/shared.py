@@ -42,6 +42,7 @@ import msgspec
 
 from znb.errors import SerializationError, ZnbError
 from znb.serialize.pickling import OUT_OF_BAND_BYTES, PROTOCOL, BasePickler, Chunks, seal
+from znb.serialize.settled import Lasting
 
 if TYPE_CHECKING:
     from znb.serialize import Codec
@@ -128,7 +129,7 @@ def _close(fd: int, pid: int, key: bytes, closed: Callable[[bytes], object] | No
             closed(key)
 
 
-class TicketPage(ctypes.Array[ctypes.c_char]):
+class TicketPage(ctypes.Array[ctypes.c_char], Lasting):
     """A ticket as a buffer that is large enough to go out of band, and holds the memory open."""
 
     _type_ = ctypes.c_char

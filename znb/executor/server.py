@@ -28,6 +28,7 @@ from znb.outputs import Output, encode_output
 from znb.routes import Mark, MarkedEmit
 from znb.runner import Failure, Runner, Success, Task
 from znb.serialize import Codec, MissingDefinitions, Payload
+from znb.serialize.settled import copied, is_settled
 from znb.shipping import pack, payload_bytes, size_of, unpack
 from znb.transport import Reactor
 from znb.wire import WIRE_VERSION
@@ -293,7 +294,7 @@ class JobServer:
             self._flusher.watch(work)
         while True:
             with work.sending:
-                if not work.claim(items, single=tell):
+                if not work.claim(items, single=tell or not work.function.trusted):
                     break
                 self._send_outcomes(work, work.begin())
             self._host.begin()
@@ -305,12 +306,14 @@ class JobServer:
                 sys.stdout.flush()
                 os._exit(exit_status(work.errors))
             self._host.settle()
+            work.forget(items)
             with work.sending:
-                self._send_outcomes(work, work.collect(FLUSH_AFTER))
-        self._flush(work)
+                self._send_outcomes(work, work.collect(FLUSH_AFTER if work.function.trusted else 0.0))
+        with work.sending:
+            self._send_outcomes(work, work.take())
 
     def _flush(self, work: Work) -> None:
-        """Send the outcomes that a chunk has. On the main thread or the flusher's."""
+        """Send the outcomes that a chunk has. On the flusher's thread."""
         with work.sending:
             self._send_outcomes(work, work.take())
 
@@ -343,7 +346,12 @@ class JobServer:
             return
         peer, (first, values, errors, run_time) = work.peer, outcomes
         self._host.flush()  # so that what a job printed is shown before its result
+        settled = is_settled(list(values))
+        if not work.inside:  # or the last of them is also where the loop over the jobs keeps it
+            work.function.note(len(values), settled=settled or is_settled(list(values), others=True))
         payload = self._encode_values(values, errors, first)
+        if not settled:
+            payload = copied(payload)
         records = [
             (index, tracebacks.capture(error, self._codec, **self._host.place())) for index, error in errors.items()
         ]

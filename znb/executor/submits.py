@@ -17,8 +17,8 @@ from znb.executor.client import JobClient
 from znb.executor.frames import CALL_BOTH
 from znb.executor.futures import Batch, Future
 from znb.executor.groups import Group, Part, Show
-from znb.executor.source import copied
 from znb.serialize import Payload
+from znb.serialize.settled import copied
 from znb.spans import RECORDER, Brief, OpenSpan, encode_context, mark
 from znb.spans.recorder import Parent
 from znb.transport import Reactor

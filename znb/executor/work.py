@@ -26,6 +26,7 @@ from znb.executor.frames import CALL_BOTH, CALL_STAR
 from znb.flow import CreditGate
 from znb.runner import Task
 from znb.serialize import Codec
+from znb.serialize.settled import TRUST_AFTER
 from znb.shipping import unpack
 from znb.spans import RECORDER, OpenSpan, current
 from znb.spans.recorder import Parent, set_current
@@ -45,14 +46,20 @@ _NATIVE = (types.BuiltinFunctionType, type)
 
 
 class Function:
-    """A function that a client has defined, decoded at its first job."""
+    """A function that a client has defined, decoded at its first job.
 
-    __slots__ = ("define", "frames", "loaded")
+    Attributes:
+        settled: Results so far that nobody here could change any more (``znb.serialize.settled``); -1 once one could
+            be, as it may be when the next job runs.
+    """
+
+    __slots__ = ("define", "frames", "loaded", "settled")
 
     def __init__(self, define: frames.Define, parts: list[Any]) -> None:
         self.define = define
         self.frames = parts
         self.loaded: Callable[[Any], Any] | None = None
+        self.settled = 0
 
     def load(self, codec: Codec) -> Callable[[Any], Any]:
         """Return a function of one item. On the main thread: it runs code.
@@ -71,6 +78,16 @@ class Function:
             self.loaded = function
             self.frames = []
         return self.loaded
+
+    @property
+    def trusted(self) -> bool:
+        """Whether several jobs may run before the results of the first are encoded."""
+        return self.settled >= TRUST_AFTER
+
+    def note(self, results: int, *, settled: bool) -> None:
+        """Take note of whether so many results can still change."""
+        if self.settled >= 0:
+            self.settled = self.settled + results if settled else -1
 
 
 def _run_coroutine(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
@@ -308,6 +325,13 @@ class Work:
             self._claim = max(1, int(len(values) * CLAIM_TIME / took))
         with self.lock:
             self.next = self.batch + len(values)  # what was taken away from the end may be claimed again
+
+    def forget(self, items: list[Any]) -> None:
+        """Let go of what the jobs that have ended were given: a job may return it."""
+        with self.lock:
+            first = self.batch - self.chunk.first
+            items[first : first + len(self.values)] = [None] * len(self.values)
+            self.items = []
 
     def _run_on(self, function: Callable[[Any], Any]) -> None:
         """Run jobs until the batch has ended or one is interrupted."""
