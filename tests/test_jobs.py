@@ -453,6 +453,31 @@ def test_a_job_may_change_the_list_that_the_last_one_returned(cluster):
     assert all(len(set(result)) == len(result) for result in results)
 
 
+def test_cells_in_the_background_run_in_the_order_of_the_calls(cluster):
+    worker = cluster["w0"]
+    worker.run("order = []")
+    array = np.zeros(500_000)
+    cells = []
+    for number in range(50):
+        array[:] = number
+        cells.append(worker.run_nowait("order.append((array[0], array[-1]))", push={"array": array}))
+    assert worker.run("order") == [(number, number) for number in range(50)]
+    for cell in cells:
+        cell.result()
+    worker.run("del array, order")
+
+
+def test_the_next_cell_may_change_what_the_last_one_sends(cluster):
+    worker = cluster["w0"]
+    worker.run("import numpy as np; array = np.zeros(4_000_000)")
+    for number in range(5):
+        worker.run(f"array[:] = {number}")
+        value, change = worker.run_nowait("array"), worker.run_nowait("array[:] = -1")
+        assert (value.result() == number).all()
+        change.result()
+    worker.run("del array")
+
+
 def test_a_job_may_return_what_it_was_given(cluster):
     rows = [{"row": i} for i in range(3000)]
     assert list(cluster.map(jobs.identity, rows)) == rows

@@ -53,6 +53,7 @@ from znb.rpc import (
     serve,
     service_stats,
     unexpose,
+    work,
 )
 from znb.rpc import host as hosting
 
@@ -605,6 +606,73 @@ def test_what_cannot_travel_is_told_at_once_and_in_the_right_place(svc):
     with pytest.raises(SerializationError, match="item"):
         got.extend(svc.bad_item())
     assert svc.add(1) == 2
+
+
+# -- what changes while it is sent
+
+
+class Camera:
+    """Fills one picture anew for each who asks."""
+
+    def __init__(self):
+        self.picture = np.zeros(500_000)
+
+    def take(self, number):
+        self.picture[:] = number
+        return self.picture
+
+    def film(self, count):
+        for number in range(count):
+            yield {"picture": self.take(number)}
+
+    async def film_slowly(self, count):
+        for number in range(count):
+            await asyncio.sleep(0)
+            yield self.take(number)
+
+    def total(self, picture):
+        return picture.min(), picture.max()
+
+    def echo(self, picture):
+        return picture
+
+
+@pytest.fixture
+def camera():
+    with serve(Camera(), name="camera", threads=1), connect("camera") as svc:
+        yield svc
+
+
+@pytest.mark.parametrize("quick", [False, True])
+def test_results_are_as_they_were_when_the_method_returned(camera, quick):
+    if quick:
+        for number in range(20):  # so that it is known to be, and runs where it was received
+            camera.take(number)
+    futures = [camera.take.future(number) for number in range(20)]
+    for number, future in enumerate(futures):
+        assert (future.result() == number).all()
+
+
+def test_items_are_as_they_were_when_they_were_yielded(camera):
+    for number, item in enumerate(camera.film(30)):
+        assert (item["picture"] == number).all()
+    for number, picture in enumerate(camera.film_slowly(30)):
+        assert (picture == number).all()
+
+
+def test_arguments_of_futures_are_as_they_were_when_it_was_called(camera):
+    picture, futures = np.zeros(500_000), []
+    for number in range(20):
+        picture[:] = number
+        futures.append(camera.total.future(picture))
+    assert [future.result() for future in futures] == [(number, number) for number in range(20)]
+
+
+def test_what_nobody_else_has_is_sent_without_a_copy(camera, monkeypatch):
+    monkeypatch.setattr(work, "copy_buffer", pytest.fail)
+    picture = np.arange(500_000.0)
+    assert np.array_equal(camera.echo(picture), picture)
+    assert np.array_equal(camera.echo(picture.reshape(1000, 500)), picture.reshape(1000, 500))
 
 
 # -- time

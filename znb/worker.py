@@ -53,6 +53,7 @@ from znb.routes import Mark, MarkedEmit
 from znb.rpc import Request, Server
 from znb.runner import Failure, Runner, Success, Task
 from znb.serialize import Codec, MissingDefinitions, Payload
+from znb.serialize.settled import copied, is_settled
 from znb.shared import drop
 from znb.shell import Shell
 from znb.shipping import pack, unpack
@@ -296,6 +297,12 @@ class Worker:
         with self.shell.capture(_emitter(request)):
             return function(*args, **kwargs)
 
+    def _payload(self, owner: list[Any]) -> Payload:
+        """Return the value in a list encoded; what the next call can change is copied."""
+        payload = owner[0] if isinstance(owner[0], Payload) else self.codec.encode(owner[0])
+        settled = not payload.buffers or is_settled(list(owner), references=1, exported=1)  # its outcome has it as well
+        return payload if settled else copied(payload)
+
     def _answer(self, request: Request, outcome: Success | Failure, span: OpenSpan) -> None:
         # The span ends before the answer leaves, so that whoever has the answer can have the span.
         known = self._known_by(request.peer)
@@ -306,9 +313,7 @@ class Worker:
             return
         if isinstance(outcome, Success):
             try:
-                value = outcome.value
-                payload = value if isinstance(value, Payload) else self.codec.encode(value)
-                shipment = pack(payload, self.codec, known)
+                shipment = pack(self._payload([outcome.value]), self.codec, known)
             except Exception as failure:  # noqa: BLE001 - any failure to encode is the caller's to see
                 outcome = Failure(failure)
             else:

@@ -55,7 +55,7 @@ def is_settled(
         objects: A list of them; besides, each is referred to by one object of ours.
         depth: Levels of containers that are looked into.
         references: Lists of ours that have them as well.
-        exported: References that each array and ``bytearray`` has besides, from buffers made of it.
+        exported: References that each array, or its owner, and each ``bytearray`` has besides, from buffers made of it.
         others: What to say of objects of types that are not known here, if nobody else refers to them. What is in
             them is not looked at.
     """
@@ -74,21 +74,24 @@ def is_settled(
     (kind,) = kinds
     plain_tuple = issubclass(kind, tuple) and not kind.__dictoffset__
     array = numpy is not None and kind is numpy.ndarray
-    known = _ALONE + references + (exported if array or kind is bytearray else 0)
+    owners = kind is bytearray or (array and all(obj.base is None for obj in objects))
+    known = _ALONE + references + (exported if owners else 0)
     if not plain_tuple and kind is not frozenset and max(map(sys.getrefcount, objects)) > known:
         return False
     if plain_tuple or kind in _SEQUENCES:
         return depth > 0 and look(list(itertools.chain.from_iterable(objects)), depth - 1)
     if kind is dict:
         return depth > 0 and look(list(itertools.chain.from_iterable(map(dict.values, objects))), depth - 1)
-    return others or kind is bytearray or (array and all(_owns_memory(obj, kind) for obj in objects))
+    return others or kind is bytearray or (array and all(_owns_memory(obj, kind, exported) for obj in objects))
 
 
-def _owns_memory(array: Any, kind: Any) -> bool:
+def _owns_memory(array: Any, kind: Any, exported: int) -> bool:
     """Whether an array that nobody else refers to is the only way to its memory: its own, or a received message's."""
     if array.dtype.hasobject:
         return False
     owner: Any = array.base
+    if type(owner) is kind and sys.getrefcount(owner) <= _HELD + exported:  # buffers of a view refer to its owner
+        owner = owner.base
     while type(owner) is kind and sys.getrefcount(owner) <= _HELD:
         owner = owner.base
     if type(owner) is memoryview and sys.getrefcount(owner) <= _HELD:
