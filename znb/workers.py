@@ -17,7 +17,8 @@ from znb.checks import check_mapping, check_seconds
 from znb.console import OutputView, Sink, make_sink
 from znb.gather import Gather
 from znb.link import Failed, Outcome, Value
-from znb.locks import Future
+from znb.locks import Event, Future
+from znb.serialize.settled import copied
 
 if TYPE_CHECKING:
     from znb.cluster import Cluster
@@ -89,6 +90,18 @@ class Workers:
             WorkerLost: A worker died while it ran.
             KeyboardInterrupt: The wait was interrupted, and the cell with it.
         """
+        return self._run_cell(source, timeout, label, first_line, sink, push)
+
+    def _run_cell(
+        self,
+        source: str,
+        timeout: float | None = None,
+        label: str = "",
+        first_line: int = 1,
+        sink: Sink | None = None,
+        push: Mapping[str, Any] | None = None,
+        begun: Event | None = None,
+    ) -> Any:
         if not isinstance(source, str):
             raise TypeError(f"run takes source text, got {source!r}; for a function use call, or cluster.submit")
         if timeout is not None:
@@ -102,11 +115,13 @@ class Workers:
         }
         shown = sink or make_sink()
         view = OutputView(self.names, shown, scope=self._cluster.name)
-        outcomes = self._ask("cell", options, view=view, timeout=timeout, label=label, sink=shown)
+        outcomes = self._ask("cell", options, view=view, timeout=timeout, label=label, sink=shown, begun=begun)
         return self._combine(outcomes)
 
     def run_nowait(self, source: str, **options: Any) -> concurrent.futures.Future[Any]:
         """Run source code as a cell without waiting; the options are those of ``run``.
+
+        It has been sent when this returns, unless there are no workers yet: cells run in the order of the calls.
 
         Returns:
             A future of what ``run`` returns.
@@ -114,14 +129,18 @@ class Workers:
         future: concurrent.futures.Future[Any] = Future()
         future.set_running_or_notify_cancel()
         options.setdefault("sink", make_sink(detached=True))
+        begun = Event()
 
         def wait() -> None:
             try:
-                future.set_result(self.run(source, **options))
+                future.set_result(self._run_cell(source, **options, begun=begun))
             except BaseException as error:  # noqa: BLE001 - it belongs to the future
                 future.set_exception(error)
+            finally:
+                begun.set()
 
         threading.Thread(target=wait, name="znb-background-cell", daemon=True).start()
+        begun.wait()
         return future
 
     def push(self, variables: Mapping[str, Any] | None = None, /, **more: Any) -> None:
@@ -194,14 +213,24 @@ class Workers:
         view: OutputView | None = None,
         timeout: float | None = None,
         sink: Sink | None = None,
+        begun: Event | None = None,
     ) -> dict[str, Outcome]:
         payload = self._cluster.codec.encode(obj)
+        if begun is not None:  # the caller goes on while it is sent
+            payload = copied(payload)
         announcer = sink or make_sink()
         for news in self._cluster.take_news(self.names):
             announcer.write("stderr", f"{news}\n")
-        links = self._cluster.wait_links(self.names, announcer.notice)
+
+        def notice(text: str) -> None:
+            if begun is not None:
+                begun.set()
+            announcer.notice(text)
+
+        links = self._cluster.wait_links(self.names, notice)
+        sent = begun.set if begun is not None else None
         gather = Gather(view, announcer, self._cluster.kill)
-        outcomes = gather.ask(links, method, payload, label=label, timeout=timeout)
+        outcomes = gather.ask(links, method, payload, label=label, timeout=timeout, sent=sent)
         return {name: outcomes[name] for name in self.names if name in outcomes}
 
     def _combine(self, outcomes: dict[str, Outcome]) -> Any:
