@@ -25,7 +25,7 @@ from znb.traces.analysis import failures
 from znb.traces.listing import duration
 from znb.tracing import TRACES, Trace
 
-__all__ = ["COMMANDS", "save", "trace_table"]
+__all__ = ["COMMANDS", "add_save_option", "save", "trace_table"]
 
 #: Traces of a service that are shown.
 SHOWN_MAX = 10
@@ -180,6 +180,11 @@ def _arguments(parser: Parser) -> None:
         offers="paths",
         help="a running service or cluster (`local` for all of yours here), or a saved trace",
     )
+    add_save_option(parser)
+
+
+def add_save_option(parser: Parser) -> None:
+    """Add ``--save FILE``, which may be given several times."""
     parser.argument(
         "--save",
         metavar="FILE",

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from IPython.display import display
 
 from znb.cli.commands import Command, CommandTable, HelpWanted, Parser, WrongUsage
-from znb.cli.traces import save, trace_table
+from znb.cli.traces import add_save_option, save, trace_table
 from znb.magics.session import Session
 from znb.spans import RECORDER, OptionalSpan, follow_threads
 from znb.tracing import COLLECT_TIMEOUT, TRACES, LiveTrace, Trace, trace
@@ -246,13 +246,7 @@ def _trace_arguments(parser: Parser) -> None:
         default="last",
         help="which one: the last (default), the one of this id; a list of all; or switch recording on or off",
     )
-    parser.argument(
-        "--save",
-        metavar="FILE",
-        action="append",
-        offers="paths",
-        help="write it to a file: .json, .speedscope.json, .otlp.json, .folded, .html or .svg",
-    )
+    add_save_option(parser)
 
 
 def _cell_arguments(parser: Parser) -> None:
