@@ -441,7 +441,19 @@ def test_who_asks_for_a_trace_sees_what_runs(cluster):
     (job,) = future.trace.find("sleep")
     assert [event.name for event in job.events] == ["interrupt", "exception"]
     assert "cancelled" in future.trace.text()
-    assert ("cancel", {"job": 0}) in [(name, {"job": 0}) for name, _ in events_of(future.trace, "cell")]
+    assert events_of(future.trace, "cell") == [("cancel", {"job": future.index})]
+
+
+def test_a_job_that_is_cancelled_before_it_has_a_number_is_told_without_one(cluster, monkeypatch):
+    with znb.trace("early") as t:
+        with monkeypatch.context() as patched:
+            patched.setattr(cluster._attached.reactor, "call_soon", lambda *_: None)  # it is not sent before the cancel
+            future = cluster.submit(time.sleep, 30)
+            assert future.cancel()
+        cluster._attached.reactor.call_soon(cluster._attached.submits._flush)
+        assert cluster.submit(abs, -1).result() == 1
+    (submit,) = (span for span in t.spans if span.kind == "submit" and span.name == "sleep")
+    assert [(event.name, event.attributes) for event in submit.events] == [("cancel", {})]
 
 
 def test_retries_limits_and_cancellations_are_events(cluster, world):

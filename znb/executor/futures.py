@@ -19,7 +19,7 @@ from typing import Any, Protocol
 
 from znb import locks
 from znb.errors import CallTimeout, NoWorkers
-from znb.spans import Brief, bound, mark
+from znb.spans import Brief, OpenSpan, bound, mark
 from znb.spans.plain import plain, type_name
 from znb.spans.recorder import Parent
 from znb.waiters import Waiters
@@ -230,11 +230,18 @@ class Future(locks.Future[Any]):
             else:
                 fresh = False
         if fresh:
+            self.note("cancel", **({"job": self.index} if self.index >= 0 else {}))
             self._end_span("cancelled")
             self.set_running_or_notify_cancel()
             self._invoke_callbacks()
             self._owner.cancel_job(self)
         return True
+
+    def note(self, name: str, **attributes: Any) -> None:
+        """Note something on the job's span, or else on the span that asked for it."""
+        span = self.span or self.caller
+        if isinstance(span, Brief | OpenSpan):
+            span.event(name, **attributes)
 
     @property
     def trace(self) -> Any:
