@@ -20,7 +20,7 @@ from typing import Any, Protocol
 from znb import locks
 from znb.errors import CallTimeout, NoWorkers
 from znb.spans import Brief, OpenSpan, bound, mark
-from znb.spans.plain import plain, type_name
+from znb.spans.plain import name_error
 from znb.spans.recorder import Parent
 from znb.waiters import Waiters
 
@@ -279,7 +279,7 @@ class Future(locks.Future[Any]):
         except concurrent.futures.InvalidStateError:
             return  # it was cancelled a moment ago
         if self.span is not None:
-            self.span.event("exception", **{"exception.type": type_name(error), "exception.message": plain(str(error))})
+            self.span.event("exception", **name_error(error))
         self._end_span("error")
 
     def _end_span(self, status: str) -> None:

@@ -24,7 +24,7 @@ from typing import Any, Final
 
 from znb.spans.adopted import OFF, OFF_STATE, Adopted, adopt_active, program_name
 from znb.spans.opened import OpenSpan, OptionalSpan, Parent, current, set_current
-from znb.spans.plain import describe_error, plain, safe_text, seen_by, type_name
+from znb.spans.plain import describe_error, name_error, seen_by, type_name
 from znb.spans.ring import Ring
 
 __all__ = ["FIELDS", "RECORDER", "OpenSpan", "OptionalSpan", "Parent", "Recorder", "current", "set_current"]
@@ -207,8 +207,7 @@ class Recorder:
         # With the process, because an exception that came from another one should show its way through this one too.
         process, inner = seen_by(error)
         if process == self.key and inner != span.span_id:
-            known = {"exception.type": type_name(error), "exception.message": plain(safe_text(error))}
-            span.event("exception", **known, **{"exception.span": f"{inner:016x}"})
+            span.event("exception", **name_error(error), **{"exception.span": f"{inner:016x}"})
             return
         with contextlib.suppress(Exception):  # some types refuse attributes: each span keeps the traceback then
             error._znb_span = (self.key, span.span_id)  # type: ignore[attr-defined]
