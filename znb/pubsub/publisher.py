@@ -125,18 +125,18 @@ class Publisher:
         """
         self._started_at = time.monotonic()
         self._begin_ledger()
-        self._reactor.start()
         try:
+            self._reactor.start()
             self._reactor.wait_call(self._bind)
-        except zmq.ZMQError as error:
-            self._reactor.stop()
-            if self._ledger is not None:
-                self._ledger.close()
-            raise ZnbError(f"streams of this process cannot listen at {self.url}: {error}") from error
-        self._awaited = knock()
-        if self._awaited:
-            self._reactor.call_soon(self._greet)
-            self._greeted.wait(GREETING_TIME)
+            self._awaited = knock()
+            if self._awaited:
+                self._reactor.call_soon(self._greet)
+                self._greeted.wait(GREETING_TIME)
+        except BaseException as error:
+            self._end()
+            if isinstance(error, zmq.ZMQError):
+                raise ZnbError(f"streams of this process cannot listen at {self.url}: {error}") from error
+            raise
 
     def _begin_ledger(self) -> None:
         path = ledger_path(self.url)
@@ -193,10 +193,13 @@ class Publisher:
             return 0
         self.flush(linger)
         heard = self._reactor.wait_call(lambda: sum(known.reader.taken_bytes > 0 for known in self._peers.values()))
+        self._end()
+        return heard
+
+    def _end(self) -> None:
         self._reactor.stop()
         if self._ledger is not None:
             self._ledger.close()
-        return heard
 
     def flush(self, linger: float = LINGER) -> None:
         """Wait until subscribers have got what was published, as far as they take it.
