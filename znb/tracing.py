@@ -97,7 +97,7 @@ class Trace:
 
     @staticmethod
     def latest() -> TraceList:
-        """Return the traces that this process keeps, the latest last: those of its last 100 cells, say."""
+        """Return the traces that this process keeps, the latest last: 100 at most."""
         return TRACES.latest()
 
     @property

@@ -21,7 +21,7 @@ import zmq
 
 from znb.errors import ProtocolError, ZnbError
 from znb.locks import Event
-from znb.pubsub.board import TOPICS, Board, BoardStats, Reader
+from znb.pubsub.board import TOPICS, TOPICS_BYTES, Board, BoardStats, Reader
 from znb.pubsub.ledger import Ledger, ledger_path
 from znb.pubsub.messages import (
     VERSION,
@@ -163,9 +163,10 @@ class Publisher:
         if crowded:
             logger.warning(
                 "%s publishes on too many topics, so the last values of those that were silent for longest are let go: "
-                "who subscribes later does not get them (kept are %d, and 64 MB)",
+                "who subscribes later does not get them (kept are %d, and %d MB)",
                 self.source,
                 TOPICS,
+                TOPICS_BYTES // 1_000_000,
             )
         if self._peers and not self._scheduled:
             self._scheduled = True
