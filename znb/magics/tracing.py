@@ -54,6 +54,8 @@ class TracedCells:
         self._running: list[tuple[ExecutionInfo, OptionalSpan | LiveTrace]] = []
         self._explorer: Any = None
         self._failed_ns = 0
+        self._replaced: Any = None
+        self._installed: Any = None
         self._unfollow: Callable[[], None] = lambda: None
 
     def install(self) -> None:
@@ -68,6 +70,7 @@ class TracedCells:
             self.failed()
             show(*args, **kwargs)
 
+        self._replaced, self._installed = vars(self._shell).get("showtraceback"), showtraceback
         self._shell.showtraceback = showtraceback  # type: ignore[method-assign]
         TRACES.store.cell_of = self.cell_of
         self._unfollow = follow_threads()
@@ -92,7 +95,10 @@ class TracedCells:
         self._shell.events.unregister("pre_run_cell", self._begin)
         self._shell.events.unregister("post_run_cell", self._end)
         self._shell.input_transformers_cleanup.remove(self.transform)
-        vars(self._shell).pop("showtraceback", None)
+        if vars(self._shell).get("showtraceback") is self._installed:  # else somebody else has taken over meanwhile
+            del self._shell.showtraceback
+            if self._replaced is not None:
+                self._shell.showtraceback = self._replaced  # type: ignore[method-assign]
         TRACES.store.cell_of = None
         self._unfollow()
 
