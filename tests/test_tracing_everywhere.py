@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import znb
-from job_functions import wait_until
+from job_functions import start_callbacks, wait_until
 from znb.spans import RECORDER, OpenSpan, current
 from znb.tracing import TRACES
 
@@ -26,9 +26,7 @@ def cluster(module_world):
     with znb.Cluster.start(2, name="traced") as cluster:
         ADDRESSES.update({name: cluster[name].call(expose_grower, name) for name in ("w0", "w1")})
         cluster[:].call(connect_all, ADDRESSES)
-        called = threading.Event()
-        cluster.submit(abs, 1).add_done_callback(lambda _: called.set())  # it has a thread for that from now on
-        assert called.wait(20)
+        start_callbacks(cluster)
         yield cluster
         for name in ("w0", "w1"):
             cluster[name].call(znb.unexpose, f"grower-{name}")
