@@ -19,7 +19,7 @@ from znb.executor.client import JobClient
 from znb.executor.groups import Show
 from znb.executor.submits import Submits
 from znb.launchers import Launcher, make_launcher
-from znb.lifecycle import Snapshot
+from znb.lifecycle import ClusterEvent, Snapshot
 from znb.locks import Event
 from znb.membership import Membership
 from znb.serialize import Codec
@@ -69,7 +69,7 @@ class Attachment:
         self.membership = Membership(
             self.reactor, self.codec, self.jobs, self._on_ended, self._collector, self.standing
         )
-        self.launcher: Launcher = make_launcher(where, self.reactor, self.membership.on_event)
+        self.launcher: Launcher = make_launcher(where, self.reactor, self._on_event)
         self._leaving = threading.Lock()
         self._pid = os.getpid()
 
@@ -142,6 +142,9 @@ class Attachment:
                 self.reactor.stop()
 
     # -- the I/O thread ------------------------------------------------------------------------------------
+
+    def _on_event(self, event: ClusterEvent) -> None:
+        self.membership.on_event(event)  # looked up at each: tests hold some back
 
     def _on_ended(self, reason: str) -> None:
         """Take note that somebody else has ended the cluster, or that its supervisor is gone."""
