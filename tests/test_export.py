@@ -518,6 +518,12 @@ def test_where_no_collector_listens_is_told_at_once(known):
     assert url in str(caught.value)
 
 
+def test_an_address_that_cannot_be_reached_is_told_as_one(known):
+    pytest.importorskip("opentelemetry.exporter.otlp.proto.http")
+    with pytest.raises(ServiceUnavailable, match="no collector listens there: "):
+        send_otlp(known, "http://255.255.255.255:4318/v1/traces")  # was an OSError: Network is unreachable
+
+
 def test_a_folder_that_is_not_there_is_named_and_a_home_is_found(known, tmp_path, monkeypatch):
     with pytest.raises(FileNotFoundError, match="there is no such folder") as caught:
         save(known, tmp_path / "none" / "t.json")

@@ -334,16 +334,8 @@ def test_breaking_out_of_a_map_frees_the_workers(tmp_path):
 def test_an_interrupted_map_frees_the_workers(tmp_path):
     gate = Gate(tmp_path)
     with started() as cluster:
-
-        def interrupt():
-            gate.wait_running()
-            signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
-
-        thread = threading.Thread(target=interrupt)
-        thread.start()
-        with pytest.raises(KeyboardInterrupt):
+        with gate.interrupting(), pytest.raises(KeyboardInterrupt):
             list(cluster.map(gate, range(10)))
-        thread.join()
         assert cluster.submit(pow, 2, 3).result() == 8
 
 
@@ -361,18 +353,10 @@ def test_the_clusters_interrupt_reaches_jobs_and_the_next_ones_run(cluster, tmp_
 
 def test_an_interrupted_wait_for_a_future_cancels_what_this_thread_submitted(tmp_path):
     gate = Gate(tmp_path)
-    with started() as cluster:
-
-        def interrupt():
-            gate.wait_running()
-            signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
-
-        thread = threading.Thread(target=interrupt)
-        thread.start()
+    with started() as cluster, gate.interrupting():
         futures = [cluster.submit(gate) for _ in range(10)]
         with pytest.raises(KeyboardInterrupt):
             futures[0].result()
-        thread.join()
         assert all(future.cancelled() for future in futures)
         assert cluster.submit(pow, 2, 3).result() == 8
 

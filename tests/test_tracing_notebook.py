@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 
@@ -317,6 +318,22 @@ def test_the_traces_of_what_runs_are_found_by_name(kernel, module_world, monkeyp
     assert "no file, service or cluster 'nobody' here" in said
     assert "services: shouter; clusters: default" in said
     kernel.run("znb.unexpose('shouter')")
+
+
+def test_traces_of_several_clusters_are_each_shown_once(world):
+    with znb.Cluster.start(1, name="one") as one, znb.Cluster.start(1, name="other") as other:
+        assert [cluster.submit(abs, -1).result() for cluster in (one, other)] == [1, 1]
+        command_line = [sys.executable, "-m", "znb", "trace", "local"]
+        done = subprocess.run(command_line, capture_output=True, text=True, check=True)
+    assert done.stdout.count("abs · ") == 1  # both workers are w0, and both jobs are of this process's trace
+
+
+def test_a_cluster_that_ends_as_all_are_asked_is_only_mentioned(world, monkeypatch, capsys):
+    entry = SimpleNamespace(name="ended", state="alive")
+    monkeypatch.setattr("znb.cli.traces.list_clusters", lambda: [entry])
+    assert command("trace", "local") == 0
+    assert "znb: ended: there is no cluster" in capsys.readouterr().err
+    assert command("trace", "ended") != 0
 
 
 TERMINAL = """

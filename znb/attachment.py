@@ -144,7 +144,7 @@ class Attachment:
     # -- the I/O thread ------------------------------------------------------------------------------------
 
     def _on_event(self, event: ClusterEvent) -> None:
-        self.membership.on_event(event)
+        self.membership.on_event(event)  # looked up at each: tests hold some back
 
     def _on_ended(self, reason: str) -> None:
         """Take note that somebody else has ended the cluster, or that its supervisor is gone."""

@@ -182,8 +182,10 @@ class Cluster(concurrent.futures.Executor):
 
     def _leave(self, leave: Callable[[], None]) -> None:
         self._joblib.cancel()
-        leave()
-        atexit.unregister(self._at_exit)
+        try:
+            leave()
+        finally:
+            atexit.unregister(self._at_exit)
 
     def _at_exit(self) -> None:
         """Let the jobs there finish, as the pools of ``concurrent.futures`` do, unless the user wants to be gone."""

@@ -14,6 +14,7 @@ from typing import Any, Final, Self
 
 from znb import export
 from znb.callees import Callees
+from znb.checks import check_seconds
 from znb.profiler import SAMPLER, Sampler
 from znb.spans import RECORDER, OpenSpan, Process, Recorder, Span, SpanTable, follow_threads
 from znb.spans.samples import SampleTable
@@ -97,7 +98,7 @@ class Trace:
 
     @staticmethod
     def latest() -> TraceList:
-        """Return the traces that this process keeps, the latest last: those of its last 100 cells, say."""
+        """Return the traces that this process keeps, the latest last: 100 at most."""
         return TRACES.latest()
 
     @property
@@ -304,9 +305,13 @@ class Traces:
         return self._feed.process
 
     def new(self, title: str, interval: float, attributes: dict[str, Any]) -> LiveTrace:
-        """Return a trace to enter."""
-        if not isinstance(interval, int | float) or not interval > 0:
-            raise ValueError(f"expected seconds between two samples, more than 0, as interval, got {interval!r}")
+        """Return a trace to enter.
+
+        Raises:
+            TypeError: ``interval`` is not a number.
+            ValueError: ``interval`` is not positive, or not finite.
+        """
+        check_seconds("interval", interval)
         self.sampler.install()
         if self.recorder is RECORDER:
             follow_threads(watched=True)
@@ -416,6 +421,10 @@ class Begin:
             title: What to call it.
             interval: Seconds between two samples.
             attributes: What to know about it.
+
+        Raises:
+            TypeError: ``interval`` is not a number.
+            ValueError: ``interval`` is not positive, or not finite.
         """
         return self._traces.new(title, interval, attributes)
 

@@ -8,7 +8,7 @@ import difflib
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from znb.callees import Callees
@@ -25,7 +25,7 @@ from znb.traces.analysis import failures
 from znb.traces.listing import duration
 from znb.tracing import TRACES, Trace
 
-__all__ = ["COMMANDS", "save", "trace_table"]
+__all__ = ["COMMANDS", "add_save_option", "save", "trace_table"]
 
 #: Traces of a service that are shown.
 SHOWN_MAX = 10
@@ -112,12 +112,12 @@ def _of_source(source: str) -> list[Trace]:
     services = {entry.url: entry.name for entry in list_services()}
     clusters = [entry.name for entry in list_clusters() if entry.state == "alive"]
     if source == EVERYWHERE:
-        found = [one for name in clusters for one in _of_cluster(name)] + _of_services(list(services), strict=False)
+        found = _of_clusters(clusters, strict=False) + _of_services(list(services), strict=False)
         return sorted(found, key=lambda one: one.data.start_ns)
     if source in services.values():
         return _of_services([url for url, name in services.items() if name == source])
     if source in clusters:
-        return _of_cluster(source)
+        return _of_clusters([source])
     near = difflib.get_close_matches(source, [*services.values(), *clusters], n=1)
     hint = f". Did you mean {near[0]!r}?" if near else ""
     raise WrongUsage(f"there is no file, service or cluster {source!r} here; {_what_there_is()}{hint}", USAGE)
@@ -130,11 +130,32 @@ def _what_there_is() -> str:
     return f"expected a file, or a URL such as tcp://127.0.0.1:4242, or the name of what runs here ({running})"
 
 
-def _of_cluster(name: str) -> list[Trace]:
-    """Return what the workers of a cluster keep; what their clients did is theirs to tell."""
-    with contextlib.closing(Cluster.connect(name, observe=True)) as cluster:
-        TRACES.collect(TIMEOUT)
-        workers = set(cluster.names)
+@contextlib.contextmanager
+def _failing(*, strict: bool) -> Iterator[None]:
+    """Let one of several fail: an error if ``strict``; else it is only mentioned, on stderr."""
+    try:
+        yield
+    except ZnbError as error:
+        if strict:
+            raise
+        print(f"znb: {error}", file=sys.stderr)
+
+
+def _of_clusters(names: Sequence[str], *, strict: bool = True) -> list[Trace]:
+    """Return what the workers of clusters keep, each trace once; what their clients did is theirs to tell.
+
+    Args:
+        names: The clusters.
+        strict: Whether one that does not tell, having ended say, is an error; else it is only mentioned.
+
+    Raises:
+        ServiceUnavailable: It has ended.
+    """
+    workers: set[str] = set()
+    for name in names:
+        with _failing(strict=strict), contextlib.closing(Cluster.connect(name, observe=True)) as cluster:
+            TRACES.collect(TIMEOUT)
+            workers.update(cluster.names)
     found = [TRACES[trace_id] for trace_id, _ in TRACES.store.titles(ours=False)]
     return [one for one in found if any(process.worker in workers for process in one.data.table.processes)]
 
@@ -153,17 +174,11 @@ def _of_services(urls: Sequence[str], *, strict: bool = True) -> list[Trace]:
     store = Store(Feed(Recorder()))
     callees = Callees(store)
     for url in urls:
-        try:
-            callees.read(url, TIMEOUT)
-        except PermissionError as error:
-            refusal = AuthError(f"{url} refused: {error}")
-            if strict:
-                raise refusal from None
-            print(f"znb: {refusal}", file=sys.stderr)
-        except ZnbError as error:
-            if strict:
-                raise
-            print(f"znb: {error}", file=sys.stderr)
+        with _failing(strict=strict):
+            try:
+                callees.read(url, TIMEOUT)
+            except PermissionError as error:
+                raise AuthError(f"{url} refused: {error}") from None
     callees.collect(TIMEOUT)
     found = []
     for trace_id, title in store.titles(ours=False):
@@ -180,6 +195,11 @@ def _arguments(parser: Parser) -> None:
         offers="paths",
         help="a running service or cluster (`local` for all of yours here), or a saved trace",
     )
+    add_save_option(parser)
+
+
+def add_save_option(parser: Parser) -> None:
+    """Add ``--save FILE``, which may be given several times."""
     parser.argument(
         "--save",
         metavar="FILE",

@@ -323,7 +323,11 @@ class Feed:
         whose = f"{peer.source or 'a process'}{f' of {peer.cluster}' if peer.cluster else ''}"
         topics = ", ".join(f"{topic!r}" for topic in list(lost)[:3]) + (", …" if len(lost) > 3 else "")
         logger.warning(
-            "%s has ended, and the last %d of its messages with it (on %s)", whose, sum(lost.values()), topics
+            "%s has ended, and %sthe last %d of its messages with it (on %s)",
+            whose,
+            "at least " if counts.full else "",
+            sum(lost.values()),
+            topics,
         )
         self._tell()
 

@@ -60,8 +60,6 @@ __all__ = [
 TOPIC_MAX = 200
 #: Version of these messages; peers with another one are refused with both numbers.
 VERSION = 1
-#: Characters that a topic may have.
-TOPIC_MAX = 200
 
 
 def check_topic(topic: Any, *, hint: str = "") -> None:

@@ -19,6 +19,7 @@ __all__ = [
     "ATTRIBUTES_MAX",
     "clean",
     "describe_error",
+    "name_error",
     "plain",
     "safe_text",
     "scrub",
@@ -134,6 +135,11 @@ def type_name(error: BaseException) -> str:
     return cls.__qualname__ if cls.__module__ == "builtins" else f"{cls.__module__}.{cls.__qualname__}"
 
 
+def name_error(error: BaseException) -> dict[str, Any]:
+    """Return type and message of an exception, under OpenTelemetry's names."""
+    return {"exception.type": type_name(error), "exception.message": plain(safe_text(error))}
+
+
 def describe_error(error: BaseException) -> dict[str, Any]:
     """Return type, message and traceback of an exception, under OpenTelemetry's names; without znb's own frames."""
     made = traceback.TracebackException.from_exception(error)
@@ -141,8 +147,7 @@ def describe_error(error: BaseException) -> dict[str, Any]:
     text = "".join(made.format())
     if len(text) > TRACEBACK_MAX:
         text = f"{text[: TRACEBACK_MAX // 2]}\n…\n{text[-TRACEBACK_MAX // 2 :]}"
-    message = plain(safe_text(error))
-    return {"exception.type": type_name(error), "exception.message": message, "exception.stacktrace": text}
+    return {**name_error(error), "exception.stacktrace": text}
 
 
 def _hide_frames(made: traceback.TracebackException, depth: int = 0) -> None:

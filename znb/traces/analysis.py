@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, overload
 
 import msgspec
 
-from znb.spans.table import KINDS, Span
+from znb.spans.table import CANCELLED, ERROR, KINDS, Span
 from znb.traces.listing import LINES_MAX, Listing, duration, in_columns, printable
 from znb.traces.model import TraceData
 
@@ -257,7 +257,7 @@ def self_times(data: TraceData) -> list[SelfTime]:
         found[0] += 1
         found[1] += (table.end_ns[row] or data.end_ns) - table.start_ns[row]
         found[2] += own[row]
-        found[4] += table.status[row] == 1
+        found[4] += table.status[row] == ERROR
         if sampled and table.span_id[row] in sampled:
             where[table.span_id[row]] = key
             found[5] = 1
@@ -316,7 +316,7 @@ def _by_end(data: TraceData, row: int) -> list[int]:
 
 def failures(data: TraceData) -> list[int]:
     """Return the innermost span that each exception ended: one row for each, by time."""
-    failed = {row for row, status in enumerate(data.table.status) if status == 1}
+    failed = {row for row, status in enumerate(data.table.status) if status == ERROR}
     above = {data.parent[row] for row in failed}
     return sorted(failed - above, key=data.end)
 
@@ -327,7 +327,7 @@ def errors(data: TraceData) -> list[Failure]:
     found = Failures()
     for row in failures(data):
         count, up = 1, data.parent[row]
-        while up >= 0 and status[up] == 1:
+        while up >= 0 and status[up] == ERROR:
             count, up = count + 1, data.parent[up]
         details = _exception(data, row)
         path = tuple(data.span(step) for step in data.path(row))
@@ -339,7 +339,7 @@ def errors(data: TraceData) -> list[Failure]:
 def _chain(data: TraceData, row: int) -> str:
     """Return the traceback of the outermost span that an exception went through, of those that kept one."""
     found, up = "", row
-    while up >= 0 and data.table.status[up] == 1:
+    while up >= 0 and data.table.status[up] == ERROR:
         found = str(_exception(data, up).get("exception.stacktrace", "")) or found
         up = data.parent[up]
     return found
@@ -347,7 +347,7 @@ def _chain(data: TraceData, row: int) -> str:
 
 def _exception(data: TraceData, row: int) -> dict[str, Any]:
     """Return what is known of the exception that ended a span, or a child of it that was cancelled."""
-    for at in (row, *(child for child in data.children(row) if data.table.status[child] == 2)):
+    for at in (row, *(child for child in data.children(row) if data.table.status[child] == CANCELLED)):
         for event in reversed(data.events(at)):
             if event.name == "exception":
                 return event.attributes

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 
-from znb.spans.table import KINDS
+from znb.spans.table import CANCELLED, ERROR, KINDS, LOST
 from znb.traces.analysis import TreeNode, errors, failures, self_ns, tree
 from znb.traces.listing import duration, printable
 from znb.traces.model import TraceData
@@ -151,9 +151,9 @@ def _group(data: TraceData) -> dict[tuple[str, int], _Group]:
         group.total += took
         group.own += own[row]
         group.longest = max(group.longest, took)
-        group.failed += table.status[row] == 1
-        group.lost += table.status[row] == 4
-        if table.status[row] == 2:
+        group.failed += table.status[row] == ERROR
+        group.lost += table.status[row] == LOST
+        if table.status[row] == CANCELLED:
             group.marks["cancelled"] += 1
         if row in table.events:
             group.marks.update(MARKS[event.name] for event in data.events(row) if event.name in MARKS)

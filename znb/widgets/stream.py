@@ -275,8 +275,9 @@ def stream(*topics: str, kind: str | None = None, x: str | None = None, at: str 
         A widget, which is the cell's value. ``close()`` ends it.
 
     Raises:
+        TypeError: A topic or ``at`` is not text.
         ValueError: There is no such kind, or a topic cannot be one.
-        ServiceUnavailable: There is nobody of the name ``at``.
+        ServiceUnavailable: There is nobody of the name ``at``, or it is no address.
     """
     if kind is not None and kind not in KINDS:
         raise ValueError(f"kind must be one of {', '.join(KINDS)}, got {kind!r}")

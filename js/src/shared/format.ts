@@ -30,3 +30,8 @@ export function timeOfDay(seconds: number): string {
   const two = (n: number, width = 2) => String(n).padStart(width, "0");
   return `${two(date.getHours())}:${two(date.getMinutes())}:${two(date.getSeconds())}.${two(date.getMilliseconds(), 3)}`;
 }
+
+/** Local time of day, now: `23:59:59`. */
+export function timeNow(): string {
+  return timeOfDay(Date.now() / 1000).slice(0, 8);
+}
