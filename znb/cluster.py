@@ -378,7 +378,8 @@ class Cluster(concurrent.futures.Executor):
         """Return the workers that ``target`` means: a number, name, slice, or text such as ``"0,2"``."""
         if self._attached.ended:
             raise NoWorkers(self._attached.ended)
-        return Workers(self, select(target, self.names, self._least_busy))
+        everyone = target in ("all", slice(None))
+        return Workers(self, select(target, self.names, self._least_busy), everyone=everyone)
 
     def placed(self, name: str) -> Workers | None:
         """Return the workers on which a service was exposed; ``None`` if there are none."""

@@ -44,12 +44,18 @@ class ByWorker(dict[str, Any]):
 class Workers:
     """A choice of workers.
 
+    Args:
+        cluster: Whose they are.
+        names: Their names, in order.
+        everyone: Whether all were chosen, so that those that join later belong to what stays with them.
+
     Attributes:
         names: The workers' names, in order.
     """
 
-    def __init__(self, cluster: Cluster, names: tuple[str, ...]) -> None:
+    def __init__(self, cluster: Cluster, names: tuple[str, ...], *, everyone: bool = False) -> None:
         self._cluster = cluster
+        self._everyone = everyone
         self.names = names
 
     def __repr__(self) -> str:
@@ -180,13 +186,16 @@ class Workers:
     def call_anew(self, name: str, function: Callable[..., Any], *args: Any) -> Any:
         """Call a function on each worker, now and on each process that replaces one, and return what ``call`` does.
 
+        If all workers were chosen, those that join later call it as well.
+
         Args:
             name: Stands for the call: another one of this name takes its place.
             function: What to call.
             args: Its arguments, encoded now.
         """
         standing = self._cluster.standing
-        standing.keep(name, self.names, self._cluster.codec.encode((function, args, {})))
+        payload = self._cluster.codec.encode((function, args, {}))
+        standing.keep(name, self.names, payload, everyone=self._everyone)
         try:
             return self.call(function, *args)
         except BaseException:
