@@ -24,6 +24,7 @@ from znb.traces.model import SpanList, TraceData
 from znb.traces.pieces import Pieces, pieces
 from znb.traces.store import TRACES_MAX, Store
 from znb.traces.text import Roots, text_tree
+from znb.traces.unseen import INTERVAL
 
 __all__ = ["TRACES", "Begin", "LiveTrace", "Picture", "Trace", "TraceList", "Traces", "trace"]
 
@@ -311,7 +312,9 @@ class Traces:
         if self.recorder is RECORDER:
             follow_threads(watched=True)
         self.sampler.on_round = self.store.relieve
-        return LiveTrace(self, title, max(1, round(interval * 1000)), attributes)
+        interval_ms = max(1, round(interval * 1000))
+        told = {} if interval_ms == INTERVAL_MS else {INTERVAL: interval_ms}
+        return LiveTrace(self, title, interval_ms, {**told, **attributes})
 
     def began(self, live: LiveTrace) -> None:
         """Note that a trace has been entered."""

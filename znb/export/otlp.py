@@ -177,7 +177,7 @@ def read_otlp(document: dict[str, Any]) -> tuple[TraceData, str]:
             if span["traceId"].lower() == trace_id:
                 _read_span(table, process, names, span)
     table.strings = list(names)
-    return TraceData(int(trace_id, 16), table, SampleTable(), notes), title
+    return TraceData(int(trace_id, 16), table, SampleTable(), notes, sampled=False), title
 
 
 def _scopes(document: dict[str, Any]) -> Iterator[tuple[dict[str, Any], list[dict[str, Any]]]]:

@@ -12,6 +12,7 @@ from znb.spans.table import KINDS
 from znb.traces.analysis import TreeNode, errors, failures, self_ns, tree
 from znb.traces.listing import duration, printable
 from znb.traces.model import TraceData
+from znb.traces.unseen import REASON, unseen_ns
 
 __all__ = ["Roots", "duration", "text_tree"]
 
@@ -76,6 +77,7 @@ def text_tree(data: TraceData, title: str = "", width: int = 100) -> str:
     lines = [_headline(data, title)]
     lines += _lines(data, width)
     lines += _hot(data)
+    lines += _unseen(data)
     found = errors(data)
     if found:
         lines.append("")
@@ -107,6 +109,15 @@ def _hot(data: TraceData) -> list[str]:
         if found
         else []
     )
+
+
+def _unseen(data: TraceData) -> list[str]:
+    """Return the spans that took time in which the sampler could not look, if there are any."""
+    by_name: Counter[str] = Counter()
+    for row, unseen in unseen_ns(data).items():
+        by_name[data.name(row)] += unseen
+    found = [f"  {duration(unseen):>8}  {printable(name)}" for name, unseen in by_name.most_common(HOT_MAX)]
+    return ["", f"not seen by the sampler: {REASON}", *found] if found else []
 
 
 def _user_frame(data: TraceData, node: int) -> str:

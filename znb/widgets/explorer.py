@@ -35,6 +35,7 @@ from znb.spans import Span
 from znb.traces import Parts, analysis
 from znb.traces.assemble import clock_of
 from znb.traces.clock import Interval
+from znb.traces.unseen import unseen_ns, unseen_text
 from znb.tracing import TRACES, Trace
 from znb.widgets.bundles import BundleMissing, read_bundle
 from znb.widgets.columns import Chunk, Encoder, Source, source_of
@@ -145,8 +146,10 @@ class Explorer(anywidget.AnyWidget):
     def _details(self, question: dict[str, Any]) -> dict[str, Any]:
         data = self.trace.data
         row = data.row_of(str(question["id"]))
+        unseen = None if self.live else unseen_ns(data).get(row)
+        note = {"not sampled": unseen_text(unseen)} if unseen else {}
         return {
-            "attributes": data.table.attributes(row),
+            "attributes": {**note, **data.table.attributes(row)},
             "events": [[event.time_ns - data.start_ns, event.name, event.attributes] for event in data.events(row)],
         }
 
