@@ -253,6 +253,21 @@ def test_a_saved_trace_is_shown_and_converted(world, capsys):
     assert RECORDER.live == 0
 
 
+def test_each_trace_of_a_file_is_shown_and_one_can_be_chosen(world, capsys):
+    times = {"startTimeUnixNano": "5", "endTimeUnixNano": "9"}
+    spans = [{"traceId": two * 16, "spanId": two * 8, "name": f"span {two}", **times} for two in ("aa", "bb")]
+    file = world.home / "two.otlp.json"
+    file.write_text(json.dumps({"resourceSpans": [{"scopeSpans": [{"spans": spans}]}]}))
+    assert command("trace", str(file)) == 0
+    said = capsys.readouterr().out
+    assert said.startswith("2 traces:")
+    assert said.count("└─ span aa") == said.count("└─ span bb") == 1
+    assert command("trace", str(file), "--id", "aaaa", "--save", str(world.home / "one.json")) == 0
+    assert "Saved 'span aa'" in capsys.readouterr().out
+    assert command("trace", str(file), "--id", "cc") == 2
+    assert "expected the id of one trace, got 'cc'" in capsys.readouterr().err
+
+
 def test_what_is_no_trace_is_said_with_the_status_of_wrong_usage(world, capsys):
     (world.home / "cut.json").write_text('{"traceEvents": [')
     assert command("trace", str(world.home / "cut.json")) == 2

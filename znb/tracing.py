@@ -87,14 +87,32 @@ class Trace:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Trace:
-        """Open a saved trace: ``.json``, ``.otlp.json`` or ``.html``.
+        """Open a saved trace: ``.json``, ``.otlp.json`` or ``.html``. Of a file with several, the largest.
 
         Raises:
             TraceFileError: It is no such file, or it is cut off or damaged.
             OSError: It cannot be read.
         """
-        data, title = export.load(path)
-        return cls(title or Path(path).name, data.trace_id, lambda _version: (0, data))
+        found = cls.load_all(path)
+        largest = max(found, key=lambda one: len(one.data))
+        if len(found) > 1:
+            largest.data.notes.append(
+                f"the file holds {len(found) - 1} more: znb.Trace.load_all({str(path)!r}) returns all {len(found)}"
+            )
+        return largest
+
+    @classmethod
+    def load_all(cls, path: str | os.PathLike[str]) -> TraceList:
+        """Open each trace of a file: those of other programs may hold many. By their starts.
+
+        Raises:
+            TraceFileError: It is no such file, or it is cut off or damaged.
+            OSError: It cannot be read.
+        """
+        found = export.load_all(path)
+        # Where there are several the file's name says of none which it is.
+        name = Path(path).name if len(found) == 1 else ""
+        return TraceList(_still(data, title or name or data.root_name) for data, title in found)
 
     @staticmethod
     def latest() -> TraceList:
@@ -224,7 +242,12 @@ class Trace:
 
 def _unpack(content: bytes) -> Trace:
     """Return a trace that came from another process."""
-    data, title = export.parse(content)
+    [(data, title)] = export.parse_all(content)
+    return _still(data, title)
+
+
+def _still(data: TraceData, title: str) -> Trace:
+    """Return a trace that grows no more."""
     return Trace(title, data.trace_id, lambda _version: (0, data), data)
 
 
@@ -363,7 +386,7 @@ class Traces:
         """
         if not trace_id:
             data = TraceData(0, SpanTable(), SampleTable(), [OFF_NOTE])
-            return Trace("nothing recorded", 0, lambda _version: (0, data), data)
+            return _still(data, "nothing recorded")
         self.collect(COLLECT_TIMEOUT)
         return self[trace_id]
 

@@ -94,6 +94,11 @@ class TraceData:
         """From the first start to the last end."""
         return (self.end_ns - self.start_ns) / 1e9
 
+    @property
+    def root_name(self) -> str:
+        """The name of the first root; empty if there is none."""
+        return self.name(self.roots[0]) if self.roots else ""
+
     def _find_parents(self) -> array[int]:
         """Return the row of each row's parent; a row is never its own ancestor, whatever a file says."""
         ids, parents = self.table.span_id, self.table.parent_id

@@ -134,7 +134,7 @@ def _user_frame(data: TraceData, node: int) -> str:
 
 
 def _headline(data: TraceData, title: str) -> str:
-    name = title or (data.name(data.roots[0]) if data.roots else "empty trace")
+    name = title or data.root_name or "empty trace"
     parts = [printable(name), duration(data.end_ns - data.start_ns), f"{len(data)} span{'s' * (len(data) != 1)}"]
     processes = len({number for number, _, _ in data.table.threads})
     if processes > 1:
