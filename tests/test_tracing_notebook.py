@@ -153,10 +153,10 @@ with Sly():
 def test_a_cell_leaves_nothing_behind_that_others_would_belong_to(kernel):
     assert kernel.start(INTERRUPTED).wait().error.name == "KeyboardInterrupt"
     kernel.run("with znb.trace('probe') as t:\n    pass")
-    assert kernel.run("[span.kind for span in t.spans]").value == "['cell', 'trace']"
+    assert kernel.run("[span.kind for span in znb.trace.last().spans]").value == "['cell', 'trace']"
     kernel.start("%%znb trace watched\n" + INTERRUPTED).wait()
     kernel.run("with znb.trace('probe') as t:\n    pass")
-    assert kernel.run("[span.kind for span in t.spans]").value == "['cell', 'trace']"
+    assert kernel.run("[span.kind for span in znb.trace.last().spans]").value == "['cell', 'trace']"
     assert kernel.run("znb.spans.RECORDER.live").value == "0"
 
 

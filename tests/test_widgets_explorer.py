@@ -143,6 +143,31 @@ def test_questions_are_answered_also_wrong_ones(k):
     assert k.run("explorer.selected").value is None
 
 
+def test_a_trace_inside_of_another_is_shown_by_itself_and_settles_when_it_ends(k):
+    cell = k.start(
+        """
+        with trace("whole") as whole:
+            with trace("part") as part:
+                explorer = show(part)
+                with span("step"):
+                    while not Path("part.enough").exists():
+                        time.sleep(0.001)
+            while not Path("whole.enough").exists():
+                time.sleep(0.001)
+        """
+    )
+    cell.wait_until(lambda c: c.displays)
+    comm = cell.displays[0][WIDGET]["model_id"]
+    cell.wait_until(lambda _: any(header["live"] and header["spans"] == 2 for header in chunks(k, comm)))
+    say(k, comm, kind="mounted")
+    (k.cwd / "part.enough").touch()
+    cell.wait_until(lambda _: any(not header["live"] for header in chunks(k, comm)))
+    assert cell.reply is None  # the whole goes on
+    (k.cwd / "whole.enough").touch()
+    cell.wait().ok()
+    assert {name for header in chunks(k, comm) for name in header["names"]} == {"part", "step"}
+
+
 def test_details_say_what_the_sampler_did_not_see(k, tmp_path):
     held = [Made("t", 0, 400_000_000, kind="trace"), Made("held", 0, 400_000_000, 0)]
     saved = export.save(make_trace(held), tmp_path / "held.html")

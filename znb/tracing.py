@@ -23,6 +23,7 @@ from znb.traces.listing import Listing, duration, printable
 from znb.traces.model import SpanList, TraceData
 from znb.traces.pieces import Pieces, pieces
 from znb.traces.store import TRACES_MAX, Store
+from znb.traces.subtree import subtree
 from znb.traces.text import Roots, text_tree
 from znb.traces.unseen import INTERVAL
 
@@ -252,12 +253,26 @@ def _still(data: TraceData, title: str) -> Trace:
 
 
 class LiveTrace(Trace):
-    """A trace that is made here: ``with`` begins and ends it. It can be entered once."""
+    """A trace that is made here: ``with`` begins and ends it. It can be entered once.
+
+    Inside another one, or a cell's, it is the part of that trace that is below it.
+    """
 
     def __init__(self, traces: Traces, title: str, interval_ms: int, attributes: dict[str, Any]) -> None:
-        super().__init__(title, 0, lambda version: traces.read(self._id, version))
+        super().__init__(title, 0, self._read_mine)
         self._traces = traces
         self._span = OpenSpan(traces.recorder, title, "trace", attributes, live=interval_ms)
+
+    @property
+    def inside(self) -> bool:
+        """Whether it is part of another trace that goes on."""
+        return any(one is not self and one._id == self._id for one in self._traces.live)
+
+    def _read_mine(self, version: int) -> tuple[int, TraceData | None]:
+        version, data = self._traces.read(self._id, version)
+        if data is not None and self._span.parent_id:
+            data = subtree(data, self._span.span_id)
+        return version, data
 
     def __enter__(self) -> Self:
         if self._id:
