@@ -346,6 +346,7 @@ def outer(x):
 cluster.submit(outer, 4).result()
 %debug
 where
+p x
 up
 q
 %pdb on
@@ -367,6 +368,8 @@ def test_debug_goes_through_the_remote_frames_and_says_what_it_cannot_do(world):
     assert "their variables stayed there" in done.stdout
     walked = done.stdout.partition("their variables stayed there")[2]
     assert "futures.py" not in walked
+    assert "<x stayed on w0 (host " in walked
+    assert "workers started with --env ZNB_TRACE_LOCALS=1 send its text along>" in walked
     assert "here 42" in walked
     for line in ("inner()", "----> 2     return 1 / (x - 4)", "outer()", "cluster.submit(outer, 4).result()"):
         assert line in walked

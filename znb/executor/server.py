@@ -55,6 +55,10 @@ class Host(Protocol):
     runner: Runner
     codec: Codec
 
+    @property
+    def with_locals(self) -> bool:
+        """Whether exceptions are sent with the variables of their frames."""
+
     def place(self) -> dict[str, Any]:
         """Return worker, host and pid, as ``tracebacks.capture`` takes them."""
 
@@ -344,9 +348,8 @@ class JobServer:
         peer, (first, values, errors, run_time) = work.peer, outcomes
         self._host.flush()  # so that what a job printed is shown before its result
         payload = self._encode_values(values, errors, first)
-        records = [
-            (index, tracebacks.capture(error, self._codec, **self._host.place())) for index, error in errors.items()
-        ]
+        options = {**self._host.place(), "with_locals": self._host.with_locals} if errors else {}
+        records = [(index, tracebacks.capture(error, self._codec, **options)) for index, error in errors.items()]
         definitions = dict.fromkeys(
             (*payload.definitions, *(key for _, record in records for key in record.definitions))
         )
