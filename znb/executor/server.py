@@ -97,6 +97,7 @@ class JobServer:
         host.runner.on_turn = self._on_turn
         self._done = 0
         self._failed = 0
+        self._cancelled = 0
         self._retried = 0
         self._sent_bytes = 0
         self._received_bytes = 0
@@ -109,6 +110,7 @@ class JobServer:
             "jobs_running": int(self._running is not None),
             "jobs_done": self._done,
             "jobs_failed": self._failed,
+            "jobs_cancelled": self._cancelled,
             "jobs_retried": self._retried,
             "sent_bytes": self._sent_bytes,
             "received_bytes": self._received_bytes,
@@ -207,6 +209,8 @@ class JobServer:
         if work is None or task is None:
             return
         if work.stop_job(message.index):
+            if not message.late:
+                work.cancelled.add(message.index)
             self._host.runner.interrupt(task)
             return
         # If it was claimed, but has not begun:
@@ -360,8 +364,11 @@ class JobServer:
             frames.Failed(index, record.type_name, bases_of(errors[index]), tracebacks.encode_record(record))
             for index, record in records
         ]
-        self._done += len(values) - len(failed)
-        self._failed += len(failed)
+        cancelled = {index for index in work.cancelled if first <= index < first + len(values)}
+        errors_told = sum(index not in cancelled for index in errors)
+        self._cancelled += len(cancelled)
+        self._failed += errors_told
+        self._done += len(values) - len(cancelled) - errors_told
         if work.chunk.attempt > 1:
             self._retried += len(values)
         plain = not failed and size < PLAIN_BYTES and _PLAIN.issuperset(map(type, values))
