@@ -1294,10 +1294,10 @@ def test_a_frozen_server_is_told_of_and_left_alone(start_server, monkeypatch, ca
         os.kill(frozen.pid, signal.SIGSTOP)
         try:
             with pytest.raises(CallTimeout):
-                for _ in range(3):
+                while True:  # a replica that a busy machine has made slow just before is spared for a while
                     svc.pid.using(timeout=0.6)()
             text = f"waiting: remote is frozen (stopped by a signal); `kill -CONT {frozen.pid}` lets it go on\n"
-            assert capsys.readouterr().err == text
+            assert capsys.readouterr().err.count(text) == 1
             assert {svc.pid() for _ in range(20)} == {other.pid}
             assert {f.result(10) for f in [svc.pid.future() for _ in range(5)]} == {other.pid}
             with pytest.raises(ServiceUnavailable, match="frozen"):

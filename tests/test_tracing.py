@@ -150,6 +150,43 @@ def test_traces_nest():
     assert [one.name for one in outer.spans] == ["outer", "inner"]
 
 
+def test_a_trace_inside_of_another_is_what_is_below_it(peers):
+    with trace("outer") as outer:
+        with span("before"):
+            pass
+        with trace("inner") as inner:
+            assert inner.inside
+            assert [(one.name, one.status) for one in inner.spans] == [("inner", "open")]
+            run([["call", "a.load", [["span", "parse", [["busy", 0.05]]]]]], peers, {}, "")
+        assert [one.name for one in inner.spans] == ["inner", "call a.load", "a.load", "parse"]
+        assert inner.notes == []  # that the outer one goes on is not its business
+        assert outer.notes == ["1 span has not ended yet"]
+        with span("after"):
+            pass
+    ids = {one.span_id for one in inner.spans}
+    assert {f"{number:016x}" for number in inner.data.samples.span_id} <= ids
+    assert [one.name for one in outer.spans] == ["outer", "before", "inner", "call a.load", "a.load", "parse", "after"]
+    assert inner.trace_id == outer.trace_id
+    assert inner.spans[0].parent_id == outer.spans[0].span_id
+    assert {process.key for process in inner.data.table.processes} == {
+        TRACES.process.key,
+        inner.data.table.processes[1].key,
+    }
+    for text in (inner.text(), inner._repr_mimebundle_()["text/plain"], pickle.loads(pickle.dumps(inner)).text()):
+        assert text.startswith("inner")
+        assert "2 processes" in text
+        assert "outer" not in text
+        assert "before" not in text
+    assert not inner.inside
+
+
+def test_a_trace_inside_of_a_cell_does_not_show_the_cell():
+    with OpenSpan(RECORDER, "In[1]", "cell"), trace("mine") as mine, span("below"):
+        pass
+    assert [one.name for one in mine.spans] == ["mine", "below"]
+    assert [one.name for one in TRACES[mine.trace_id].spans] == ["In[1]", "mine", "below"]
+
+
 def test_what_a_trace_is_asked():
     with trace("asked") as t, OpenSpan(RECORDER, "call svc.f", "call", {"encoded_ns": 5}) as call:
         time.sleep(0.001)

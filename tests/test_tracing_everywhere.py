@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+import traceback
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -792,13 +793,23 @@ def divide(secret_token, amount):
     return amount / 0
 
 
+CELL = "secret_token, amount = 'hunter2', 5\nsecret_token, amount / 0"
+
+
 def test_variables_of_frames_are_kept_where_asked_for_and_secrets_are_not(world):
     with (
         znb.Cluster.start(1, name="locals", env={"ZNB_TRACE_LOCALS": "1"}) as cluster,
         znb.trace("locals") as t,
-        pytest.raises(ZeroDivisionError),
     ):
-        cluster.submit(divide, "hunter2", 5).result()
+        raised = []
+        for call in (lambda: cluster.submit(divide, "hunter2", 5).result(), lambda: cluster["w0"].run(CELL)):
+            with pytest.raises(ZeroDivisionError) as failed:
+                call()
+            raised.append(failed.value)
+    for error in raised:  # as `%debug` has them
+        *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+        assert frame.f_locals["amount"] == 5
+        assert repr(frame.f_locals["secret_token"]) == "<masked>"
     kept = [
         event.attributes["exception.locals"]
         for span in t.spans

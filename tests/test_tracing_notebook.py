@@ -154,10 +154,10 @@ with Sly():
 def test_a_cell_leaves_nothing_behind_that_others_would_belong_to(kernel):
     assert kernel.start(INTERRUPTED).wait().error.name == "KeyboardInterrupt"
     kernel.run("with znb.trace('probe') as t:\n    pass")
-    assert kernel.run("[span.kind for span in t.spans]").value == "['cell', 'trace']"
+    assert kernel.run("[span.kind for span in znb.trace.last().spans]").value == "['cell', 'trace']"
     kernel.start("%%znb trace watched\n" + INTERRUPTED).wait()
     kernel.run("with znb.trace('probe') as t:\n    pass")
-    assert kernel.run("[span.kind for span in t.spans]").value == "['cell', 'trace']"
+    assert kernel.run("[span.kind for span in znb.trace.last().spans]").value == "['cell', 'trace']"
     assert kernel.run("znb.spans.RECORDER.live").value == "0"
 
 
@@ -254,6 +254,21 @@ def test_a_saved_trace_is_shown_and_converted(world, capsys):
     assert RECORDER.live == 0
 
 
+def test_each_trace_of_a_file_is_shown_and_one_can_be_chosen(world, capsys):
+    times = {"startTimeUnixNano": "5", "endTimeUnixNano": "9"}
+    spans = [{"traceId": two * 16, "spanId": two * 8, "name": f"span {two}", **times} for two in ("aa", "bb")]
+    file = world.home / "two.otlp.json"
+    file.write_text(json.dumps({"resourceSpans": [{"scopeSpans": [{"spans": spans}]}]}))
+    assert command("trace", str(file)) == 0
+    said = capsys.readouterr().out
+    assert said.startswith("2 traces:")
+    assert said.count("└─ span aa") == said.count("└─ span bb") == 1
+    assert command("trace", str(file), "--id", "aaaa", "--save", str(world.home / "one.json")) == 0
+    assert "Saved 'span aa'" in capsys.readouterr().out
+    assert command("trace", str(file), "--id", "cc") == 2
+    assert "expected the id of one trace, got 'cc'" in capsys.readouterr().err
+
+
 def test_what_is_no_trace_is_said_with_the_status_of_wrong_usage(world, capsys):
     (world.home / "cut.json").write_text('{"traceEvents": [')
     assert command("trace", str(world.home / "cut.json")) == 2
@@ -348,6 +363,7 @@ def outer(x):
 cluster.submit(outer, 4).result()
 %debug
 where
+p x
 up
 q
 %pdb on
@@ -369,6 +385,8 @@ def test_debug_goes_through_the_remote_frames_and_says_what_it_cannot_do(world):
     assert "their variables stayed there" in done.stdout
     walked = done.stdout.partition("their variables stayed there")[2]
     assert "futures.py" not in walked
+    assert "<x stayed on w0 (host " in walked
+    assert "workers started with --env ZNB_TRACE_LOCALS=1 send its text along>" in walked
     assert "here 42" in walked
     for line in ("inner()", "----> 2     return 1 / (x - 4)", "outer()", "cluster.submit(outer, 4).result()"):
         assert line in walked

@@ -2,6 +2,9 @@
 
 import pytest
 
+from made_traces import Made, make_trace
+from znb import export
+
 SETUP = """
 import time
 from pathlib import Path
@@ -138,6 +141,43 @@ def test_questions_are_answered_also_wrong_ones(k):
     assert k.run("explorer.selected.name").value == "'fails'"
     say(k, comm, kind="select", id="")
     assert k.run("explorer.selected").value is None
+
+
+def test_a_trace_inside_of_another_is_shown_by_itself_and_settles_when_it_ends(k):
+    cell = k.start(
+        """
+        with trace("whole") as whole:
+            with trace("part") as part:
+                explorer = show(part)
+                with span("step"):
+                    while not Path("part.enough").exists():
+                        time.sleep(0.001)
+            while not Path("whole.enough").exists():
+                time.sleep(0.001)
+        """
+    )
+    cell.wait_until(lambda c: c.displays)
+    comm = cell.displays[0][WIDGET]["model_id"]
+    cell.wait_until(lambda _: any(header["live"] and header["spans"] == 2 for header in chunks(k, comm)))
+    say(k, comm, kind="mounted")
+    (k.cwd / "part.enough").touch()
+    cell.wait_until(lambda _: any(not header["live"] for header in chunks(k, comm)))
+    assert cell.reply is None  # the whole goes on
+    (k.cwd / "whole.enough").touch()
+    cell.wait().ok()
+    assert {name for header in chunks(k, comm) for name in header["names"]} == {"part", "step"}
+
+
+def test_details_say_what_the_sampler_did_not_see(k, tmp_path):
+    held = [Made("t", 0, 400_000_000, kind="trace"), Made("held", 0, 400_000_000, 0)]
+    saved = export.save(make_trace(held), tmp_path / "held.html")
+    cell = k.run(f"from znb.tracing import Trace; explorer = show(Trace.load({str(saved)!r}))").ok()
+    comm = cell.displays[0][WIDGET]["model_id"]
+    say(k, comm, number=250, kind="details", id=f"{2:016x}")
+    cell.wait_until(lambda _: any(a["number"] == 250 for a in answers(k)))
+    answer = next(a for a in answers(k) if a["number"] == 250)
+    assert answer["value"]["attributes"] == {"not sampled": "400 ms not seen by the sampler: C code that held the GIL"}
+    assert '"unseen":{"1":"400 ms not seen' in saved.read_text()
 
 
 def test_source_lines_of_cells_are_found(k):

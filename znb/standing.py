@@ -88,6 +88,5 @@ class Standing:
         if isinstance(outcome, Failed):
             error = outcome.error
             self._notify(
-                f"{call.headers.get('label')} could not be exposed on {call.link.name}: "
-                f"{type(error).__name__}: {error}"
+                f"{call.headers.get('label')} could not be exposed on {call.link.name}: {type(error).__name__}: {error}"
             )

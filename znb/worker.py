@@ -67,7 +67,7 @@ __all__ = ["Worker", "main"]
 
 #: Connections whose definitions are remembered; an older one is sent definitions again.
 PEERS_REMEMBERED = 64
-#: Environment variable that has variables of frames kept with the exceptions of traces.
+#: Environment variable that has variables of frames kept with exceptions: in traces, and for ``%debug``.
 LOCALS_VARIABLE = "ZNB_TRACE_LOCALS"
 #: First item of the stream of a call that had to wait for its turn: it runs now.
 STARTED = b""
@@ -100,7 +100,7 @@ class Worker:
 
     def run(self) -> None:
         """Bind, say so, and serve until told to end."""
-        RECORDER.describe = describer(self.codec, self.place, with_locals=bool(os.environ.get(LOCALS_VARIABLE)))
+        RECORDER.describe = describer(self.codec, self.place, with_locals=self.with_locals)
         SAMPLER.install()
         follow_threads()
         bound = Event()
@@ -114,6 +114,11 @@ class Worker:
             self.runner.run(self.shell.idle)
         finally:
             self.reactor.stop()
+
+    @property
+    def with_locals(self) -> bool:
+        """Whether exceptions are sent with the variables of their frames."""
+        return bool(os.environ.get(LOCALS_VARIABLE))
 
     def place(self) -> dict[str, Any]:
         """Return who and where this is, as ``tracebacks.capture`` takes it."""
@@ -321,7 +326,7 @@ class Worker:
                 request.reply(shipment.body, shipment.frames, cargo=shipment.cargo)
                 return
         error = outcome.error
-        record = tracebacks.capture(error, self.codec, **self.place())
+        record = tracebacks.capture(error, self.codec, **self.place(), with_locals=self.with_locals)
         cargo, _, frames = pack(Payload(b"", (), record.definitions), self.codec, known)
         span.end(error)
         request.fail(

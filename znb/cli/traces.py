@@ -32,7 +32,7 @@ SHOWN_MAX = 10
 #: Seconds that a service has to say what it has recorded.
 TIMEOUT = 10.0
 #: How the command is typed.
-USAGE = "znb trace URL|NAME|FILE [--save FILE]"
+USAGE = "znb trace URL|NAME|FILE [--id ID] [--save FILE]"
 
 
 def save(trace: Trace, file: str) -> str:
@@ -78,23 +78,36 @@ def trace_table(traces: Sequence[Trace]) -> str:
 
 def _trace(args: argparse.Namespace) -> None:
     traces = _of_source(args.source)
+    if args.id:
+        traces = [_of_id(traces, args.id, args.source)]
     if args.save:
         if not traces:
             raise WrongUsage(f"{args.source} has recorded nothing yet, so there is nothing to save")
         for file in args.save:
             print(save(traces[-1], file))
         return
+    if len(traces) > 1:
+        print(f"{len(traces)} traces:\n{trace_table(traces)}")
     for number, found in enumerate(traces[-SHOWN_MAX:]):
-        if number:
+        if number or len(traces) > 1:
             print()
         print(found)
     if not traces:
         print(f"{args.source} has recorded nothing yet.")
 
 
-def _of_file(name: str) -> Trace:
+def _of_id(traces: Sequence[Trace], wanted: str, source: str) -> Trace:
+    """Return the trace whose id begins so."""
+    found = [one for one in traces if one.trace_id.startswith(wanted.lower())]
+    if len(found) == 1:
+        return found[0]
+    ids = ", ".join(one.trace_id[:8] for one in (found or traces)[-SHOWN_MAX:]) or "none"
+    raise WrongUsage(f"expected the id of one trace, got {wanted!r}; {source} has {ids}", USAGE)
+
+
+def _of_file(name: str) -> Sequence[Trace]:
     try:
-        return Trace.load(name)
+        return Trace.load_all(name)
     except TraceFileError as error:
         raise WrongUsage(str(error)) from None
     except OSError as error:
@@ -108,7 +121,7 @@ def _of_source(source: str) -> list[Trace]:
     if Path(source).expanduser().is_file() or os.sep in source or source.endswith(tuple(FORMATS)):
         if not Path(source).expanduser().exists():
             raise WrongUsage(f"{source} cannot be read: No such file or directory; {_what_there_is()}", USAGE)
-        return [_of_file(source)]
+        return list(_of_file(source))
     services = {entry.url: entry.name for entry in list_services()}
     clusters = [entry.name for entry in list_clusters() if entry.state == "alive"]
     if source == EVERYWHERE:
@@ -195,6 +208,7 @@ def _arguments(parser: Parser) -> None:
         offers="paths",
         help="a running service or cluster (`local` for all of yours here), or a saved trace",
     )
+    parser.argument("--id", metavar="ID", help="of several traces, the one whose id begins so")
     add_save_option(parser)
 
 
@@ -216,7 +230,7 @@ COMMANDS = (
         "show the calls of a service, a cluster's workers or a saved trace as a tree, or convert it",
         _trace,
         _arguments,
-        f"Of what runs the last {SHOWN_MAX} traces are shown, and with --save the last is saved.",
+        f"Of several traces the last {SHOWN_MAX} are shown, and with --save the last is saved; --id chooses one.",
         "znb trace prices                 the service of this name, and those that it has called\n"
         "znb trace tcp://127.0.0.1:4242   the one at an address\n"
         "znb trace local                  all services and clusters of yours on this machine\n"

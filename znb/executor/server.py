@@ -56,6 +56,10 @@ class Host(Protocol):
     runner: Runner
     codec: Codec
 
+    @property
+    def with_locals(self) -> bool:
+        """Whether exceptions are sent with the variables of their frames."""
+
     def place(self) -> dict[str, Any]:
         """Return worker, host and pid, as ``tracebacks.capture`` takes them."""
 
@@ -94,6 +98,7 @@ class JobServer:
         host.runner.on_turn = self._on_turn
         self._done = 0
         self._failed = 0
+        self._cancelled = 0
         self._retried = 0
         self._sent_bytes = 0
         self._received_bytes = 0
@@ -106,6 +111,7 @@ class JobServer:
             "jobs_running": int(self._running is not None),
             "jobs_done": self._done,
             "jobs_failed": self._failed,
+            "jobs_cancelled": self._cancelled,
             "jobs_retried": self._retried,
             "sent_bytes": self._sent_bytes,
             "received_bytes": self._received_bytes,
@@ -204,6 +210,8 @@ class JobServer:
         if work is None or task is None:
             return
         if work.stop_job(message.index):
+            if not message.late:
+                work.cancelled.add(message.index)
             self._host.runner.interrupt(task)
             return
         # If it was claimed, but has not begun:
@@ -352,9 +360,8 @@ class JobServer:
         payload = self._encode_values(values, errors, first)
         if not settled:
             payload = copied(payload)
-        records = [
-            (index, tracebacks.capture(error, self._codec, **self._host.place())) for index, error in errors.items()
-        ]
+        options = {**self._host.place(), "with_locals": self._host.with_locals} if errors else {}
+        records = [(index, tracebacks.capture(error, self._codec, **options)) for index, error in errors.items()]
         definitions = dict.fromkeys(
             (*payload.definitions, *(key for _, record in records for key in record.definitions))
         )
@@ -365,8 +372,11 @@ class JobServer:
             frames.Failed(index, record.type_name, bases_of(errors[index]), tracebacks.encode_record(record))
             for index, record in records
         ]
-        self._done += len(values) - len(failed)
-        self._failed += len(failed)
+        cancelled = {index for index in work.cancelled if first <= index < first + len(values)}
+        errors_told = sum(index not in cancelled for index in errors)
+        self._cancelled += len(cancelled)
+        self._failed += errors_told
+        self._done += len(values) - len(cancelled) - errors_told
         if work.chunk.attempt > 1:
             self._retried += len(values)
         plain = not failed and size < PLAIN_BYTES and _PLAIN.issuperset(map(type, values))

@@ -158,14 +158,15 @@ class Work:
         stop: One past the last job that is to run here.
         inside: Whether the main thread is where an interrupt may hit.
         stopping: The job that is to be interrupted; -1 for none.
+        cancelled: Jobs that were cancelled after they had begun.
         lock: Held to claim jobs and to give them back.
         sending: Held from taking outcomes to having sent them.
     """
 
     __slots__ = (
-        "_callers", "_claim", "_pending", "_since", "_span_now", "_taken", "_unsent", "arrived_ns", "batch", "chunk",
-        "errors", "frames", "function", "holes", "inside", "items", "lock", "next", "peer", "sending", "stop",
-        "stopping", "task", "values",
+        "_callers", "_claim", "_pending", "_since", "_span_now", "_taken", "_unsent", "arrived_ns", "batch",
+        "cancelled", "chunk", "errors", "frames", "function", "holes", "inside", "items", "lock", "next", "peer",
+        "sending", "stop", "stopping", "task", "values",
     )  # fmt: skip
 
     def __init__(self, peer: Peer, function: Function, chunk: frames.Chunk, parts: list[Any]) -> None:
@@ -184,6 +185,7 @@ class Work:
         self.holes: set[int] = set()
         self.inside = False
         self.stopping = -1
+        self.cancelled: set[int] = set()
         self.task: Task | None = None
         self._claim = 1
         self.arrived_ns = time.perf_counter_ns()

@@ -30,6 +30,7 @@ __all__ = [
     "errors",
     "failures",
     "find",
+    "own_ns",
     "self_ns",
     "self_times",
     "to_pandas",
@@ -177,7 +178,7 @@ class TreeNode:
     @property
     def self_seconds(self) -> float:
         """The span's time that no child covers."""
-        return _own(self._data, self._row) / 1e9
+        return own_ns(self._data, self._row) / 1e9
 
     def walk(self) -> Iterator[tuple[TreeNode, int]]:
         """Yield this node and those below, with their depths."""
@@ -198,7 +199,7 @@ def tree(data: TraceData) -> list[TreeNode]:
     return [TreeNode(data, row) for row in data.roots]
 
 
-def _own(data: TraceData, row: int) -> int:
+def own_ns(data: TraceData, row: int) -> int:
     """Return nanoseconds of a span that no child covers."""
     table = data.table
     start, end = table.start_ns[row], data.end(row)

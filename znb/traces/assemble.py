@@ -17,7 +17,7 @@ from znb.traces.clock import Estimate, Interval, chain
 from znb.traces.model import ClockError, TraceData
 from znb.traces.names import CellNames, rename_events, rename_frames
 
-__all__ = ["Parts", "assemble"]
+__all__ = ["Parts", "assemble", "open_notes", "take_rows"]
 
 _CELL = KINDS.index("cell")
 _JOB = KINDS.index("job")
@@ -329,11 +329,14 @@ def _notes(data: TraceData, parts: Parts, lost: Mapping[str, str], missed: Mappi
     if missing and len(data.roots) > 1:
         what = "1 span stands" if data.orphans == 1 else f"{data.orphans} spans stand"
         notes.append(f"{what} alone, as {len(missing)} of the spans above are missing")
+    return notes + open_notes(data)
+
+
+def open_notes(data: TraceData) -> list[str]:
+    """Say what has not ended."""
     # The root of a script stays open as long as the script runs.
     rows = zip(data.table.end_ns, data.table.kind, data.table.status, strict=True)
     open_rows = sum(1 for end, kind, status in rows if not end and kind != _CELL and status != LOST)
-    if open_rows == 1:
-        notes.append("1 span has not ended yet")
-    elif open_rows:
-        notes.append(f"{open_rows} spans have not ended yet")
-    return notes
+    if not open_rows:
+        return []
+    return ["1 span has not ended yet" if open_rows == 1 else f"{open_rows} spans have not ended yet"]
