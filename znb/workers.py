@@ -56,6 +56,7 @@ class Workers:
     def __init__(self, cluster: Cluster, names: tuple[str, ...], *, everyone: bool = False) -> None:
         self._cluster = cluster
         self._everyone = everyone
+        self._begun: Event | None = None  # of a call that nobody blocks for; is set when it has been sent
         self.names = names
 
     def __repr__(self) -> str:
@@ -96,18 +97,6 @@ class Workers:
             WorkerLost: A worker died while it ran.
             KeyboardInterrupt: The wait was interrupted, and the cell with it.
         """
-        return self._run_cell(source, timeout, label, first_line, sink, push)
-
-    def _run_cell(
-        self,
-        source: str,
-        timeout: float | None = None,
-        label: str = "",
-        first_line: int = 1,
-        sink: Sink | None = None,
-        push: Mapping[str, Any] | None = None,
-        begun: Event | None = None,
-    ) -> Any:
         if not isinstance(source, str):
             raise TypeError(f"run takes source text, got {source!r}; for a function use call, or cluster.submit")
         if timeout is not None:
@@ -121,7 +110,7 @@ class Workers:
         }
         shown = sink or make_sink()
         view = OutputView(self.names, shown, scope=self._cluster.name)
-        outcomes = self._ask("cell", options, view=view, timeout=timeout, label=label, sink=shown, begun=begun)
+        outcomes = self._ask("cell", options, view=view, timeout=timeout, label=label, sink=shown)
         return self._combine(outcomes)
 
     def run_nowait(self, source: str, **options: Any) -> concurrent.futures.Future[Any]:
@@ -135,11 +124,12 @@ class Workers:
         future: concurrent.futures.Future[Any] = Future()
         future.set_running_or_notify_cancel()
         options.setdefault("sink", make_sink(detached=True))
-        begun = Event()
+        workers = Workers(self._cluster, self.names)
+        workers._begun = begun = Event()
 
         def wait() -> None:
             try:
-                future.set_result(self._run_cell(source, **options, begun=begun))
+                future.set_result(workers.run(source, **options))
             except BaseException as error:  # noqa: BLE001 - it belongs to the future
                 future.set_exception(error)
             finally:
@@ -222,8 +212,8 @@ class Workers:
         view: OutputView | None = None,
         timeout: float | None = None,
         sink: Sink | None = None,
-        begun: Event | None = None,
     ) -> dict[str, Outcome]:
+        begun = self._begun
         payload = self._cluster.codec.encode(obj)
         if begun is not None:  # the caller goes on while it is sent
             payload = copied(payload)
