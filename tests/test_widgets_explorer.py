@@ -45,6 +45,7 @@ def say(kernel, comm, **content):
 @pytest.fixture(scope="module")
 def k(shared_kernel):
     shared_kernel.run(SETUP).ok()
+    shared_kernel.run("with trace('earlier') as earlier:\n    pass").ok()
     return shared_kernel
 
 
@@ -128,13 +129,13 @@ def test_questions_are_answered_also_wrong_ones(k):
     ]
     for number, question in enumerate(questions, 100):
         say(k, comm, number=number, **question)
-    cell.wait_until(lambda _: sum(a["number"] >= 100 for a in answers(k)) == len(questions))
+    cell.wait_until(lambda _: {a["number"] for a in answers(k)} >= set(range(100, 100 + len(questions))))
     found = {answer["number"]: answer for answer in answers(k)}
     assert found[100]["value"]["attributes"] == {"rows": 3}
     assert found[100]["value"]["events"][0][2]["exception.message"] == "no luck"
     assert "there is no span '123'" in found[101]["error"]
     assert found[102]["value"]["lines"] == []
-    assert "live" in [other["title"].partition(" ")[0] for other in found[103]["value"]]
+    assert "earlier" in [other["title"].partition(" ")[0] for other in found[103]["value"]]
     assert "expected the id of one trace" in found[104]["error"]
     assert "nonsense" in found[105]["error"]
     say(k, comm, kind="select", id=span_id)
@@ -182,7 +183,7 @@ def test_details_say_what_the_sampler_did_not_see(k, tmp_path):
 
 def test_source_lines_of_cells_are_found(k):
     cell = k.run("def here():\n    return __import__('sys')._getframe()\nprint(here().f_code.co_filename)").ok()
-    k.run("explorer = show(asked)").ok()
+    k.run("explorer = show(earlier)").ok()
     comm = k.run("print(explorer.model_id)").stdout.strip()
     say(k, comm, kind="source", number=200, file=cell.stdout.strip(), line=2)
     cell.wait_until(lambda _: any(answer["number"] == 200 for answer in answers(k)))
@@ -192,11 +193,11 @@ def test_source_lines_of_cells_are_found(k):
 
 def test_without_the_extension_traces_show_their_picture(k):
     try:
-        cell = k.run("%unload_ext znb\nasked").ok()
+        cell = k.run("%unload_ext znb\nearlier").ok()
         assert sorted(cell.data) == ["image/svg+xml", "text/plain"]
     finally:
         k.run("%load_ext znb").ok()
-    assert WIDGET in k.run("asked").ok().displays[0]
+    assert WIDGET in k.run("earlier").ok().displays[0]
 
 
 def test_outside_of_a_notebook_it_prints_the_text(capsys):
