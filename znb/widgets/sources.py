@@ -24,8 +24,8 @@ __all__ = ["RATE", "Source", "Sources", "View", "sources"]
 
 logger = logging.getLogger("znb.widgets")
 
-#: Times a second that views are brought up to date.
-RATE = 15
+#: Times a second that views are brought up to date, and that each publisher sends what it has: each takes some 0.1 ms.
+RATE = 10
 #: Messages that may wait for the thread.
 HISTORY = 20_000
 #: Topics whose last values are kept for views that join.
