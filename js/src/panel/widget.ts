@@ -3,6 +3,7 @@
 import type { AnyModel } from "@anywidget/types";
 import { fill, focusIn, h } from "../shared/dom";
 import { timeOfDay } from "../shared/format";
+import { asOf } from "../shared/saved";
 import { type KernelWatch, watchKernel } from "../shared/kernel";
 import { type Keep, lasting } from "../shared/lasting";
 import { watchTheme } from "../shared/theme";
@@ -226,6 +227,7 @@ class Panel {
       return;
     }
     this.latest = look;
+    this.model.set("snapshot", look); // here alone: what a document that is saved has of it
     this.history.add(look);
     this.count = look.workers.length;
     this.facts.textContent = [summary(look.workers), look.jobs ? `jobs: ${look.jobs}` : ""].filter(Boolean).join(" · ");
@@ -245,7 +247,7 @@ class Panel {
   /** Gives the document a table of what there was: for those who read the notebook without its kernel. */
   private still(how: string): void {
     if (!this.latest) return this.keep(null);
-    const caption = `${this.title.textContent}: ${how}, ${timeOfDay(Date.now() / 1000).slice(0, 8)}`;
+    const caption = `${this.title.textContent}: ${how}, ${timeOfDay(asOf(this.model)).slice(0, 8)}`;
     const names = COLUMNS.slice(0, -1);
     const rows = this.latest.workers.map((worker) => figures(worker));
     const head = h("tr", {}, ...names.map((name) => h("th", { text: name })));
