@@ -31,7 +31,7 @@ export function timeOfDay(seconds: number): string {
   return `${two(date.getHours())}:${two(date.getMinutes())}:${two(date.getSeconds())}.${two(date.getMilliseconds(), 3)}`;
 }
 
-/** Local time of day, now: `23:59:59`. */
-export function timeNow(): string {
-  return timeOfDay(Date.now() / 1000).slice(0, 8);
+/** Local time of day in seconds, now unless told: `23:59:59`. */
+export function clockTime(seconds = Date.now() / 1000): string {
+  return timeOfDay(seconds).slice(0, 8);
 }
