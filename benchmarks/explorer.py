@@ -57,8 +57,7 @@ window.zoom = async (frames) => {
     times.push(now - last);
     last = now;
   }
-  times.sort((a, b) => a - b);
-  return { median: times[frames >> 1], slow: times[Math.floor(frames * 0.95)] };
+  return times;
 };
 window.ready = true;
 </script>"""
@@ -73,6 +72,7 @@ def measure_small() -> dict[str, float]:
 
 
 def measure_trace(spans: int) -> dict[str, float]:
+    from harness import frame_times
     from playwright.sync_api import sync_playwright
 
     from explorer_traces import large
@@ -91,7 +91,7 @@ def measure_trace(spans: int) -> dict[str, float]:
         page.wait_for_function("window.ready")
         found.update(page.evaluate("window.show()"))
         page.wait_for_timeout(500)
-        found.update(page.evaluate("window.zoom", FRAMES))
+        found.update(frame_times(page.evaluate("window.zoom", FRAMES)))
         browser.close()
     return found
 
@@ -128,10 +128,7 @@ if __name__ == "__main__":
 
     answer(globals())
 else:
-    from harness import Column, Topic, seconds
-
-    def milliseconds(value: float) -> str:
-        return f"{value:.1f} ms"
+    from harness import Column, Topic, frame_columns, page_time, seconds
 
     TOPICS = [
         Topic(
@@ -143,9 +140,8 @@ else:
             columns={
                 "encode": Column("kernel encodes", seconds),
                 "picture": Column("first picture", seconds),
-                "chunk": Column("longest message", milliseconds),
-                "median": Column("frame, median", milliseconds),
-                "slow": Column("frame, 95 %", milliseconds),
+                "chunk": Column("longest message", page_time),
+                **frame_columns(),
             },
         )
     ]

@@ -16,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -138,6 +138,17 @@ def render(topic: Topic, values: Values) -> str:
     return "\n".join(lines) + "\n"
 
 
+def frame_times(milliseconds: Sequence[float]) -> dict[str, float]:
+    """Return what a page's frames took: the figures of ``frame_columns``, in milliseconds."""
+    times = sorted(milliseconds)
+    return {"median": times[len(times) // 2], "slow": times[int(len(times) * 0.95)]}
+
+
+def frame_columns() -> dict[str, Column]:
+    """Return the columns of a page's frames, which are measured in milliseconds."""
+    return {"median": Column("frame, median", page_time), "slow": Column("frame, 95 %", page_time)}
+
+
 def answer(module: dict[str, Any]) -> None:
     """Measure what the command line names, by the function of a script that is called so, and print the figures."""
     print(json.dumps(module[f"measure_{sys.argv[1]}"]()))
@@ -149,6 +160,11 @@ def seconds(value: float) -> str:
 
 def milliseconds(value: float) -> str:
     return f"{value * 1000:.1f} ms"
+
+
+def page_time(value: float) -> str:
+    """Show milliseconds, the unit of a page's clock."""
+    return f"{value:.1f} ms"
 
 
 def microseconds(value: float) -> str:

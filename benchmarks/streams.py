@@ -28,6 +28,8 @@ def measure_log() -> dict[str, float]:
 
 
 def measure_view(view: str) -> dict[str, float]:
+    from harness import frame_times
+
     import browser as web
     from test_browser_streams import PUBLISH
 
@@ -52,12 +54,7 @@ def measure_view(view: str) -> dict[str, float]:
             page.wait_for_selector("text=/sent \\d+ used/")
             sent, used = re.search(r"sent (\d+) used ([\d.]+)", page.inner_text("text=/sent \\d+ used/")).groups()
             page.close()
-    return {
-        "rate": int(sent) / SECONDS,
-        "kernel": float(used),
-        "median": frames[len(frames) // 2],
-        "slow": frames[int(len(frames) * 0.95)],
-    }
+    return {"rate": int(sent) / SECONDS, "kernel": float(used), **frame_times(frames)}
 
 
 if __name__ == "__main__":
@@ -65,10 +62,7 @@ if __name__ == "__main__":
 
     answer(globals())
 else:
-    from harness import Column, Topic
-
-    def milliseconds(value: float) -> str:
-        return f"{value:.1f} ms"
+    from harness import Column, Topic, count, frame_columns
 
     TOPICS = [
         Topic(
@@ -78,10 +72,9 @@ else:
             script=Path(__file__),
             contenders={"line": "lines", "table": "table", "log": "log"},
             columns={
-                "rate": Column("messages/s", lambda value: f"{value:,.0f}"),
+                "rate": Column("messages/s", count),
                 "kernel": Column("kernel", lambda value: f"{100 * value:.1f} % of a core"),
-                "median": Column("frame, median", milliseconds),
-                "slow": Column("frame, 95 %", milliseconds),
+                **frame_columns(),
             },
         )
     ]

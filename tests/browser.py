@@ -183,7 +183,7 @@ def server(folder: Path, app: str = "lab") -> Iterator[Jupyter]:
          "--JupyterNotebookApp.expose_app_in_browser=True", "--LabApp.extension_manager=readonly",
          f"--LabApp.user_settings_dir={settings}", f"--JupyterNotebookApp.user_settings_dir={settings}"],
         cwd=work, stdout=log, stderr=log, start_new_session=True,
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parent), "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"},
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(map(str, Path(__file__).parents[:2])), "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"},
     )  # fmt: skip
     url = f"http://127.0.0.1:{port}"
     try:

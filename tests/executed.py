@@ -1,7 +1,9 @@
 """The notebooks of ``notebooks/``, executed as they are, and what their cells have shown.
 
-cells = execute("tour", module_world.home)
-assert value(cells["pulled"]) == "…"
+cells = cells_of("tour")
+
+def test_what_is_pulled(cells):
+    assert value(cells["pulled"]) == "…"
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import nbformat
+import pytest
 from nbclient import NotebookClient
 from traitlets.config import Config
 
@@ -30,6 +33,16 @@ def execute(name: str, home: Path) -> dict[str, nbformat.NotebookNode]:
     config = Config(KernelManager={"transport": "ipc", "ip": str(home / "k")})
     NotebookClient(notebook, timeout=TIMEOUT, resources={"metadata": {"path": str(home)}}, config=config).execute()
     return {cell.id: cell for cell in notebook.cells}
+
+
+def cells_of(name: str) -> Any:
+    """Return a fixture for a module: the cells of a notebook by id, run once."""
+
+    @pytest.fixture(scope="module")
+    def cells(module_world: Any) -> dict[str, nbformat.NotebookNode]:
+        return execute(name, module_world.home)
+
+    return cells
 
 
 def is_clean(name: str) -> bool:

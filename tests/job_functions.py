@@ -1,5 +1,6 @@
 """What the tests of jobs have workers run; workers import this module, so it imports little."""
 
+import contextlib
 import os
 import signal
 import threading
@@ -20,6 +21,13 @@ def wait_until(condition, what="a condition"):
         assert time.monotonic() < deadline, f"never: {what}"
         pause.wait(LOOK)
     return found
+
+
+def start_callbacks(cluster):
+    """Have a cluster's client start its thread for callbacks, so that no test seems to leak it."""
+    called = threading.Event()
+    cluster.submit(abs, -1).add_done_callback(lambda _: called.set())
+    assert called.wait(PATIENCE)
 
 
 class Gate:
@@ -50,6 +58,19 @@ class Gate:
     def wait_running(self):
         """Wait until it has begun; return the process of the last one."""
         return wait_until(self.runs, f"{self.path.name} runs")[-1]
+
+    @contextlib.contextmanager
+    def interrupting(self):
+        """Press the interrupt key, in the main thread, once it has begun."""
+
+        def interrupt():
+            self.wait_running()
+            signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+
+        thread = threading.Thread(target=interrupt)
+        thread.start()
+        yield
+        thread.join()
 
 
 def gate_if(gate, x):
@@ -201,3 +222,19 @@ def nest(cluster_name, x):
 
     with znb.Cluster.connect(cluster_name) as cluster:
         return cluster.submit(square, x).result()
+
+
+def fill(array, value):
+    """Return the same array again and again, filled anew."""
+    array[...] = value
+    return array
+
+
+def collect(found, value):
+    """Return the same list again and again, grown by one."""
+    found.append(value)
+    return found
+
+
+def identity(value):
+    return value

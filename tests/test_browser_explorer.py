@@ -292,7 +292,7 @@ def score(number):
     busy(0.03)
     if number == 30:
         raise ValueError("bad row 30")
-    while number == 20 and not Path("enough").exists():
+    while number == 20 and not Path("seen").exists():
         busy(0.02)
     return number
 
@@ -309,7 +309,7 @@ def test_a_traced_cell_shows_its_workers_while_they_work_and_the_error_where_it_
     page.wait_for_selector(".znb-live")
     page.wait_for_function(f"{SPANS} > 10")
     notebook.picture("explorer-workers-live")
-    (lab.folder / "enough").touch()
+    (lab.folder / "seen").touch()
     wait_ran(notebook, 1)
     explorer = explorer_of(notebook)
     assert "3 processes" in explorer.locator(".znb-facts").inner_text()

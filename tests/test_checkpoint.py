@@ -25,9 +25,7 @@ keep_zero_copy_warm()
 @pytest.fixture(scope="module")
 def cluster(module_world):
     with znb.Cluster.start(2, name="keep") as cluster:
-        called = threading.Event()
-        cluster.submit(abs, -1).add_done_callback(lambda _: called.set())
-        assert called.wait(jobs.PATIENCE)
+        jobs.start_callbacks(cluster)
         yield cluster
 
 

@@ -1,7 +1,5 @@
 """Other libraries on a cluster: what they compute is what they compute alone."""
 
-import threading
-
 import dask
 import joblib
 import numpy as np
@@ -23,9 +21,7 @@ keep_zero_copy_warm()
 @pytest.fixture(scope="module")
 def cluster(module_world):
     with znb.Cluster.start(2, name="doors") as cluster:
-        called = threading.Event()
-        cluster.submit(abs, -1).add_done_callback(lambda _: called.set())
-        assert called.wait(jobs.PATIENCE)
+        jobs.start_callbacks(cluster)
         yield cluster
 
 

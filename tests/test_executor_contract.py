@@ -42,9 +42,7 @@ def started(n=2, name="contract"):
 def cluster(module_world):
     """A cluster whose threads are all there before the tests begin."""
     with started() as cluster:
-        called = threading.Event()
-        cluster.submit(abs, -1).add_done_callback(lambda _: called.set())
-        assert called.wait(jobs.PATIENCE)
+        jobs.start_callbacks(cluster)
         yield cluster
 
 

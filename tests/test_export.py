@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from explorer_traces import pipeline
 from made_traces import BASE, PROCESSES, Made, make_samples, make_trace, random_spans, text
 from znb.errors import ServiceUnavailable, ZnbError
-from znb.export import FORMATS, TraceFileError, flame_svg, load, render, save
+from znb.export import FORMATS, TraceFileError, flame_svg, load_all, render, save
 from znb.export.collector import send_otlp
 from znb.export.folded import folded_sums
 from znb.export.lanes import lanes
@@ -26,6 +26,7 @@ from znb.spans.samples import Frame, SampleTable
 from znb.spans.table import Event
 from znb.traces import TraceData
 from znb.traces.model import ClockError, SpanList
+from znb.tracing import Trace
 
 SCHEMA = Path(__file__).parent / "data" / "speedscope-schema.json"
 READABLE = (".json", ".otlp.json", ".html")
@@ -48,6 +49,12 @@ def samples_of(data: TraceData):
         )
         for row in range(len(s))
     ]
+
+
+def load(path):
+    """Return the one trace of a file, and its title."""
+    [found] = load_all(path)
+    return found
 
 
 @pytest.fixture
@@ -425,7 +432,7 @@ def test_an_otlp_file_of_somebody_else_is_read():
             {"traceId": "ab" * 16, "spanId": "03" * 8, "parentSpanId": "01" * 8, "name": "y", "kind": 3, "startTimeUnixNano": "5",
              "endTimeUnixNano": "9", "events": [{"timeUnixNano": "6", "name": "e"}]},
         ]}]}]}  # fmt: skip
-    data, title = read_otlp(document)
+    (data, title), (other, _) = read_otlp(document)
     first, second = spans_of(data)
     assert (first.name, first.kind, first.status, first.worker, first.attributes) == (
         "GET /",
@@ -435,8 +442,54 @@ def test_an_otlp_file_of_somebody_else_is_read():
         {"map": {"a": 1}},
     )
     assert (second.kind, second.parent_id, second.events[0].name) == ("call", "01" * 8, "e")
-    assert data.notes == ["1 other traces of the file are left out"]
-    assert title == ""
+    assert [span.name for span in spans_of(other)] == ["x"]
+    assert (data.notes, title) == ([], "")
+
+
+def otlp_of(*traces):
+    """Return an OTLP document of traces: pairs of an id and the names of its spans, a millisecond each."""
+    spans = [
+        {
+            "traceId": trace_id * 16, "spanId": f"{number:016x}", "name": name,
+            "startTimeUnixNano": str(BASE + number * 10**6), "endTimeUnixNano": str(BASE + (number + 1) * 10**6),
+        }
+        for trace_id, names in traces
+        for number, name in enumerate(names, int(trace_id, 16))
+    ]  # fmt: skip
+    return {"resourceSpans": [{"scopeSpans": [{"spans": [span]}]} for span in spans]}
+
+
+def test_each_trace_of_an_otlp_file_is_had(tmp_path):
+    path = tmp_path / "two.otlp.json"
+    path.write_text(json.dumps(otlp_of(("bb", ["late"]), ("aa", ["early", "inside"]))))
+    found = Trace.load_all(path)
+    assert [(one.title, one.trace_id[:2], [span.name for span in one.spans]) for one in found] == [
+        ("early", "aa", ["early", "inside"]),
+        ("late", "bb", ["late"]),
+    ]
+    assert "early" in repr(found)
+    one = Trace.load(path)
+    assert len(one.spans) == 2
+    assert one.notes == [f"the file holds 1 more: znb.Trace.load_all({str(path)!r}) returns all 2"]
+
+
+def test_attributes_named_as_otlp_names_what_znb_knows_are_kept_apart(tmp_path):
+    mine = {"znb.status": None, "znb.kind": "mine", "thread.id": "x", "thread.name": 3, "znb.own.thread.id": 4}
+    data, _ = load(save(make_trace([Made("a", 0, 9, attributes=mine)]), tmp_path / "a.otlp.json"))
+    [span] = spans_of(data)
+    assert (span.attributes, span.kind, span.thread) == (mine, "span", "MainThread")
+
+
+def test_otlp_in_lines_is_read(tmp_path):
+    path = tmp_path / "collected.json"
+    lines = [
+        json.dumps(otlp_of((trace_id, [name])), separators=(",", ":")) for trace_id, name in (("aa", "a"), ("bb", "b"))
+    ]
+    path.write_text("\n".join(lines) + "\n")
+    assert [one.title for one in Trace.load_all(path)] == ["a", "b"]
+    path.write_text("\n".join(lines)[:-20])
+    with pytest.raises(TraceFileError, match="cut off"):
+        Trace.load_all(path)
 
 
 @pytest.mark.parametrize("value", [None, True, 5, -1.5, float("inf"), float("-inf"), "x", [1, ["a"]], {"a": {"b": 1}}])
@@ -516,6 +569,12 @@ def test_where_no_collector_listens_is_told_at_once(known):
     with pytest.raises(ServiceUnavailable, match="no collector listens there: Connection refused") as caught:
         send_otlp(known, url)
     assert url in str(caught.value)
+
+
+def test_an_address_that_cannot_be_reached_is_told_as_one(known):
+    pytest.importorskip("opentelemetry.exporter.otlp.proto.http")
+    with pytest.raises(ServiceUnavailable, match="no collector listens there: "):
+        send_otlp(known, "http://255.255.255.255:4318/v1/traces")  # was an OSError: Network is unreachable
 
 
 def test_a_folder_that_is_not_there_is_named_and_a_home_is_found(known, tmp_path, monkeypatch):

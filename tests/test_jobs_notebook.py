@@ -6,18 +6,10 @@ import re
 
 import pytest
 
-from executed import error, execute, failed, is_clean, text, value
+from executed import cells_of, error, failed, text, value
 
 pytestmark = pytest.mark.timeout(300)
-
-
-@pytest.fixture(scope="module")
-def cells(module_world):
-    return execute("jobs", module_world.home)
-
-
-def test_the_notebook_is_committed_clean():
-    assert is_clean("jobs")
+cells = cells_of("jobs")
 
 
 def test_only_the_cells_that_are_meant_to_fail(cells):

@@ -28,6 +28,20 @@ def test_what_was_written_is_read_in_order(crash_file):
     assert read_journal(crash_file) == "one\nzwei ü\n"
 
 
+def test_on_a_full_disk_words_are_lost_and_not_the_process(crash_file, monkeypatch):
+    Journal(crash_file)
+    assert os.fstat(crash_file).st_blocks * 512 >= SIZE  # there is room for what is written: else it ends by SIGBUS
+
+    def write(descriptor, data, offset):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "pwrite", write)
+    journal = Journal(crash_file)
+    journal.begin()
+    journal.write("words\n")
+    assert read_journal(crash_file) == ""
+
+
 def test_a_dump_at_the_beginning_of_the_file_is_left_alone(crash_file):
     os.write(crash_file, b"Fatal Python error")
     Journal(crash_file).write("words\n")

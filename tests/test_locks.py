@@ -76,6 +76,34 @@ def test_an_interrupt_at_any_moment_leaves_the_lock_free():
     assert seen == 2000
 
 
+def test_an_interrupt_as_a_wait_lets_go_of_the_lock_is_an_interrupt():
+    condition = Condition()
+    let_go = condition._release_save
+
+    def let_go_and_be_interrupted():
+        let_go()
+        raise KeyboardInterrupt
+
+    condition._release_save = let_go_and_be_interrupted
+    with pytest.raises(KeyboardInterrupt), condition:  # it was a RuntimeError: cannot release un-acquired lock
+        condition.wait()
+    assert not condition._is_owned()
+    assert not condition._waiters
+
+
+@pytest.mark.parametrize("wait", [lambda: Event().wait(60), lambda: Future().result(60)])
+def test_an_interrupt_at_any_moment_of_a_wait_is_an_interrupt(wait):
+    before = signal.signal(signal.SIGALRM, signal.default_int_handler)
+    try:
+        for number in range(1000):
+            with pytest.raises(KeyboardInterrupt):
+                signal.setitimer(signal.ITIMER_REAL, 1e-6 + number % 60 * 1e-6)
+                wait()
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
 def test_an_interrupt_that_comes_as_the_main_thread_falls_asleep_is_seen():
     """The interpreter does not see it before the wait ends; about one of a hundred to a thousand hits that moment."""
     main, before = threading.main_thread().ident, sys.getswitchinterval()

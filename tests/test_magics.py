@@ -570,6 +570,17 @@ def test_a_handler_of_the_user_s_goes_on_to_handle_its_errors(kernel):
         kernel.run("%unload_ext znb").ok()
 
 
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_what_others_show_tracebacks_with_stays_when_znb_is_unloaded(kernel, when):
+    kernel = kernel()
+    steps = ["%load_ext znb", "get_ipython().showtraceback = lambda *args, **kwargs: print('mine')"]
+    for step in steps if when == "after" else steps[::-1]:
+        kernel.run(step).ok()
+    for _ in ("loaded", "unloaded"):
+        assert kernel.run("1 / 0").stdout == "mine\n"
+        kernel.run("%unload_ext znb").ok()
+
+
 def test_it_works_in_plain_ipython(world):
     script = world.home / "session.ipy"
     script.write_text(

@@ -657,3 +657,18 @@ def test_places(runtime_dir):
         assert places.count_subscribers() == 1
     (runtime_dir / "999999999.abcd.subscriber").touch()
     assert places.count_subscribers() == 0
+
+
+def test_an_interrupt_of_the_first_publish_leaves_nothing_behind(world, monkeypatch):
+    def interrupted():
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr("znb.pubsub.publisher.knock", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            znb.publish("first", 1)
+    assert not [thread for thread in threading.enumerate() if thread.name == "znb-publish"]
+    assert not list(world.runtime.glob("*.events*"))
+    znb.publish("first", 2)
+    with znb.subscribe("first") as subscription:
+        assert subscription.wait_message(PATIENCE).value == 2

@@ -28,6 +28,7 @@ import numpy as np
 import pytest
 import zmq
 
+from notebooks import run_script
 from test_rpc_channels import keep_zero_copy_warm
 from znb import wire
 from znb.errors import (
@@ -52,6 +53,7 @@ from znb.rpc import (
     serve,
     service_stats,
     unexpose,
+    work,
 )
 from znb.rpc import host as hosting
 
@@ -606,6 +608,73 @@ def test_what_cannot_travel_is_told_at_once_and_in_the_right_place(svc):
     assert svc.add(1) == 2
 
 
+# -- what changes while it is sent
+
+
+class Camera:
+    """Fills one picture anew for each who asks."""
+
+    def __init__(self):
+        self.picture = np.zeros(500_000)
+
+    def take(self, number):
+        self.picture[:] = number
+        return self.picture
+
+    def film(self, count):
+        for number in range(count):
+            yield {"picture": self.take(number)}
+
+    async def film_slowly(self, count):
+        for number in range(count):
+            await asyncio.sleep(0)
+            yield self.take(number)
+
+    def total(self, picture):
+        return picture.min(), picture.max()
+
+    def echo(self, picture):
+        return picture
+
+
+@pytest.fixture
+def camera():
+    with serve(Camera(), name="camera", threads=1), connect("camera") as svc:
+        yield svc
+
+
+@pytest.mark.parametrize("quick", [False, True])
+def test_results_are_as_they_were_when_the_method_returned(camera, quick):
+    if quick:
+        for number in range(20):  # so that it is known to be, and runs where it was received
+            camera.take(number)
+    futures = [camera.take.future(number) for number in range(20)]
+    for number, future in enumerate(futures):
+        assert (future.result() == number).all()
+
+
+def test_items_are_as_they_were_when_they_were_yielded(camera):
+    for number, item in enumerate(camera.film(30)):
+        assert (item["picture"] == number).all()
+    for number, picture in enumerate(camera.film_slowly(30)):
+        assert (picture == number).all()
+
+
+def test_arguments_of_futures_are_as_they_were_when_it_was_called(camera):
+    picture, futures = np.zeros(500_000), []
+    for number in range(20):
+        picture[:] = number
+        futures.append(camera.total.future(picture))
+    assert [future.result() for future in futures] == [(number, number) for number in range(20)]
+
+
+def test_what_nobody_else_has_is_sent_without_a_copy(camera, monkeypatch):
+    monkeypatch.setattr(work, "copy_buffer", pytest.fail)
+    picture = np.arange(500_000.0)
+    assert np.array_equal(camera.echo(picture), picture)
+    assert np.array_equal(camera.echo(picture.reshape(1000, 500)), picture.reshape(1000, 500))
+
+
 # -- time
 
 
@@ -620,6 +689,34 @@ def test_a_call_that_takes_too_long_is_a_call_timeout_and_stops_there(svc, thing
         svc.forever.using(timeout=0.2)()
     wait_until(lambda: things.events["cancelled"] == 1)
     assert svc.add(1) == 2
+
+
+UNDER_A_DEBUGGER = """
+import sys, threading, znb
+stopped = threading.Event()
+
+def spin():
+    turns = 0
+    try:
+        while True:
+            turns += 1
+    finally:
+        stopped.set()
+
+with znb.serve({"spin": spin}, name="spinning"):
+    try:
+        znb.connect("spinning").spin.using(timeout=1)()
+    except znb.CallTimeout:
+        stopped.wait()
+    sys.settrace(lambda *_: None)
+    print((lambda: "traced")())
+    sys.settrace(None)
+"""
+
+
+def test_a_stopped_call_leaves_no_trap_for_debuggers(world):
+    """An exception for another thread that is taken back has CPython 3.11 turn in circles once somebody traces."""
+    assert run_script(UNDER_A_DEBUGGER, world) == "traced\n"
 
 
 def test_a_future_that_is_cancelled_stops_the_call(svc, things):
@@ -1197,10 +1294,10 @@ def test_a_frozen_server_is_told_of_and_left_alone(start_server, monkeypatch, ca
         os.kill(frozen.pid, signal.SIGSTOP)
         try:
             with pytest.raises(CallTimeout):
-                for _ in range(3):
+                while True:  # a replica that a busy machine has made slow just before is spared for a while
                     svc.pid.using(timeout=0.6)()
             text = f"waiting: remote is frozen (stopped by a signal); `kill -CONT {frozen.pid}` lets it go on\n"
-            assert capsys.readouterr().err == text
+            assert capsys.readouterr().err.count(text) == 1
             assert {svc.pid() for _ in range(20)} == {other.pid}
             assert {f.result(10) for f in [svc.pid.future() for _ in range(5)]} == {other.pid}
             with pytest.raises(ServiceUnavailable, match="frozen"):

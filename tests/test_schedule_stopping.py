@@ -17,7 +17,7 @@ def test_the_job_that_overran_fails_is_interrupted_and_then_its_worker_is_killed
     scheduler.started(1, 1, 5.0)
     assert scheduler.next_deadline() <= 15.0
     assert scheduler.tick(14.9) == []
-    assert scheduler.tick(15.0) == [Fail(1, 1, "timeout", ()), Interrupt(1, 1, 1)]
+    assert scheduler.tick(15.0) == [Fail(1, 1, "timeout", ()), Interrupt(1, 1, 1, late=True)]
     assert scheduler.tick(16.9) == []
     (kill,) = of(Kill, scheduler.tick(17.0))
     assert kill.worker == 1
@@ -36,7 +36,7 @@ def test_a_job_that_overran_runs_again_until_the_retries_are_used_up():
     scheduler.add_worker("w1", 9.0)
     again = scheduler.tick(10.0)
     assert of(Fail, again) == []
-    assert of(Interrupt, again) == [Interrupt(1, 1, 0)]
+    assert of(Interrupt, again) == [Interrupt(1, 1, 0, late=True)]
     (send,) = sends(again)
     assert (send.start, send.attempt) == (0, 2)
     assert scheduler.results(1, 0, 1, 10.1, 10.1, errors=[0]) == {0}
@@ -57,6 +57,8 @@ def test_a_job_that_heeds_its_interrupt_lets_the_next_ones_go_on():
     assert scheduler.results(1, 1, 1, 16.0, 5.0) == set()
     group = scheduler.stats().groups[0]
     assert (group.done, group.failed) == (1, 1)
+    worker = scheduler.stats().workers[0]
+    assert (worker.done, worker.failed, worker.cancelled) == (2, 1, 0)
 
 
 def test_nobody_is_charged_when_the_kill_comes_after_the_job_let_go():
@@ -159,6 +161,8 @@ def test_a_running_job_is_interrupted_and_one_behind_it_revoked():
     assert scheduler.results(1, 1, 1, 0.4, 0.1) == set()
     group = scheduler.stats().groups[0]
     assert (group.done, group.cancelled, group.failed, group.running) == (1, 2, 0, 0)
+    worker = scheduler.stats().workers[0]
+    assert (worker.done, worker.failed, worker.cancelled) == (2, 0, 1)  # the other one was never its own
     assert not scheduler.cancel(1, 1)
 
 

@@ -282,8 +282,10 @@ def test_replicas_on_workers(kernel):
 
     notebook.run("@znb.expose(on='w1')\ndef one():\n    import os\n    return os.getpid()").ok()
     assert notebook.run("znb.connect('one').one() == cluster.workers[1].pid").ok().value == "True"
-    # A third worker joins, and the service is exposed anew: the three replicas are one service.
+    # A third worker joins, and has it as well: the three replicas are one service, also when it is exposed anew.
     notebook.run("%znb cluster scale 3").ok()
+    notebook.run("while len(znb.rpc.find_service('far')) < 3: pass").ok()
+    assert notebook.run("len(znb.rpc.find_service('one'))").ok().value == "1"
     notebook.run(f"%%znb expose far --on all\n{source}").ok()
     assert (
         notebook.run("len({znb.connect('far').pid() for _ in range(1)}), len(znb.rpc.find_service('far'))").value
@@ -313,7 +315,7 @@ def test_replicas_on_workers(kernel):
     ).ok()
     heard = notebook.folder / "heard"
     cell = notebook.start(f"%znb cluster restart w0\nwhile not os.path.exists({str(heard)!r}): pass")
-    cell.wait_until(lambda cell: "once could not be exposed again on w0: FileExistsError: " in cell.stderr)
+    cell.wait_until(lambda cell: "once could not be exposed on w0: FileExistsError: " in cell.stderr)
     heard.touch()
     cell.wait().ok()
 

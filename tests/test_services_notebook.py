@@ -4,18 +4,9 @@ from __future__ import annotations
 
 import re
 
-import pytest
+from executed import cells_of, text, value
 
-from executed import execute, is_clean, text, value
-
-
-@pytest.fixture(scope="module")
-def cells(module_world):
-    return execute("services", module_world.home)
-
-
-def test_the_notebook_is_committed_clean():
-    assert is_clean("services")
+cells = cells_of("services")
 
 
 def test_no_cell_fails_or_complains(cells):

@@ -27,9 +27,7 @@ keep_zero_copy_warm()
 @pytest.fixture(scope="module")
 def cluster(module_world):
     cluster = znb.Cluster.start(2, name="shared")
-    called = threading.Event()
-    cluster.submit(abs, -1).add_done_callback(lambda _: called.set())
-    assert called.wait(jobs.PATIENCE)
+    jobs.start_callbacks(cluster)
     yield cluster
     cluster.close()
 

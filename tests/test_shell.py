@@ -51,10 +51,10 @@ class TestValues:
         fresh.run("20")
         assert fresh.value("_, __, _1, Out[2], In[1]") == (20, 10, 10, 20, "10")
 
-    def test_a_suppressed_value_does_not_become_underscore(self, shell):
-        shell.run("5")
-        shell.run("6;")
-        assert shell.value("_") == 5
+    def test_a_suppressed_value_does_not_become_underscore(self, fresh):
+        fresh.run("5")
+        fresh.run("6;")
+        assert fresh.value("_") == 5
 
     def test_all_expressions_are_shown_if_ipython_is_told_to(self, fresh):
         fresh.run("%config InteractiveShell.ast_node_interactivity = 'all'")
@@ -106,7 +106,7 @@ class TestIPython:
             ("%timeit -n1 -r1 1", "per loop"),
             ("%%timeit -n1 -r1\n1", "per loop"),
             ("%%time\n1", "Wall time"),
-            ("%history -n", "   1: "),
+            ("%history -n", "   1:"),
             ("%whos", "Variable"),
         ],
     )

@@ -12,7 +12,7 @@ import job_functions as jobs
 import znb
 from test_rpc_channels import keep_zero_copy_warm
 from znb.executor import mapflow
-from znb.executor.source import Source, copied, is_settled
+from znb.executor.source import Source
 from znb.serialize import Codec
 
 keep_zero_copy_warm()
@@ -251,45 +251,3 @@ def test_the_end_of_a_source_that_raises():
     source, parts = pull_all(items())
     assert sum(part.count for part in parts) == 10
     assert str(source.error) == "no more"
-
-
-def settled(make):
-    owner = [make()]
-    return is_settled(list(owner))
-
-
-KEPT = {"a": 1}
-ARRAY = np.zeros(3)
-
-
-@pytest.mark.parametrize(
-    ("make", "expected"),
-    [
-        (lambda: 1, True),
-        (lambda: (1, ("a", None)), True),
-        (lambda: {"a": [1, {"b": {2}}]}, True),
-        (lambda: np.zeros(3), True),
-        (lambda: (np.zeros(3), 1), True),
-        (lambda: np.float32(1), True),
-        (lambda: KEPT, False),
-        (lambda: [KEPT], False),
-        (lambda: ARRAY, False),
-        (lambda: ARRAY[:2], False),
-        (lambda: (1, ARRAY), False),
-        (lambda: np.array([KEPT]), False),
-        (object, False),
-        (lambda: [[[[[1]]]]], False),
-    ],
-)
-def test_settled(make, expected):
-    assert settled(make) is expected
-
-
-def test_copies_are_of_their_own():
-    for size in (100_000, 2_000_000):
-        array = np.zeros(size)
-        payload = Codec().encode(array)
-        copy = copied(payload)
-        array[:] = 1
-        assert Codec().decode(copy.body, copy.buffers).sum() == 0
-        assert Codec().decode(payload.body, payload.buffers).sum() == size

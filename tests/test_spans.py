@@ -11,6 +11,7 @@ import pickle
 import sys
 import threading
 import weakref
+from time import perf_counter_ns
 
 import msgspec
 import pytest
@@ -237,6 +238,19 @@ def test_an_exception_that_cannot_be_described_is_recorded_all_the_same(recorded
     found = recorded.by_name()["a"]
     assert found["status"] == "error"
     assert "Nasty" in found["events"][0][2]["exception.type"]
+
+
+def test_what_ended_some_time_ago_has_its_exception_at_that_time(recorded):
+    outer = OpenSpan(RECORDER, "outer").start()
+    outer.enter()
+    with pytest.raises(KeyError) as caught, span("inner"):
+        raise KeyError("x")
+    end_ns = perf_counter_ns()
+    outer.close(caught.value, end_ns)
+    found = recorded.by_name()
+    assert found["outer"]["end_ns"] == end_ns
+    assert [(at, name) for at, name, _ in found["outer"]["events"]] == [(end_ns, "exception")]
+    assert found["outer"]["events"][0][2]["exception.span"] == f"{found['inner']['span_id']:016x}"
 
 
 def test_what_describes_exceptions_can_be_replaced():

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import time
 
 import msgspec
 import pytest
@@ -80,6 +81,25 @@ def test_the_status_has_the_jobs_of_everybody(cluster, tmp_path):
     assert "queued" in text.splitlines()[1]
     assert "<caption>cluster 'status' on local, 2 workers; jobs from here: 50 done" in cluster.status().to_html()
     assert b'"jobs":' in msgspec.json.encode(status)
+
+
+def test_what_was_cancelled_has_not_failed(cluster, tmp_path):
+    gate = Gate(tmp_path)
+    future = cluster.submit(gate, 0)
+    gate.wait_running()
+    future.cancel()
+    assert isinstance(cluster.submit(jobs.fail).exception(), ValueError)
+    with pytest.raises(znb.CallTimeout):
+        list(cluster.map(time.sleep, [60], job_timeout=0.1))
+    counted = ("done", "failed", "cancelled")
+
+    def told(workers):
+        return {name: sum(getattr(worker, name) for worker in workers) for name in counted}
+
+    wanted = {"done": 0, "failed": 2, "cancelled": 1}
+    wait_until(lambda: told([worker.jobs for worker in cluster.status().workers]) == wanted)
+    assert told(cluster.stats().workers) == wanted
+    assert cluster.status().rows()[0][5:9] == ("queued", "done", "failed", "cancelled")
 
 
 @pytest.mark.parametrize(

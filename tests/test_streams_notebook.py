@@ -6,19 +6,11 @@ import re
 
 import pytest
 
-from executed import execute, is_clean, result, text, value
+from executed import cells_of, result, text, value
 from znb.sourcestats import standard_library
 
 pytestmark = pytest.mark.timeout(300)
-
-
-@pytest.fixture(scope="module")
-def cells(module_world):
-    return execute("streams", module_world.home)
-
-
-def test_the_notebook_is_committed_clean():
-    assert is_clean("streams")
+cells = cells_of("streams")
 
 
 def test_the_views_are_widgets(cells):

@@ -6,20 +6,11 @@ import re
 
 import pytest
 
-from executed import execute, failed, is_clean, text, value
+from executed import cells_of, failed, text, value
 from znb.sourcestats import standard_library
 
-
-@pytest.fixture(scope="module")
-def tour(module_world):
-    return execute("tour", module_world.home)
-
-
 pytestmark = pytest.mark.timeout(300)
-
-
-def test_the_notebook_is_committed_clean():
-    assert is_clean("tour")
+tour = cells_of("tour")
 
 
 def test_only_the_cell_that_is_meant_to_fails(tour):

@@ -21,7 +21,9 @@ from hypothesis import strategies as st
 
 from remote_errors import CODEC, BrokenCodec, Unprintable, caught, divide, forget, record_of, text_of, travel
 from znb.errors import Cancelled, ProtocolError, RemoteError, WorkerLost
-from znb.tracebacks import Origin, Place, combine, decode_record, encode_record, fold, raise_for, restore
+from znb.spans import span
+from znb.spans.plain import NOTED
+from znb.tracebacks import Origin, Place, capture, combine, decode_record, encode_record, fold, raise_for, restore
 
 __all__ = ["forget"]
 
@@ -99,8 +101,8 @@ def test_every_kind_comes_back_alike(error):
     restored = travel(error)
     assert type(restored) is type(error)
     assert (str(restored), repr(restored.args)) == (str(error), repr(error.args))
-    ours = {"__notes__", "znb_origin", "_render_traceback_"}
-    assert {k: v for k, v in vars(restored).items() if k not in ours} == vars(error)
+    theirs, mine = ({k: v for k, v in vars(e).items() if k not in NOTED} for e in (restored, error))
+    assert theirs == mine
     for name in ("errno", "filename", "start", "value", "path", "name"):
         assert getattr(restored, name, None) == getattr(error, name, None)
     assert [n for n in restored.__notes__ if "raised on" not in n] == []
@@ -327,6 +329,54 @@ def test_text_that_cannot_be_had_is_said_so():
     record = record_of(Unprintable("x"))
     assert record.message == "<exception str() failed: SystemExit>"
     assert type(restore(record, CODEC)) is Unprintable
+
+
+def test_what_an_exception_says_is_asked_once_in_a_process_however_many_spans_it_passes():
+    asked = []
+
+    class Costly(Exception):
+        def __str__(self):
+            asked.append(self.args)
+            if self.args == ("bad",):
+                raise ValueError("no text")
+            return f"said {self.args[0]}"
+
+    def fail(text):
+        with span("outer"), span("middle"), span("inner"):
+            raise Costly(text)
+
+    for text, message in (("good", "said good"), ("bad", "<exception str() failed>")):
+        asked.clear()
+        error = caught(fail, text)
+        records = [capture(error, CODEC, worker="w0", host="a", pid=1) for _ in range(3)]
+        assert asked == [(text,)]
+        assert {record.message for record in records} == {message}
+    error.args = ("changed",)
+    assert capture(error, CODEC, worker="w0", host="a", pid=1).message == "said changed"
+    assert asked == [("bad",), ("changed",)]
+    error.detail = 3
+    capture(error, CODEC, worker="w0", host="a", pid=1)
+    assert len(asked) == 3  # another attribute may be another text
+
+
+def test_the_repr_of_an_argument_that_cannot_travel_is_asked_once():
+    asked = []
+
+    class Costly:
+        def __repr__(self):
+            asked.append("repr")
+            raise RuntimeError("no repr")
+
+        def __reduce__(self):
+            raise TypeError("no pickle")
+
+    def fail():
+        raise OSError(Costly(), "b", "c")
+
+    error = caught(fail)
+    records = [capture(error, CODEC, worker="w0", host="a", pid=1) for _ in range(3)]
+    assert len(asked) == 2  # as an argument, and in the text of the exception
+    assert records[0] == records[1] == records[2]
 
 
 def test_capture_never_raises():

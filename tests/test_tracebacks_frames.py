@@ -254,6 +254,10 @@ def secretive(api_key, n, config):
     raise ValueError(len(line), n)
 
 
+def _reraise(passed_on):
+    raise passed_on
+
+
 def frame_variables(exc):
     *_, (frame, _) = traceback.walk_tb(exc.__traceback__)
     return frame.f_locals
@@ -262,7 +266,29 @@ def frame_variables(exc):
 def test_variables_stay_there_by_default():
     variables = frame_variables(travel(caught(divide, [1, 0], 1)))
     assert "ran on w0 (host nb, pid 1234); its variables stayed there" in repr(variables["__remote__"])
-    assert set(variables) == {"__remote__"}
+    assert set(variables) == {"xs", "i", "total", "__remote__"}
+    assert repr(variables["i"]) == (
+        "<i stayed on w0 (host nb, pid 1234); workers started with --env ZNB_TRACE_LOCALS=1 send its text along>"
+    )
+
+
+def test_variables_that_stayed_are_told_by_the_place_where_they_are_over_several_hops():
+    inner = travel(caught(divide, [1, 0], 1), worker="w1")
+    outer = travel(caught(partial(_reraise, inner)))
+    stayed = {
+        name: repr(value)
+        for frame, _ in traceback.walk_tb(outer.__traceback__)
+        for name, value in frame.f_locals.items()
+        if name in {"passed_on", "i"}
+    }
+    assert stayed["passed_on"].startswith("<passed_on stayed on w0 ")
+    assert stayed["i"].startswith("<i stayed on w1 ")
+
+
+def test_variables_that_were_sent_go_on_over_the_next_hop():
+    inner = restore(record_of(caught(divide, [1, 0], 1), with_locals=True), CODEC)
+    variables = frame_variables(travel(caught(partial(_reraise, inner))))
+    assert (variables["i"], repr(variables["xs"])) == (1, "[1, 0]")
 
 
 def test_variables_are_sent_as_text_if_asked_for_with_secrets_masked():

@@ -16,6 +16,7 @@ from znb.profiler import Sampler
 from znb.spans import OpenSpan, OptionalSpan, Process, Recorder
 from znb.spans.adopted import Adopted
 from znb.spans.ring import Cursor
+from znb.spans.samples import Frame, SampleTable
 from znb.spans.table import pack_entries
 from znb.traces import Batch, Feed, Parts, Request, Store, TraceData, analysis, assemble, decode_batch
 from znb.traces.clock import DRIFT, Estimate, Interval, RoundTrips, chain
@@ -23,6 +24,7 @@ from znb.traces.listing import duration
 from znb.traces.model import SpanList
 from znb.traces.pieces import pieces
 from znb.traces.text import Roots, text_tree
+from znb.traces.unseen import unseen_ns, unseen_text
 
 CLIENT, W0, W1 = PROCESSES
 
@@ -732,6 +734,52 @@ def test_samples_count_as_running_time():
     assert totals["b"].running == pytest.approx(4e-9)
     assert isinstance(data, TraceData)
     assert data.size_bytes > 0
+
+
+MS = 1_000_000
+
+
+def looked_at(*samples):
+    """Return samples of these spans: number, when, the wall and the CPU time that they stand for, in milliseconds."""
+    table = SampleTable()
+    thread = table.place(PROCESSES[0], 7, "MainThread")
+    node = table.node(-1, Frame("work", "/home/u/cell.py", 3, 1, "user"))
+    for span_id, at, wall, cpu in samples:
+        table.add(span_id, BASE + at * MS, wall * MS, cpu * MS, thread, node)
+    return table
+
+
+def test_time_that_the_sampler_did_not_see_is_told():
+    spans = [
+        Made("t", 0, 2000 * MS, kind="trace"),
+        Made("seen", 0, 100 * MS, 0),
+        Made("held to its end", 100 * MS, 500 * MS, 0),  # no sample at all
+        Made("held", 500 * MS, 1000 * MS, 0),  # the one sample stands for all of it
+        Made("starved", 1000 * MS, 1200 * MS, 0),  # the same, but its thread did not run either
+        Made("call", 1200 * MS, 2000 * MS, 0, kind="call"),  # runs nothing itself
+        Made("elsewhere", 1200 * MS, 2000 * MS, 5, 1, kind="serve"),  # its process has sent no samples
+    ]
+    seen = [(2, at, 10, 10) for at in range(10, 101, 10)]
+    data = make_trace(spans, looked_at(*seen, (4, 910, 410, 400), (4, 1000, 40, 40), (5, 1200, 200, 20)))
+    found = {data.name(row): ns // MS for row, ns in unseen_ns(data).items()}
+    assert found == {"held to its end": 400, "held": 450}
+    assert (
+        "not seen by the sampler: C code that held the GIL\n    450 ms  held\n    400 ms  held to its end"
+        in text_tree(data)
+    )
+    assert unseen_text(412 * MS) == "412 ms not seen by the sampler: C code that held the GIL"
+
+
+def test_nothing_is_said_to_be_unseen_where_nobody_looked_or_only_now_and_then():
+    held = Made("held", 0, 400 * MS, 0)
+    watched = [Made("t", 0, 400 * MS, kind="trace"), held]
+    assert unseen_ns(make_trace(watched))
+    assert not unseen_ns(make_trace(watched, sampled=False))
+    assert not unseen_ns(make_trace([Made("t", 0, 400 * MS, kind="cell"), held]))
+    rare = Made("t", 0, 400 * MS, kind="trace", attributes={"interval_ms": 100})
+    assert not unseen_ns(make_trace([rare, held]))
+    ends = (Made("held", 0, 0, 0, status=status) for status in ("open", "lost"))
+    assert not any(unseen_ns(make_trace([watched[0], end])).keys() & {1} for end in ends)
 
 
 # -- errors as users see them

@@ -8,19 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from executed import execute, failed, is_clean, text, value
+from executed import cells_of, failed, text, value
 from znb.sourcestats import standard_library
 
 pytestmark = pytest.mark.timeout(300)
-
-
-@pytest.fixture(scope="module")
-def cells(module_world):
-    return execute("tracing", module_world.home)
-
-
-def test_the_notebook_is_committed_clean():
-    assert is_clean("tracing")
+cells = cells_of("tracing")
 
 
 def test_no_cell_fails(cells):

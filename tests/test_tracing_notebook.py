@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 
@@ -19,7 +20,7 @@ from znb.tracing import TRACES
 @pytest.fixture(scope="module")
 def kernel(module_world):
     with Kernel(module_world.home / "k") as kernel:
-        kernel.run("%load_ext znb")
+        kernel.run("%load_ext znb\nimport znb")
         kernel.run("%znb cluster start 2")
         kernel.run("def double(x):\n    import znb\n    with znb.span('doubling'):\n        return 2 * x")
         yield kernel
@@ -153,10 +154,10 @@ with Sly():
 def test_a_cell_leaves_nothing_behind_that_others_would_belong_to(kernel):
     assert kernel.start(INTERRUPTED).wait().error.name == "KeyboardInterrupt"
     kernel.run("with znb.trace('probe') as t:\n    pass")
-    assert kernel.run("[span.kind for span in t.spans]").value == "['cell', 'trace']"
+    assert kernel.run("[span.kind for span in znb.trace.last().spans]").value == "['cell', 'trace']"
     kernel.start("%%znb trace watched\n" + INTERRUPTED).wait()
     kernel.run("with znb.trace('probe') as t:\n    pass")
-    assert kernel.run("[span.kind for span in t.spans]").value == "['cell', 'trace']"
+    assert kernel.run("[span.kind for span in znb.trace.last().spans]").value == "['cell', 'trace']"
     assert kernel.run("znb.spans.RECORDER.live").value == "0"
 
 
@@ -253,6 +254,21 @@ def test_a_saved_trace_is_shown_and_converted(world, capsys):
     assert RECORDER.live == 0
 
 
+def test_each_trace_of_a_file_is_shown_and_one_can_be_chosen(world, capsys):
+    times = {"startTimeUnixNano": "5", "endTimeUnixNano": "9"}
+    spans = [{"traceId": two * 16, "spanId": two * 8, "name": f"span {two}", **times} for two in ("aa", "bb")]
+    file = world.home / "two.otlp.json"
+    file.write_text(json.dumps({"resourceSpans": [{"scopeSpans": [{"spans": spans}]}]}))
+    assert command("trace", str(file)) == 0
+    said = capsys.readouterr().out
+    assert said.startswith("2 traces:")
+    assert said.count("└─ span aa") == said.count("└─ span bb") == 1
+    assert command("trace", str(file), "--id", "aaaa", "--save", str(world.home / "one.json")) == 0
+    assert "Saved 'span aa'" in capsys.readouterr().out
+    assert command("trace", str(file), "--id", "cc") == 2
+    assert "expected the id of one trace, got 'cc'" in capsys.readouterr().err
+
+
 def test_what_is_no_trace_is_said_with_the_status_of_wrong_usage(world, capsys):
     (world.home / "cut.json").write_text('{"traceEvents": [')
     assert command("trace", str(world.home / "cut.json")) == 2
@@ -319,6 +335,22 @@ def test_the_traces_of_what_runs_are_found_by_name(kernel, module_world, monkeyp
     kernel.run("znb.unexpose('shouter')")
 
 
+def test_traces_of_several_clusters_are_each_shown_once(world):
+    with znb.Cluster.start(1, name="one") as one, znb.Cluster.start(1, name="other") as other:
+        assert [cluster.submit(abs, -1).result() for cluster in (one, other)] == [1, 1]
+        command_line = [sys.executable, "-m", "znb", "trace", "local"]
+        done = subprocess.run(command_line, capture_output=True, text=True, check=True)
+    assert done.stdout.count("abs · ") == 1  # both workers are w0, and both jobs are of this process's trace
+
+
+def test_a_cluster_that_ends_as_all_are_asked_is_only_mentioned(world, monkeypatch, capsys):
+    entry = SimpleNamespace(name="ended", state="alive")
+    monkeypatch.setattr("znb.cli.traces.list_clusters", lambda: [entry])
+    assert command("trace", "local") == 0
+    assert "znb: ended: there is no cluster" in capsys.readouterr().err
+    assert command("trace", "ended") != 0
+
+
 TERMINAL = """
 %load_ext znb
 %znb cluster start 1
@@ -331,6 +363,7 @@ def outer(x):
 cluster.submit(outer, 4).result()
 %debug
 where
+p x
 up
 q
 %pdb on
@@ -352,6 +385,8 @@ def test_debug_goes_through_the_remote_frames_and_says_what_it_cannot_do(world):
     assert "their variables stayed there" in done.stdout
     walked = done.stdout.partition("their variables stayed there")[2]
     assert "futures.py" not in walked
+    assert "<x stayed on w0 (host " in walked
+    assert "workers started with --env ZNB_TRACE_LOCALS=1 send its text along>" in walked
     assert "here 42" in walked
     for line in ("inner()", "----> 2     return 1 / (x - 4)", "outer()", "cluster.submit(outer, 4).result()"):
         assert line in walked

@@ -9,7 +9,7 @@ need_bundle("stream")
 
 @pytest.fixture(scope="module")
 def notebook(shared_kernel):
-    shared_kernel.run("%load_ext znb\nimport znb").ok()
+    shared_kernel.run("%load_ext znb\nimport znb\nfrom znb.widgets.sources import sources").ok()
     return shared_kernel
 
 
@@ -53,10 +53,45 @@ def test_nothing_is_sent_to_a_page_that_is_not_looked_at(notebook):
 
     # The last view is gone: the subscription ends. One that comes back begins it anew.
     say(notebook, "view", type="view", view="v", visible=False, gone=True)
-    assert notebook.run("view._thread, view._subscription").value == "(None, None)"
+    assert notebook.run("len(sources)").value == "0"
     say(notebook, "view", type="view", view="w", visible=True)
-    assert notebook.run("view._thread.is_alive()").value == "True"
+    assert notebook.run("len(sources)").value == "1"
+    notebook.run("znb.publish('two', 'again')").ok()
+    wait_for(notebook, lambda: len(sent(notebook, "frame")[-1]["lines"]) == 1)
     notebook.run("view.close()").ok()
+    assert notebook.run("len(sources)").value == "0"
+
+
+def test_views_of_one_topic_share_what_is_read(notebook):
+    notebook.run(
+        """
+        import threading
+        from znb.pubsub import subscriber
+
+        def names():
+            return sorted(t.name for t in threading.enumerate() if t.name in ("znb-stream", "znb-subscribe"))
+
+        reads, decode = [], subscriber.decode_value
+        subscriber.decode_value = lambda *args, **more: reads.append(1) or decode(*args, **more)
+        before = names()
+        views = [znb.stream("shared") for _ in range(20)]
+        for i in range(30): znb.publish("shared", {"a": i})
+        """
+    ).ok()
+    wait_for(notebook, lambda: notebook.run("all(view._received == 30 for view in views)").value == "True")
+    assert notebook.run("len(reads)").value == "30"
+    assert notebook.run("[name for name in names() if name not in before], before").value == (
+        "(['znb-stream', 'znb-subscribe'], [])"
+    )
+    # One that comes later begins with the last value, and is told of what it has lost itself.
+    notebook.run("views.append(znb.stream('shared'))").ok()
+    wait_for(notebook, lambda: notebook.run("views[-1]._received").value == "1")
+    assert notebook.run("views[-1]._dropped, len(reads)").value == "(0, 30)"
+    notebook.run("for view in views[1:]: view.close()\nznb.publish('shared', {'a': 31})").ok()
+    wait_for(notebook, lambda: notebook.run("views[0]._received").value == "31")
+    assert notebook.run("{view._received for view in views[1:-1]}").value == "{30}"
+    notebook.run("views[0].close(); subscriber.decode_value = decode").ok()
+    assert notebook.run("len(sources), names()").value == "(0, [])"
 
 
 def test_the_magic(notebook):

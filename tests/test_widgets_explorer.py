@@ -2,6 +2,9 @@
 
 import pytest
 
+from made_traces import Made, make_trace
+from znb import export
+
 SETUP = """
 import time
 from pathlib import Path
@@ -42,6 +45,7 @@ def say(kernel, comm, **content):
 @pytest.fixture(scope="module")
 def k(shared_kernel):
     shared_kernel.run(SETUP).ok()
+    shared_kernel.run("with trace('earlier') as earlier:\n    pass").ok()
     return shared_kernel
 
 
@@ -125,13 +129,13 @@ def test_questions_are_answered_also_wrong_ones(k):
     ]
     for number, question in enumerate(questions, 100):
         say(k, comm, number=number, **question)
-    cell.wait_until(lambda _: sum(a["number"] >= 100 for a in answers(k)) == len(questions))
+    cell.wait_until(lambda _: {a["number"] for a in answers(k)} >= set(range(100, 100 + len(questions))))
     found = {answer["number"]: answer for answer in answers(k)}
     assert found[100]["value"]["attributes"] == {"rows": 3}
     assert found[100]["value"]["events"][0][2]["exception.message"] == "no luck"
     assert "there is no span '123'" in found[101]["error"]
     assert found[102]["value"]["lines"] == []
-    assert "live" in [other["title"].partition(" ")[0] for other in found[103]["value"]]
+    assert "earlier" in [other["title"].partition(" ")[0] for other in found[103]["value"]]
     assert "expected the id of one trace" in found[104]["error"]
     assert "nonsense" in found[105]["error"]
     say(k, comm, kind="select", id=span_id)
@@ -140,9 +144,46 @@ def test_questions_are_answered_also_wrong_ones(k):
     assert k.run("explorer.selected").value is None
 
 
+def test_a_trace_inside_of_another_is_shown_by_itself_and_settles_when_it_ends(k):
+    cell = k.start(
+        """
+        with trace("whole") as whole:
+            with trace("part") as part:
+                explorer = show(part)
+                with span("step"):
+                    while not Path("part.enough").exists():
+                        time.sleep(0.001)
+            while not Path("whole.enough").exists():
+                time.sleep(0.001)
+        """
+    )
+    cell.wait_until(lambda c: c.displays)
+    comm = cell.displays[0][WIDGET]["model_id"]
+    cell.wait_until(lambda _: any(header["live"] and header["spans"] == 2 for header in chunks(k, comm)))
+    say(k, comm, kind="mounted")
+    (k.cwd / "part.enough").touch()
+    cell.wait_until(lambda _: any(not header["live"] for header in chunks(k, comm)))
+    assert cell.reply is None  # the whole goes on
+    (k.cwd / "whole.enough").touch()
+    cell.wait().ok()
+    assert {name for header in chunks(k, comm) for name in header["names"]} == {"part", "step"}
+
+
+def test_details_say_what_the_sampler_did_not_see(k, tmp_path):
+    held = [Made("t", 0, 400_000_000, kind="trace"), Made("held", 0, 400_000_000, 0)]
+    saved = export.save(make_trace(held), tmp_path / "held.html")
+    cell = k.run(f"from znb.tracing import Trace; explorer = show(Trace.load({str(saved)!r}))").ok()
+    comm = cell.displays[0][WIDGET]["model_id"]
+    say(k, comm, number=250, kind="details", id=f"{2:016x}")
+    cell.wait_until(lambda _: any(a["number"] == 250 for a in answers(k)))
+    answer = next(a for a in answers(k) if a["number"] == 250)
+    assert answer["value"]["attributes"] == {"not sampled": "400 ms not seen by the sampler: C code that held the GIL"}
+    assert '"unseen":{"1":"400 ms not seen' in saved.read_text()
+
+
 def test_source_lines_of_cells_are_found(k):
     cell = k.run("def here():\n    return __import__('sys')._getframe()\nprint(here().f_code.co_filename)").ok()
-    k.run("explorer = show(asked)").ok()
+    k.run("explorer = show(earlier)").ok()
     comm = k.run("print(explorer.model_id)").stdout.strip()
     say(k, comm, kind="source", number=200, file=cell.stdout.strip(), line=2)
     cell.wait_until(lambda _: any(answer["number"] == 200 for answer in answers(k)))
@@ -152,11 +193,11 @@ def test_source_lines_of_cells_are_found(k):
 
 def test_without_the_extension_traces_show_their_picture(k):
     try:
-        cell = k.run("%unload_ext znb\nasked").ok()
+        cell = k.run("%unload_ext znb\nearlier").ok()
         assert sorted(cell.data) == ["image/svg+xml", "text/plain"]
     finally:
         k.run("%load_ext znb").ok()
-    assert WIDGET in k.run("asked").ok().displays[0]
+    assert WIDGET in k.run("earlier").ok().displays[0]
 
 
 def test_outside_of_a_notebook_it_prints_the_text(capsys):

@@ -183,7 +183,7 @@ class Attachment:
         if event.event == "notice":
             self._notify(event.reason)
         else:
-            self.membership.on_event(event)
+            self.membership.on_event(event)  # looked up at each: tests hold some back
 
     def _tell_demand(self, told: int) -> None:
         """Tell the launcher, as long as this lasts, how many workers the jobs could use."""

@@ -183,10 +183,7 @@ class Cluster(concurrent.futures.Executor):
         self._leave(self._attached.stop)
 
     def rotate_keys(self) -> None:
-        """Change the keys that clients need: copies of the connection file that were made before are of no use then.
-
-        Clients that are connected are given the new keys; ``restart`` cuts those off that should not be.
-        """
+        """Change the keys that clients need; copies of the connection file that were made before are of no use then."""
         self._attached.rotate_keys()
 
     def close(self) -> None:
@@ -204,8 +201,10 @@ class Cluster(concurrent.futures.Executor):
 
     def _leave(self, leave: Callable[[], None]) -> None:
         self._joblib.cancel()
-        leave()
-        atexit.unregister(self._at_exit)
+        try:
+            leave()
+        finally:
+            atexit.unregister(self._at_exit)
 
     def _at_exit(self) -> None:
         """Let the jobs there finish, as the pools of ``concurrent.futures`` do, unless the user wants to be gone."""
@@ -361,8 +360,7 @@ class Cluster(concurrent.futures.Executor):
     @property
     def identity(self) -> tuple[str, int, str] | None:
         """What tells it from every other, also from earlier ones of its name; ``None`` when it has ended."""
-        file = self._attached.launcher.file
-        return file.identity if file is not None else None
+        return getattr(self._attached.launcher.file, "identity", None)
 
     @property
     def closed(self) -> bool:
@@ -407,7 +405,8 @@ class Cluster(concurrent.futures.Executor):
         """Return the workers that ``target`` means: a number, name, slice, or text such as ``"0,2"``."""
         if self._attached.ended:
             raise NoWorkers(self._attached.ended)
-        return Workers(self, select(target, self.names, self._least_busy))
+        everyone = target in ("all", slice(None))
+        return Workers(self, select(target, self.names, self._least_busy), everyone=everyone)
 
     def placed(self, name: str) -> Workers | None:
         """Return the workers on which a service was exposed; ``None`` if there are none."""

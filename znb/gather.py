@@ -113,7 +113,14 @@ class Gather:
         self._look_at = 0.0
 
     def ask(
-        self, links: Sequence[Link], method: str, payload: Payload, *, label: str, timeout: float | None = None
+        self,
+        links: Sequence[Link],
+        method: str,
+        payload: Payload,
+        *,
+        label: str,
+        timeout: float | None = None,
+        sent: Callable[[], object] | None = None,
     ) -> dict[str, Outcome]:
         """Send the request to each worker, and wait until every one is done.
 
@@ -123,6 +130,7 @@ class Gather:
             payload: Its arguments.
             label: What it is called where somebody asks what runs.
             timeout: Seconds after which it is interrupted; ``None`` for never.
+            sent: Is called when what others send from now on comes behind it.
 
         Raises:
             KeyboardInterrupt: The wait was interrupted; the workers' code has been interrupted too.
@@ -135,6 +143,8 @@ class Gather:
         self._pending = {link.name: _Pending(link, now) for link in links}
         try:
             reactor.call_soon(bound(self._send), links, method, payload)
+            if sent is not None:
+                sent()
             self._wait(None if timeout is None else now + timeout)
             late = ", ".join(self._pending)
             if late:

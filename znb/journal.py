@@ -12,6 +12,7 @@ bytes of the region  content
 =================== ==========================================================
 
 Invariants: a write costs a copy and no system call; what is read may lack the write that was under way at the death.
+Where the file system has no room for the region, words go nowhere: to write to it would kill the process (SIGBUS).
 One thread writes at a time (the capture's lock); ``begin`` is for any. The file also holds faulthandler's dump, at its
 beginning.
 """
@@ -38,8 +39,13 @@ class Journal:
     """
 
     def __init__(self, fd: int) -> None:
-        os.ftruncate(fd, OFFSET + _HEADER + SIZE)
-        region = memoryview(mmap.mmap(fd, _HEADER + SIZE, offset=OFFSET))
+        size = _HEADER + SIZE
+        os.ftruncate(fd, OFFSET + size)
+        try:
+            room = os.pwrite(fd, bytes(size), OFFSET) == size
+        except OSError:
+            room = False
+        region = memoryview(mmap.mmap(fd, size, offset=OFFSET) if room else mmap.mmap(-1, size))
         self._counts = region[:_HEADER].cast("Q")
         self._ring = region[_HEADER:]
         self._written = 0

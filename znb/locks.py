@@ -3,7 +3,8 @@
 ``with condition:`` of the standard library calls a Python function that takes the lock. A ``KeyboardInterrupt`` that is
 raised when that function has taken it and the block has not begun leaves it taken for ever, and whoever wants it
 next, such as the I/O thread, hangs. Here the interpreter calls the lock itself, and between that and the block, as
-between the block and the release, it looks for no signals.
+between the block and the release, it looks for no signals. And where an interrupt hits ``wait`` as it lets go of the
+lock, the standard library's leaves the block without it, which is a ``RuntimeError`` in place of the interrupt.
 
 A signal that comes when the main thread has let go of the interpreter and does not sleep yet does not wake it: the
 interrupt would be seen when the wait ends, which may be never. So the main thread wakes now and then while it waits.
@@ -15,7 +16,6 @@ Source: "Exceptions and signals" in https://docs.python.org/3/library/signal.htm
 from __future__ import annotations
 
 import concurrent.futures
-import contextlib
 import math
 import operator
 import threading
@@ -26,12 +26,12 @@ __all__ = ["Condition", "Event", "Future"]
 
 T = TypeVar("T")
 
-# How late an interrupt may be that came just before the main thread fell asleep, in seconds.
+#: How late an interrupt may be that came just before the main thread fell asleep, in seconds.
 LOOK_FOR_SIGNALS = 0.5
 
 
 class Condition(threading.Condition):
-    """As ``threading.Condition``."""
+    """As ``threading.Condition``, of a lock that its thread may take again (``RLock``)."""
 
     # A property of C code, so that ``with`` finds the lock's own methods without running a Python function.
     __enter__: Any = property(operator.attrgetter("_lock.__enter__"))
@@ -44,21 +44,27 @@ class Condition(threading.Condition):
 
     def wait(self, timeout: float | None = None) -> bool:
         """Wait until notified, for ``timeout`` seconds at most; tell whether it was notified."""
-        if threading.get_ident() != threading.main_thread().ident:
+        me = threading.get_ident()
+        if me != threading.main_thread().ident:
             return super().wait(timeout)
         if not self._is_owned():
             raise RuntimeError("cannot wait on un-acquired lock")
         waiter = threading.Lock()
         waiter.acquire()
-        self._waiters.append(waiter)
-        saved, notified = self._release_save(), False
+        saved, notified = None, False
         try:
+            self._waiters.append(waiter)
+            saved = self._release_save()
             notified = _acquire(waiter, timeout)
             return notified
         finally:
-            self._acquire_restore(saved)
-            if not notified:
-                with contextlib.suppress(ValueError):
+            try:
+                if saved is not None:  # first of all: a call of anything else would let an interrupt come before it
+                    self._acquire_restore(saved)
+                elif not self._is_owned():  # interrupted as it let go, of a lock taken once
+                    self._acquire_restore((1, me))
+            finally:
+                if not notified and waiter in self._waiters:
                     self._waiters.remove(waiter)
 
 
@@ -78,7 +84,7 @@ class Event(threading.Event):
 
     def __init__(self) -> None:
         super().__init__()
-        self._cond = Condition(threading.Lock())
+        self._cond = Condition()
 
 
 class Future(concurrent.futures.Future[T]):

@@ -28,7 +28,7 @@ from types import CodeType, FrameType
 from typing import Any, Final, NamedTuple
 
 import znb
-from znb.spans.opened import _current
+from znb.spans.opened import ACTIVE
 from znb.spans.recorder import RECORDER, OpenSpan, Parent, Recorder
 from znb.spans.ring import Cursor, Ring
 from znb.spans.samples import Frame, SamplePart
@@ -237,7 +237,7 @@ class Sampler:
         for task in _all_tasks(tasks):
             if task.done():
                 continue
-            parent = _context_of(task).get(_current)
+            parent = _context_of(task).get(ACTIVE)
             loop = task.get_loop()
             ident = getattr(loop, "_thread_id", None)
             if tasks.current_task(loop) is task:

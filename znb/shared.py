@@ -38,6 +38,7 @@ import msgspec
 
 from znb.errors import SerializationError, ZnbError
 from znb.serialize.pickling import OUT_OF_BAND_BYTES, PROTOCOL, BasePickler, Chunks, seal
+from znb.serialize.settled import Lasting
 from znb.tickets import Ticket, host_id, make_memory, places, seal_memory, write_at
 
 if TYPE_CHECKING:
@@ -78,7 +79,7 @@ def _close(fd: int, pid: int, key: bytes, closed: Callable[[bytes], object] | No
             closed(key)
 
 
-class TicketPage(ctypes.Array[ctypes.c_char]):
+class TicketPage(ctypes.Array[ctypes.c_char], Lasting):
     """A ticket as a buffer that is large enough to go out of band, and holds the memory open."""
 
     _type_ = ctypes.c_char

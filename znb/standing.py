@@ -1,5 +1,7 @@
 """Calls that are made again on each process that replaces a worker, such as those that expose a service there.
 
+A call of all workers is made on those that join later as well.
+
 Invariants: a name stands for one call, of some workers by name; it is made again with what was encoded when it was
 first made. Any thread may keep and forget; the reactor's thread makes the calls.
 """
@@ -19,6 +21,7 @@ __all__ = ["Standing"]
 
 class _Order(NamedTuple):
     workers: frozenset[str]
+    everyone: bool
     payload: Payload
 
 
@@ -34,17 +37,24 @@ class Standing:
         self._lock = threading.Lock()
         self._orders: dict[str, _Order] = {}
 
-    def keep(self, name: str, workers: Sequence[str], payload: Payload) -> None:
-        """Have each process that replaces one of these workers make a call; instead of the one of this name."""
+    def keep(self, name: str, workers: Sequence[str], payload: Payload, *, everyone: bool) -> None:
+        """Have each process that replaces one of these workers make a call; instead of the one of this name.
+
+        Args:
+            name: Stands for the call.
+            workers: Who has made it.
+            payload: The call.
+            everyone: Whether workers that join later make it as well.
+        """
         with self._lock:
-            self._orders[name] = _Order(frozenset(workers), payload)
+            self._orders[name] = _Order(frozenset(workers), everyone, payload)
 
     def forget(self, name: str, workers: Sequence[str]) -> None:
         """Have these workers make it no more."""
         with self._lock:
             order = self._orders.pop(name, None)
             if order is not None and (left := order.workers.difference(workers)):
-                self._orders[name] = order._replace(workers=left)
+                self._orders[name] = order._replace(workers=left, everyone=False)
 
     def workers(self, name: str) -> frozenset[str]:
         """Return the names of the workers that make it."""
@@ -55,9 +65,14 @@ class Standing:
     def add_worker(self, link: Link) -> None:
         """Make the calls on a new process. On the reactor's thread."""
         with self._lock:
-            due = [(name, order.payload) for name, order in self._orders.items() if link.name in order.workers]
-        for name, payload in due:
-            link.request("apply", payload, self._on_event, label=name)
+            due = {
+                name: order._replace(workers=order.workers | {link.name})
+                for name, order in self._orders.items()
+                if order.everyone or link.name in order.workers
+            }
+            self._orders.update(due)
+        for name, order in due.items():
+            link.request("apply", order.payload, self._on_event, label=name)
 
     def _on_event(self, call: ObjectCall, reply: Reply | Lost) -> None:
         if isinstance(reply, Lost):
@@ -73,6 +88,5 @@ class Standing:
         if isinstance(outcome, Failed):
             error = outcome.error
             self._notify(
-                f"{call.headers.get('label')} could not be exposed again on {call.link.name}: "
-                f"{type(error).__name__}: {error}"
+                f"{call.headers.get('label')} could not be exposed on {call.link.name}: {type(error).__name__}: {error}"
             )

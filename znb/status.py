@@ -23,6 +23,8 @@ __all__ = ["ClusterStatus", "JobStats", "WorkerInfo", "WorkerJobs", "WorkerStatu
 
 #: Seconds within which a worker's I/O thread answers unless its interpreter is held or stopped.
 ANSWER_TIMEOUT = 0.5
+#: What a worker counts of its jobs.
+COUNTED = ("queued", "running", "done", "failed", "cancelled", "retried")
 
 
 class WorkerJobs(msgspec.Struct, frozen=True, kw_only=True):
@@ -34,6 +36,7 @@ class WorkerJobs(msgspec.Struct, frozen=True, kw_only=True):
         running: 1 while a job runs there, else 0.
         done: Jobs that ended there with a value.
         failed: Jobs that ended there with an error.
+        cancelled: Jobs that were cancelled while they ran there.
         retried: Jobs that were run again, or have to be, because their worker died or ``retry_on`` says so.
         sent_bytes: Bytes that went to the worker for jobs.
         received_bytes: Bytes that came from it.
@@ -45,6 +48,7 @@ class WorkerJobs(msgspec.Struct, frozen=True, kw_only=True):
     running: int = 0
     done: int = 0
     failed: int = 0
+    cancelled: int = 0
     retried: int = 0
     sent_bytes: int = 0
     received_bytes: int = 0
@@ -86,8 +90,9 @@ class JobStats(msgspec.Struct, frozen=True, kw_only=True):
                 name=row.name,
                 queued=row.running - (running := int(row.state == "running" and row.running > 0)),
                 running=running,
-                done=row.done - row.failed,
+                done=row.done - row.failed - row.cancelled,
                 failed=row.failed,
+                cancelled=row.cancelled,
                 retried=row.retried,
                 sent_bytes=row.sent_bytes,
                 received_bytes=row.received_bytes,
@@ -183,12 +188,13 @@ class ClusterStatus(msgspec.Struct, frozen=True, kw_only=True):
         """Return a table for people: a header, and a row for each worker."""
         far = len({w.host for w in self.workers} | {platform.node()}) > 1
         header = ("worker", *(("host",) if far else ()), "state", "pid", "memory", "restarts")
-        rows: list[tuple[str, ...]] = [(*header, "queued", "done", "failed", "retried", "bytes", "runs")]
+        counted = ("queued", "done", "failed", "cancelled", "retried")
+        rows: list[tuple[str, ...]] = [(*header, *counted, "bytes", "runs")]
         for w in self.workers:
             jobs = w.jobs
-            counts: tuple[str, ...] = ("",) * 5
+            counts: tuple[str, ...] = ("",) * 6
             if jobs is not None:
-                numbers = (f"{count:,}" for count in (jobs.queued, jobs.done, jobs.failed, jobs.retried))
+                numbers = (f"{getattr(jobs, name):,}" for name in counted)
                 counts = (*numbers, size_text(jobs.sent_bytes + jobs.received_bytes))
             runs = f"{w.running} ({w.seconds:.0f} s)" if w.running else ""
             name = (w.name, w.host) if far else (w.name,)
@@ -289,7 +295,7 @@ class WorkerInfo:
             cpu_time=stats["user_time"] + stats["system_time"],
             jobs=WorkerJobs(
                 name=self.name,
-                **{name: stats.pop(f"jobs_{name}") for name in ("queued", "running", "done", "failed", "retried")},
+                **{name: stats.pop(f"jobs_{name}", 0) for name in COUNTED},
                 # What it has received was sent to it.
                 sent_bytes=stats.pop("received_bytes"),
                 received_bytes=stats.pop("sent_bytes"),

@@ -14,6 +14,7 @@ from typing import Any, Final, Self
 
 from znb import export
 from znb.callees import Callees
+from znb.checks import check_seconds
 from znb.profiler import SAMPLER, Sampler
 from znb.spans import RECORDER, OpenSpan, Process, Recorder, Span, SpanTable, follow_threads
 from znb.spans.samples import SampleTable
@@ -23,7 +24,9 @@ from znb.traces.listing import Listing, duration, printable
 from znb.traces.model import SpanList, TraceData
 from znb.traces.pieces import Pieces, pieces
 from znb.traces.store import TRACES_MAX, Store
+from znb.traces.subtree import subtree
 from znb.traces.text import Roots, text_tree
+from znb.traces.unseen import INTERVAL
 
 __all__ = ["TRACES", "Begin", "LiveTrace", "Picture", "Trace", "TraceList", "Traces", "trace"]
 
@@ -86,18 +89,36 @@ class Trace:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Trace:
-        """Open a saved trace: ``.json``, ``.otlp.json`` or ``.html``.
+        """Open a saved trace: ``.json``, ``.otlp.json`` or ``.html``. Of a file with several, the largest.
 
         Raises:
             TraceFileError: It is no such file, or it is cut off or damaged.
             OSError: It cannot be read.
         """
-        data, title = export.load(path)
-        return cls(title or Path(path).name, data.trace_id, lambda _version: (0, data))
+        found = cls.load_all(path)
+        largest = max(found, key=lambda one: len(one.data))
+        if len(found) > 1:
+            largest.data.notes.append(
+                f"the file holds {len(found) - 1} more: znb.Trace.load_all({str(path)!r}) returns all {len(found)}"
+            )
+        return largest
+
+    @classmethod
+    def load_all(cls, path: str | os.PathLike[str]) -> TraceList:
+        """Open each trace of a file: those of other programs may hold many. By their starts.
+
+        Raises:
+            TraceFileError: It is no such file, or it is cut off or damaged.
+            OSError: It cannot be read.
+        """
+        found = export.load_all(path)
+        # Where there are several the file's name says of none which it is.
+        name = Path(path).name if len(found) == 1 else ""
+        return TraceList(_still(data, title or name or data.root_name) for data, title in found)
 
     @staticmethod
     def latest() -> TraceList:
-        """Return the traces that this process keeps, the latest last: those of its last 100 cells, say."""
+        """Return the traces that this process keeps, the latest last: 100 at most."""
         return TRACES.latest()
 
     @property
@@ -223,17 +244,36 @@ class Trace:
 
 def _unpack(content: bytes) -> Trace:
     """Return a trace that came from another process."""
-    data, title = export.parse(content)
+    [(data, title)] = export.parse_all(content)
+    return _still(data, title)
+
+
+def _still(data: TraceData, title: str) -> Trace:
+    """Return a trace that grows no more."""
     return Trace(title, data.trace_id, lambda _version: (0, data), data)
 
 
 class LiveTrace(Trace):
-    """A trace that is made here: ``with`` begins and ends it. It can be entered once."""
+    """A trace that is made here: ``with`` begins and ends it. It can be entered once.
+
+    Inside another one, or a cell's, it is the part of that trace that is below it.
+    """
 
     def __init__(self, traces: Traces, title: str, interval_ms: int, attributes: dict[str, Any]) -> None:
-        super().__init__(title, 0, lambda version: traces.read(self._id, version))
+        super().__init__(title, 0, self._read_mine)
         self._traces = traces
         self._span = OpenSpan(traces.recorder, title, "trace", attributes, live=interval_ms)
+
+    @property
+    def inside(self) -> bool:
+        """Whether it is part of another trace that goes on."""
+        return any(one is not self and one._id == self._id for one in self._traces.live)
+
+    def _read_mine(self, version: int) -> tuple[int, TraceData | None]:
+        version, data = self._traces.read(self._id, version)
+        if data is not None and self._span.parent_id:
+            data = subtree(data, self._span.span_id)
+        return version, data
 
     def __enter__(self) -> Self:
         if self._id:
@@ -304,14 +344,20 @@ class Traces:
         return self._feed.process
 
     def new(self, title: str, interval: float, attributes: dict[str, Any]) -> LiveTrace:
-        """Return a trace to enter."""
-        if not isinstance(interval, int | float) or not interval > 0:
-            raise ValueError(f"expected seconds between two samples, more than 0, as interval, got {interval!r}")
+        """Return a trace to enter.
+
+        Raises:
+            TypeError: ``interval`` is not a number.
+            ValueError: ``interval`` is not positive, or not finite.
+        """
+        check_seconds("interval", interval)
         self.sampler.install()
         if self.recorder is RECORDER:
             follow_threads(watched=True)
         self.sampler.on_round = self.store.relieve
-        return LiveTrace(self, title, max(1, round(interval * 1000)), attributes)
+        interval_ms = max(1, round(interval * 1000))
+        told = {} if interval_ms == INTERVAL_MS else {INTERVAL: interval_ms}
+        return LiveTrace(self, title, interval_ms, {**told, **attributes})
 
     def began(self, live: LiveTrace) -> None:
         """Note that a trace has been entered."""
@@ -360,7 +406,7 @@ class Traces:
         """
         if not trace_id:
             data = TraceData(0, SpanTable(), SampleTable(), [OFF_NOTE])
-            return Trace("nothing recorded", 0, lambda _version: (0, data), data)
+            return _still(data, "nothing recorded")
         self.collect(COLLECT_TIMEOUT)
         return self[trace_id]
 
@@ -416,6 +462,10 @@ class Begin:
             title: What to call it.
             interval: Seconds between two samples.
             attributes: What to know about it.
+
+        Raises:
+            TypeError: ``interval`` is not a number.
+            ValueError: ``interval`` is not positive, or not finite.
         """
         return self._traces.new(title, interval, attributes)
 

@@ -61,6 +61,7 @@ from znb.routes import Mark, MarkedEmit
 from znb.rpc import Request, Server
 from znb.runner import Failure, Runner, Success, Task
 from znb.serialize import Codec, MissingDefinitions, Payload
+from znb.serialize.settled import copied, is_settled
 from znb.shared import drop
 from znb.shell import Shell
 from znb.shipping import pack, unpack
@@ -74,7 +75,7 @@ __all__ = ["Worker", "main"]
 
 #: Connections whose definitions are remembered; an older one is sent definitions again.
 PEERS_REMEMBERED = 64
-#: Environment variable that has variables of frames kept with the exceptions of traces.
+#: Environment variable that has variables of frames kept with exceptions: in traces, and for ``%debug``.
 LOCALS_VARIABLE = "ZNB_TRACE_LOCALS"
 #: First item of the stream of a call that had to wait for its turn: it runs now.
 STARTED = b""
@@ -109,7 +110,7 @@ class Worker:
 
     def run(self) -> None:
         """Bind, say so, and serve until told to end."""
-        RECORDER.describe = describer(self.codec, self.place, with_locals=bool(os.environ.get(LOCALS_VARIABLE)))
+        RECORDER.describe = describer(self.codec, self.place, with_locals=self.with_locals)
         SAMPLER.install()
         follow_threads()
         self.reactor.start()
@@ -121,6 +122,11 @@ class Worker:
             self.runner.run(self.shell.idle)
         finally:
             self.reactor.stop()
+
+    @property
+    def with_locals(self) -> bool:
+        """Whether exceptions are sent with the variables of their frames."""
+        return bool(os.environ.get(LOCALS_VARIABLE))
 
     def place(self) -> dict[str, Any]:
         """Return who and where this is, as ``tracebacks.capture`` takes it."""
@@ -322,6 +328,12 @@ class Worker:
         with self.shell.capture(_emitter(request)):
             return function(*args, **kwargs)
 
+    def _payload(self, owner: list[Any]) -> Payload:
+        """Return the value in a list encoded; what the next call can change is copied."""
+        payload = owner[0] if isinstance(owner[0], Payload) else self.codec.encode(owner[0])
+        settled = not payload.buffers or is_settled(list(owner), references=1, exported=1)  # its outcome has it as well
+        return payload if settled else copied(payload)
+
     def _answer(self, request: Request, outcome: Success | Failure, span: OpenSpan) -> None:
         # The span ends before the answer leaves, so that whoever has the answer can have the span.
         known = self._known_by(request.peer)
@@ -332,9 +344,7 @@ class Worker:
             return
         if isinstance(outcome, Success):
             try:
-                value = outcome.value
-                payload = value if isinstance(value, Payload) else self.codec.encode(value)
-                shipment = pack(payload, self.codec, known)
+                shipment = pack(self._payload([outcome.value]), self.codec, known)
             except Exception as failure:  # noqa: BLE001 - any failure to encode is the caller's to see
                 outcome = Failure(failure)
             else:
@@ -342,7 +352,7 @@ class Worker:
                 request.reply(shipment.body, shipment.frames, cargo=shipment.cargo)
                 return
         error = outcome.error
-        record = tracebacks.capture(error, self.codec, **self.place())
+        record = tracebacks.capture(error, self.codec, **self.place(), with_locals=self.with_locals)
         cargo, _, frames = pack(Payload(b"", (), record.definitions), self.codec, known)
         span.end(error)
         request.fail(

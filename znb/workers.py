@@ -17,7 +17,8 @@ from znb.checks import check_mapping, check_seconds
 from znb.console import OutputView, Sink, make_sink
 from znb.gather import Gather
 from znb.link import Failed, Outcome, Value
-from znb.locks import Future
+from znb.locks import Event, Future
+from znb.serialize.settled import copied
 
 if TYPE_CHECKING:
     from znb.cluster import Cluster
@@ -43,12 +44,19 @@ class ByWorker(dict[str, Any]):
 class Workers:
     """A choice of workers.
 
+    Args:
+        cluster: Whose they are.
+        names: Their names, in order.
+        everyone: Whether all were chosen, so that those that join later belong to what stays with them.
+
     Attributes:
         names: The workers' names, in order.
     """
 
-    def __init__(self, cluster: Cluster, names: tuple[str, ...]) -> None:
+    def __init__(self, cluster: Cluster, names: tuple[str, ...], *, everyone: bool = False) -> None:
         self._cluster = cluster
+        self._everyone = everyone
+        self._begun: Event | None = None  # of a call that nobody blocks for; is set when it has been sent
         self.names = names
 
     def __repr__(self) -> str:
@@ -108,20 +116,27 @@ class Workers:
     def run_nowait(self, source: str, **options: Any) -> concurrent.futures.Future[Any]:
         """Run source code as a cell without waiting; the options are those of ``run``.
 
+        It has been sent when this returns, unless there are no workers yet: cells run in the order of the calls.
+
         Returns:
             A future of what ``run`` returns.
         """
         future: concurrent.futures.Future[Any] = Future()
         future.set_running_or_notify_cancel()
         options.setdefault("sink", make_sink(detached=True))
+        workers = Workers(self._cluster, self.names)
+        workers._begun = begun = Event()
 
         def wait() -> None:
             try:
-                future.set_result(self.run(source, **options))
+                future.set_result(workers.run(source, **options))
             except BaseException as error:  # noqa: BLE001 - it belongs to the future
                 future.set_exception(error)
+            finally:
+                begun.set()
 
         threading.Thread(target=wait, name="znb-background-cell", daemon=True).start()
+        begun.wait()
         return future
 
     def push(self, variables: Mapping[str, Any] | None = None, /, **more: Any) -> None:
@@ -161,13 +176,16 @@ class Workers:
     def call_anew(self, name: str, function: Callable[..., Any], *args: Any) -> Any:
         """Call a function on each worker, now and on each process that replaces one, and return what ``call`` does.
 
+        If all workers were chosen, those that join later call it as well.
+
         Args:
             name: Stands for the call: another one of this name takes its place.
             function: What to call.
             args: Its arguments, encoded now.
         """
         standing = self._cluster.standing
-        standing.keep(name, self.names, self._cluster.codec.encode((function, args, {})))
+        payload = self._cluster.codec.encode((function, args, {}))
+        standing.keep(name, self.names, payload, everyone=self._everyone)
         try:
             return self.call(function, *args)
         except BaseException:
@@ -195,13 +213,23 @@ class Workers:
         timeout: float | None = None,
         sink: Sink | None = None,
     ) -> dict[str, Outcome]:
+        begun = self._begun
         payload = self._cluster.codec.encode(obj)
+        if begun is not None:  # the caller goes on while it is sent
+            payload = copied(payload)
         announcer = sink or make_sink()
         for news in self._cluster.take_news(self.names):
             announcer.write("stderr", f"{news}\n")
-        links = self._cluster.wait_links(self.names, announcer.notice)
+
+        def notice(text: str) -> None:
+            if begun is not None:
+                begun.set()
+            announcer.notice(text)
+
+        links = self._cluster.wait_links(self.names, notice)
+        sent = begun.set if begun is not None else None
         gather = Gather(view, announcer, self._cluster.kill)
-        outcomes = gather.ask(links, method, payload, label=label, timeout=timeout)
+        outcomes = gather.ask(links, method, payload, label=label, timeout=timeout, sent=sent)
         return {name: outcomes[name] for name in self.names if name in outcomes}
 
     def _combine(self, outcomes: dict[str, Outcome]) -> Any:

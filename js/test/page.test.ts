@@ -1,6 +1,6 @@
 import { expect, it } from "vitest";
 import { pieces } from "../src/explorer/analysis";
-import { chunkOf, type TraceDocument } from "../src/explorer/page";
+import { chunkOf, PageHost, type TraceDocument } from "../src/explorer/page";
 import { Trace } from "../src/explorer/trace";
 
 const DOCUMENT: TraceDocument = {
@@ -30,4 +30,10 @@ it("a saved document is the trace that it was", () => {
   const boxes = trace.samples.boxes(trace.names, trace.name, trace.start, (row) => trace.endOf(row));
   expect(boxes).toMatchObject([{ row: 0, depth: 1, start: 0, end: 10_000_000, cpu: 0 }]);
   expect([trace.live, trace.length, trace.notes]).toEqual([false, 9_000_000_000, ["w1 is gone"]]);
+});
+
+it("a saved document tells what the sampler did not see", async () => {
+  const host = new PageHost({ ...DOCUMENT, unseen: { 2: "412 ms not seen" } });
+  expect((await host.details("0000000000000003")).attributes).toEqual({ "not sampled": "412 ms not seen", taken_ns: 10, rows: 3 });
+  expect((await host.details("ffffffff00000001")).attributes).toEqual({});
 });

@@ -1,8 +1,8 @@
 import { describe, expect, it } from "vitest";
-import { History, KEPT, type Look, since, size, sparkline, summary, type Worker } from "../src/panel/rows";
+import { figures, History, KEPT, type Look, since, size, sparkline, summary, type Worker } from "../src/panel/rows";
 
 const worker = (name: string, more: Partial<Worker> = {}): Worker => ({
-  name, state: "idle", pid: 1, host: "h", runs: "", seconds: 0, queued: 0, done: 0, failed: 0, restarts: 0, memory: 1e6, cpu: 0.5, ...more,
+  name, state: "idle", pid: 1, host: "h", runs: "", seconds: 0, queued: 0, done: 0, failed: 0, cancelled: 0, restarts: 0, memory: 1e6, cpu: 0.5, ...more,
 });
 const look = (...workers: Worker[]): Look => ({ name: "c", workers });
 
@@ -36,6 +36,14 @@ describe("words", () => {
   it("for sizes and times", () => {
     expect([size(0), size(33_400_000), size(1.26e9), size(64e9)]).toEqual(["", "33 MB", "1.3 GB", "64 GB"]);
     expect([0.26, 9.99, 59.9, 61, 3725].map(since)).toEqual(["0.3 s", "10.0 s", "59 s", "1:01", "1:02:05"]);
+  });
+
+  it("for jobs that ended", () => {
+    const said = (more: Partial<Worker>) => figures(worker("w0", more))[4];
+    expect(said({ done: 5 })).toBe("5");
+    expect(said({ done: 5, cancelled: 1 })).toBe("5 (1 cancelled)");
+    expect(said({ done: 5, failed: 2, cancelled: 1 })).toBe("5 (2 failed, 1 cancelled)");
+    expect(said({ done: null, failed: null, cancelled: null })).toBe("");
   });
 
   it("for the whole cluster", () => {

@@ -1,6 +1,7 @@
 import { describe, expect, it } from "vitest";
 import { keep } from "../src/shared/document";
 import { timeOfDay } from "../src/shared/format";
+import { entryOf, remember } from "../src/shared/saved";
 
 const VIEW = "application/vnd.jupyter.widget-view+json";
 
@@ -53,4 +54,40 @@ describe("keep", () => {
 
 it("tells the time by 24 hours", () => {
   expect(timeOfDay(new Date(2026, 1, 3, 23, 4, 5, 6).getTime() / 1000)).toBe("23:04:05.006");
+});
+
+describe("what a saved document has of a live widget", () => {
+  const STATE = "application/vnd.jupyter.widget-state+json";
+  const attributes = { _model_name: "AnyModel", _model_module: "anywidget", _anywidget_id: "znb.widgets.x.X", layout: {}, kind: "line" };
+
+  it("is its state, buffers apart", () => {
+    const buffer = new DataView(new Uint8Array([0, 104, 105]).buffer, 1);
+    const entry = entryOf({ ...attributes, frame: { n: 1, buffers: [buffer] } });
+    expect(entry["model_name"]).toBe("AnyModel");
+    expect(entry["state"]).toEqual({ ...attributes, layout: undefined, frame: { n: 1, buffers: [null] } });
+    expect(entry["buffers"]).toEqual([{ encoding: "base64", path: ["frame", "buffers", 0], data: btoa("hi") }]);
+  });
+
+  it("goes when no output shows it, and others' stay", () => {
+    const outputs: Output[] = [{ data: { [VIEW]: { model_id: "a" } } }, { data: { [VIEW]: { model_id: "b" } } }];
+    let widgets: Record<string, { state?: Record<string, unknown> }> | undefined = { [STATE]: { state: { theirs: { state: {} } } } };
+    const notebook = {
+      cells: documentOf(...outputs).context.model.cells as never,
+      getMetadata: () => widgets as never,
+      setMetadata: (_: string, value: unknown) => void (widgets = value as typeof widgets),
+      deleteMetadata: () => void (widgets = undefined),
+    };
+    const ids = () => Object.keys(widgets![STATE]!.state!).sort();
+    remember(notebook, "a", attributes);
+    remember(notebook, "b", attributes);
+    remember(notebook, "elsewhere", attributes);
+    expect(ids()).toEqual(["a", "b", "theirs"]);
+    outputs.splice(0);
+    notebook.cells = documentOf().context.model.cells as never;
+    remember(notebook, "a", attributes);
+    expect(ids()).toEqual(["theirs"]);
+    widgets = undefined;
+    remember(notebook, "a", attributes);
+    expect(widgets).toBe(undefined);
+  });
 });

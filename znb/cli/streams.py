@@ -16,7 +16,6 @@ from znb.cli.calls import to_json
 from znb.cli.commands import Command, Parser, WrongUsage
 from znb.cli.values import at_least_one, seconds
 from znb.errors import CallTimeout, ZnbError
-from znb.locks import Event
 from znb.pubsub import Message, publish, streams, subscribe
 from znb.pubsub.places import EVERYWHERE
 
@@ -70,7 +69,7 @@ def _subscribe(args: argparse.Namespace) -> None:
                 raise
             if first:  # what was said before comes from each process by itself
                 first = False
-                Event().wait(GATHER_TIME if wait is None else min(wait, GATHER_TIME))
+                time.sleep(GATHER_TIME if wait is None else min(wait, GATHER_TIME))
                 ready = sorted(ready + messages.take_nowait(), key=lambda message: message.time)
             message = ready.pop(0)
             print(_as_json(message) if args.json else _as_line(message), flush=True)

@@ -8,7 +8,7 @@ import difflib
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from znb.callees import Callees
@@ -25,14 +25,14 @@ from znb.traces.analysis import failures
 from znb.traces.listing import duration
 from znb.tracing import TRACES, Trace
 
-__all__ = ["COMMANDS", "save", "trace_table"]
+__all__ = ["COMMANDS", "add_save_option", "save", "trace_table"]
 
 #: Traces of a service that are shown.
 SHOWN_MAX = 10
 #: Seconds that a service has to say what it has recorded.
 TIMEOUT = 10.0
 #: How the command is typed.
-USAGE = "znb trace URL|NAME|FILE [--save FILE]"
+USAGE = "znb trace URL|NAME|FILE [--id ID] [--save FILE]"
 
 
 def save(trace: Trace, file: str) -> str:
@@ -78,23 +78,36 @@ def trace_table(traces: Sequence[Trace]) -> str:
 
 def _trace(args: argparse.Namespace) -> None:
     traces = _of_source(args.source)
+    if args.id:
+        traces = [_of_id(traces, args.id, args.source)]
     if args.save:
         if not traces:
             raise WrongUsage(f"{args.source} has recorded nothing yet, so there is nothing to save")
         for file in args.save:
             print(save(traces[-1], file))
         return
+    if len(traces) > 1:
+        print(f"{len(traces)} traces:\n{trace_table(traces)}")
     for number, found in enumerate(traces[-SHOWN_MAX:]):
-        if number:
+        if number or len(traces) > 1:
             print()
         print(found)
     if not traces:
         print(f"{args.source} has recorded nothing yet.")
 
 
-def _of_file(name: str) -> Trace:
+def _of_id(traces: Sequence[Trace], wanted: str, source: str) -> Trace:
+    """Return the trace whose id begins so."""
+    found = [one for one in traces if one.trace_id.startswith(wanted.lower())]
+    if len(found) == 1:
+        return found[0]
+    ids = ", ".join(one.trace_id[:8] for one in (found or traces)[-SHOWN_MAX:]) or "none"
+    raise WrongUsage(f"expected the id of one trace, got {wanted!r}; {source} has {ids}", USAGE)
+
+
+def _of_file(name: str) -> Sequence[Trace]:
     try:
-        return Trace.load(name)
+        return Trace.load_all(name)
     except TraceFileError as error:
         raise WrongUsage(str(error)) from None
     except OSError as error:
@@ -108,16 +121,16 @@ def _of_source(source: str) -> list[Trace]:
     if Path(source).expanduser().is_file() or os.sep in source or source.endswith(tuple(FORMATS)):
         if not Path(source).expanduser().exists():
             raise WrongUsage(f"{source} cannot be read: No such file or directory; {_what_there_is()}", USAGE)
-        return [_of_file(source)]
+        return list(_of_file(source))
     services = {entry.url: entry.name for entry in list_services()}
     clusters = [entry.name for entry in list_clusters() if entry.state == "alive"]
     if source == EVERYWHERE:
-        found = [one for name in clusters for one in _of_cluster(name)] + _of_services(list(services), strict=False)
+        found = _of_clusters(clusters, strict=False) + _of_services(list(services), strict=False)
         return sorted(found, key=lambda one: one.data.start_ns)
     if source in services.values():
         return _of_services([url for url, name in services.items() if name == source])
     if source in clusters:
-        return _of_cluster(source)
+        return _of_clusters([source])
     near = difflib.get_close_matches(source, [*services.values(), *clusters], n=1)
     hint = f". Did you mean {near[0]!r}?" if near else ""
     raise WrongUsage(f"there is no file, service or cluster {source!r} here; {_what_there_is()}{hint}", USAGE)
@@ -130,11 +143,32 @@ def _what_there_is() -> str:
     return f"expected a file, or a URL such as tcp://127.0.0.1:4242, or the name of what runs here ({running})"
 
 
-def _of_cluster(name: str) -> list[Trace]:
-    """Return what the workers of a cluster keep; what their clients did is theirs to tell."""
-    with contextlib.closing(Cluster.connect(name, observe=True)) as cluster:
-        TRACES.collect(TIMEOUT)
-        workers = set(cluster.names)
+@contextlib.contextmanager
+def _failing(*, strict: bool) -> Iterator[None]:
+    """Let one of several fail: an error if ``strict``; else it is only mentioned, on stderr."""
+    try:
+        yield
+    except ZnbError as error:
+        if strict:
+            raise
+        print(f"znb: {error}", file=sys.stderr)
+
+
+def _of_clusters(names: Sequence[str], *, strict: bool = True) -> list[Trace]:
+    """Return what the workers of clusters keep, each trace once; what their clients did is theirs to tell.
+
+    Args:
+        names: The clusters.
+        strict: Whether one that does not tell, having ended say, is an error; else it is only mentioned.
+
+    Raises:
+        ServiceUnavailable: It has ended.
+    """
+    workers: set[str] = set()
+    for name in names:
+        with _failing(strict=strict), contextlib.closing(Cluster.connect(name, observe=True)) as cluster:
+            TRACES.collect(TIMEOUT)
+            workers.update(cluster.names)
     found = [TRACES[trace_id] for trace_id, _ in TRACES.store.titles(ours=False)]
     return [one for one in found if any(process.worker in workers for process in one.data.table.processes)]
 
@@ -153,17 +187,11 @@ def _of_services(urls: Sequence[str], *, strict: bool = True) -> list[Trace]:
     store = Store(Feed(Recorder()))
     callees = Callees(store)
     for url in urls:
-        try:
-            callees.read(url, TIMEOUT)
-        except PermissionError as error:
-            refusal = AuthError(f"{url} refused: {error}")
-            if strict:
-                raise refusal from None
-            print(f"znb: {refusal}", file=sys.stderr)
-        except ZnbError as error:
-            if strict:
-                raise
-            print(f"znb: {error}", file=sys.stderr)
+        with _failing(strict=strict):
+            try:
+                callees.read(url, TIMEOUT)
+            except PermissionError as error:
+                raise AuthError(f"{url} refused: {error}") from None
     callees.collect(TIMEOUT)
     found = []
     for trace_id, title in store.titles(ours=False):
@@ -180,6 +208,12 @@ def _arguments(parser: Parser) -> None:
         offers="paths",
         help="a running service or cluster (`local` for all of yours here), or a saved trace",
     )
+    parser.argument("--id", metavar="ID", help="of several traces, the one whose id begins so")
+    add_save_option(parser)
+
+
+def add_save_option(parser: Parser) -> None:
+    """Add ``--save FILE``, which may be given several times."""
     parser.argument(
         "--save",
         metavar="FILE",
@@ -196,7 +230,7 @@ COMMANDS = (
         "show the calls of a service, a cluster's workers or a saved trace as a tree, or convert it",
         _trace,
         _arguments,
-        f"Of what runs the last {SHOWN_MAX} traces are shown, and with --save the last is saved.",
+        f"Of several traces the last {SHOWN_MAX} are shown, and with --save the last is saved; --id chooses one.",
         "znb trace prices                 the service of this name, and those that it has called\n"
         "znb trace tcp://127.0.0.1:4242   the one at an address\n"
         "znb trace local                  all services and clusters of yours on this machine\n"

@@ -313,8 +313,8 @@ class JobClient:
                 self._send_chunk(command)
             case Revoke(worker, chunk, start, stop):
                 self._send(self._peers[worker], frames.Revoke(self.id, chunk, start, stop))
-            case Interrupt(worker, chunk, index):
-                self._send(self._peers[worker], frames.Stop(self.id, chunk, index))
+            case Interrupt(worker, chunk, index, late):
+                self._send(self._peers[worker], frames.Stop(self.id, chunk, index, late))
             case Kill():
                 name, label = self._peers[command.worker].link.name, self._groups[command.group].label
                 reason = f"{label} (job {command.index}) was to stop, and ignored its interrupt for {command.grace:g} s"

@@ -138,11 +138,12 @@ class Revoke(_Message):
 
 
 class Stop(_Message):
-    """See the table."""
+    """See the table; ``late`` if the job overran its limit, else it was cancelled."""
 
     client: bytes
     chunk: int
     index: int
+    late: bool = False
 
 
 class Consumed(_Message):

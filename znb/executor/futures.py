@@ -19,8 +19,8 @@ from typing import Any, Protocol
 
 from znb import locks
 from znb.errors import CallTimeout, NoWorkers
-from znb.spans import Brief, bound, mark
-from znb.spans.plain import plain, type_name
+from znb.spans import Brief, OpenSpan, bound, mark
+from znb.spans.plain import name_error
 from znb.spans.recorder import Parent
 from znb.waiters import Waiters
 
@@ -230,11 +230,18 @@ class Future(locks.Future[Any]):
             else:
                 fresh = False
         if fresh:
+            self.note("cancel", **({"job": self.index} if self.index >= 0 else {}))
             self._end_span("cancelled")
             self.set_running_or_notify_cancel()
             self._invoke_callbacks()
             self._owner.cancel_job(self)
         return True
+
+    def note(self, name: str, **attributes: Any) -> None:
+        """Note something on the job's span, or else on the span that asked for it."""
+        span = self.span or self.caller
+        if isinstance(span, Brief | OpenSpan):
+            span.event(name, **attributes)
 
     @property
     def trace(self) -> Any:
@@ -272,7 +279,7 @@ class Future(locks.Future[Any]):
         except concurrent.futures.InvalidStateError:
             return  # it was cancelled a moment ago
         if self.span is not None:
-            self.span.event("exception", **{"exception.type": type_name(error), "exception.message": plain(str(error))})
+            self.span.event("exception", **name_error(error))
         self._end_span("error")
 
     def _end_span(self, status: str) -> None:

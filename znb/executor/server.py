@@ -30,6 +30,7 @@ from znb.routes import Mark, MarkedEmit
 from znb.rpc import Request
 from znb.runner import Failure, Runner, Success, Task
 from znb.serialize import Codec, MissingDefinitions, Payload
+from znb.serialize.settled import copied, is_settled
 from znb.shipping import pack, payload_bytes, size_of, unpack
 from znb.transport import Reactor
 from znb.wire import WIRE_VERSION
@@ -56,6 +57,10 @@ class Host(Protocol):
     reactor: Reactor
     runner: Runner
     codec: Codec
+
+    @property
+    def with_locals(self) -> bool:
+        """Whether exceptions are sent with the variables of their frames."""
 
     def place(self) -> dict[str, Any]:
         """Return worker, host and pid, as ``tracebacks.capture`` takes them."""
@@ -96,6 +101,7 @@ class JobServer:
         host.runner.on_turn = self._on_turn
         self._done = 0
         self._failed = 0
+        self._cancelled = 0
         self._retried = 0
         self._sent_bytes = 0
         self._received_bytes = 0
@@ -108,6 +114,7 @@ class JobServer:
             "jobs_running": int(self._running is not None),
             "jobs_done": self._done,
             "jobs_failed": self._failed,
+            "jobs_cancelled": self._cancelled,
             "jobs_retried": self._retried,
             "sent_bytes": self._sent_bytes,
             "received_bytes": self._received_bytes,
@@ -228,6 +235,8 @@ class JobServer:
         if work is None or task is None:
             return
         if work.stop_job(message.index):
+            if not message.late:
+                work.cancelled.add(message.index)
             self._host.runner.interrupt(task)
             return
         # If it was claimed, but has not begun:
@@ -321,7 +330,7 @@ class JobServer:
             self._flusher.watch(work)
         while True:
             with work.sending:
-                if not work.claim(items, single=tell):
+                if not work.claim(items, single=tell or not work.function.trusted):
                     break
                 self._send_outcomes(work, work.begin())
             self._host.begin()
@@ -333,12 +342,14 @@ class JobServer:
                 sys.stdout.flush()
                 os._exit(exit_status(work.errors))
             self._host.settle()
+            work.forget(items)
             with work.sending:
-                self._send_outcomes(work, work.collect(FLUSH_AFTER))
-        self._flush(work)
+                self._send_outcomes(work, work.collect(FLUSH_AFTER if work.function.trusted else 0.0))
+        with work.sending:
+            self._send_outcomes(work, work.take())
 
     def _flush(self, work: Work) -> None:
-        """Send the outcomes that a chunk has. On the main thread or the flusher's."""
+        """Send the outcomes that a chunk has. On the flusher's thread."""
         with work.sending:
             self._send_outcomes(work, work.take())
 
@@ -371,10 +382,14 @@ class JobServer:
             return
         peer, (first, values, errors, run_time) = work.peer, outcomes
         self._host.flush()  # so that what a job printed is shown before its result
+        settled = is_settled(list(values))
+        if not work.inside:  # or the last of them is also where the loop over the jobs keeps it
+            work.function.note(len(values), settled=settled or is_settled(list(values), others=True))
         payload = self._encode_values(values, errors, first)
-        records = [
-            (index, tracebacks.capture(error, self._codec, **self._host.place())) for index, error in errors.items()
-        ]
+        if not settled:
+            payload = copied(payload)
+        options = {**self._host.place(), "with_locals": self._host.with_locals} if errors else {}
+        records = [(index, tracebacks.capture(error, self._codec, **options)) for index, error in errors.items()]
         definitions = dict.fromkeys(
             (*payload.definitions, *(key for _, record in records for key in record.definitions))
         )
@@ -385,8 +400,11 @@ class JobServer:
             frames.Failed(index, record.type_name, bases_of(errors[index]), tracebacks.encode_record(record))
             for index, record in records
         ]
-        self._done += len(values) - len(failed)
-        self._failed += len(failed)
+        cancelled = {index for index in work.cancelled if first <= index < first + len(values)}
+        errors_told = sum(index not in cancelled for index in errors)
+        self._cancelled += len(cancelled)
+        self._failed += errors_told
+        self._done += len(values) - len(cancelled) - errors_told
         if work.chunk.attempt > 1:
             self._retried += len(values)
         plain = not failed and size < PLAIN_BYTES and _PLAIN.issuperset(map(type, values))

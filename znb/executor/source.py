@@ -1,9 +1,9 @@
 """Where a map's items come from: pulls them, and encodes them in parts.
 
 What is pulled is encoded before anybody can change it. A container keeps its items as they are, so many are encoded
-together. An iterator may yield one buffer again and again, filled anew; what it yields is *settled* if it consists of
-atoms, or of plain containers and arrays that nobody else refers to once the next item is there. As long as its items
-are that, they are encoded together too; the first ones, and all after one that was not, are encoded one by one.
+together. An iterator may yield one buffer again and again, filled anew. As long as what it yields is *settled*
+(``znb.serialize.settled``) once the next item is there, items are encoded together too; the first ones, and all after
+one that was not, are encoded one by one.
 
 Invariants: items keep their order; what cannot be encoded loses nothing that came before it. Owning thread: the one
 that takes the map's results.
@@ -11,24 +11,17 @@ that takes the map's results.
 
 from __future__ import annotations
 
-import datetime as dt
-import decimal
-import fractions
 import itertools
-import mmap
-import sys
 import time
-import uuid
 from collections.abc import Collection, Iterable, Sequence
-from pathlib import Path
 from typing import Any
 
 from znb.errors import SerializationError
 from znb.executor.groups import NOTHING, Part
 from znb.serialize import Codec, Payload
-from znb.shared import TicketPage
+from znb.serialize.settled import ATOMS, TRUST_AFTER, copied, is_settled
 
-__all__ = ["Source", "copied", "is_container", "is_settled"]
+__all__ = ["Source", "is_container"]
 
 #: Items encoded together at most. A chunk takes its items from such parts, so at its edges up to this much of a part
 #: goes to two workers.
@@ -41,21 +34,8 @@ PART_BYTES = 64 << 10
 PULL_TIME = 0.02
 #: Items pulled between two looks at the clock.
 PULL_ITEMS = 64
-#: Items that an iterator must have yielded settled before they are pulled several at a time.
-TRUST_AFTER = 4
-#: Levels of containers inside each other that are looked into.
-DEPTH = 4
-#: Bytes from which a copy goes to pages of its own, which are large: 9 ms for 80 MB, where ``bytes`` takes 45.
-PAGED = 1 << 20
-
-#: Types whose instances cannot change.
-_ATOMS = frozenset((
-    int, float, complex, bool, str, bytes, type(None), type(...), range, Path, type(Path()), dt.date,
-    dt.datetime, dt.time, dt.timedelta, decimal.Decimal, fractions.Fraction, uuid.UUID,
-))  # fmt: skip
 #: Containers that are sliced rather than iterated over: a part of a range is two numbers.
 _SLICED = frozenset((range, list, tuple))
-_SEQUENCES = frozenset((list, set, frozenset))
 
 
 class Source:
@@ -140,7 +120,7 @@ class Source:
         for item in itertools.islice(self._items, wanted):
             items.append(item)
             self._note(items[-1:])
-            if type(item) not in _ATOMS:
+            if type(item) not in ATOMS:
                 return
         self.exhausted = len(items) < wanted
 
@@ -198,67 +178,3 @@ class Source:
 def is_container(iterable: Iterable[Any]) -> bool:
     """Whether an iterable holds its items, rather than making them as they are asked for."""
     return isinstance(iterable, Collection)
-
-
-def is_settled(objects: list[Any], depth: int = DEPTH, *, references: int = 0) -> bool:
-    """Whether nobody can change these objects: they cannot change, or nobody else refers to them or what is in them.
-
-    Args:
-        objects: A list of them; besides, each is referred to by one object of ours.
-        depth: Levels of containers that are looked into.
-        references: Lists of ours that have them as well.
-    """
-    kinds = set(map(type, objects))
-    if kinds <= _ATOMS:
-        return True
-    if len(kinds) > 1:
-        parts = [[obj for obj in objects if type(obj) is kind] for kind in kinds - _ATOMS]
-        return all(is_settled(part, depth, references=references + 1) for part in parts)
-    (kind,) = kinds
-    if issubclass(kind, tuple) and not kind.__dictoffset__:
-        return bool(depth) and is_settled(list(itertools.chain.from_iterable(objects)), depth - 1)
-    if kind is not frozenset and max(map(sys.getrefcount, objects)) > _ALONE + references:
-        return False
-    if kind is bytearray:
-        return True
-    if kind is dict and depth:
-        return is_settled(list(itertools.chain.from_iterable(map(dict.values, objects))), depth - 1)
-    if kind in _SEQUENCES and depth:
-        return is_settled(list(itertools.chain.from_iterable(objects)), depth - 1)
-    numpy = sys.modules.get("numpy")
-    if numpy is not None and kind is numpy.ndarray:
-        return all(obj.base is None and not obj.dtype.hasobject for obj in objects)
-    return numpy is not None and issubclass(kind, numpy.generic)
-
-
-def _count_references() -> int:
-    """Return how often ``is_settled`` sees an object referred to that nobody else knows."""
-    owner: list[Any] = [[]]
-    objects = list(owner)
-    count = max(map(sys.getrefcount, objects))
-    return count if owner else 0  # it has to be there until now
-
-
-#: References to an object that is in a container of ours, and in the list that is looked at.
-_ALONE = _count_references()
-
-
-def copied(payload: Payload) -> Payload:
-    """Return a payload that does not refer to memory of its object; but to what ``cluster.put`` holds, that stays."""
-    if not payload.buffers:
-        return payload
-    buffers = tuple(_copy(buffer) for buffer in payload.buffers)
-    return Payload(payload.body, buffers, payload.definitions, payload.held)
-
-
-def _copy(buffer: memoryview | bytes) -> memoryview | bytes:
-    if isinstance(buffer, bytes) or isinstance(buffer.obj, TicketPage):
-        return buffer
-    if buffer.nbytes < PAGED:
-        return bytes(buffer)
-    if not hasattr(mmap, "MADV_HUGEPAGE"):
-        return bytes(buffer)
-    pages = mmap.mmap(-1, buffer.nbytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    pages.madvise(mmap.MADV_HUGEPAGE)
-    pages[:] = buffer.cast("B") if buffer.contiguous else bytes(buffer)
-    return memoryview(pages)

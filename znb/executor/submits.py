@@ -17,9 +17,9 @@ from znb.executor.client import JobClient
 from znb.executor.frames import CALL_BOTH
 from znb.executor.futures import Batch, Future
 from znb.executor.groups import Group, Part, Show
-from znb.executor.source import copied
 from znb.serialize import Payload
-from znb.spans import RECORDER, Brief, OpenSpan, encode_context, mark
+from znb.serialize.settled import copied
+from znb.spans import RECORDER, Brief, encode_context, mark
 from znb.spans.recorder import Parent
 from znb.transport import Reactor
 
@@ -61,7 +61,7 @@ class Stream:
         """Note it on the job's span, or else on the span that asked for it."""
         future = self.futures.get(index)
         if future is not None:
-            _note(future, name, **attributes)
+            future.note(name, **attributes)
 
     def parent(self, index: int) -> Brief | Parent | None:
         """Return the job's submit, if that is a span, or else who has submitted it."""
@@ -102,13 +102,6 @@ class Stream:
         futures, self.futures = self.futures, {}
         for future in futures.values():
             future.fail(error)
-
-
-def _note(future: Future, name: str, **attributes: Any) -> None:
-    """Note something on a job's span, or else on the span that asked for it."""
-    span = future.span or future.caller
-    if isinstance(span, Brief | OpenSpan):
-        span.event(name, **attributes)
 
 
 class Submits:
@@ -230,7 +223,6 @@ class Submits:
 
     def cancel_job(self, future: Future) -> None:
         """Stop a job, wherever it is."""
-        _note(future, "cancel", job=max(future.index, 0))
         self._reactor.call_soon(self._cancel, future)
 
     def cancel_all_of(self, thread: int) -> None:

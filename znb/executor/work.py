@@ -27,6 +27,7 @@ from znb.executor.results import ResultsStream
 from znb.flow import CreditGate
 from znb.runner import Task
 from znb.serialize import Codec
+from znb.serialize.settled import TRUST_AFTER
 from znb.shipping import unpack
 from znb.spans import RECORDER, OpenSpan, current
 from znb.spans.recorder import Parent, set_current
@@ -46,14 +47,20 @@ _NATIVE = (types.BuiltinFunctionType, type)
 
 
 class Function:
-    """A function that a client has defined, decoded at its first job."""
+    """A function that a client has defined, decoded at its first job.
 
-    __slots__ = ("define", "frames", "loaded")
+    Attributes:
+        settled: Results so far that nobody here could change any more (``znb.serialize.settled``); -1 once one could
+            be, as it may be when the next job runs.
+    """
+
+    __slots__ = ("define", "frames", "loaded", "settled")
 
     def __init__(self, define: frames.Define, parts: list[Any]) -> None:
         self.define = define
         self.frames = parts
         self.loaded: Callable[[Any], Any] | None = None
+        self.settled = 0
 
     def load(self, codec: Codec) -> Callable[[Any], Any]:
         """Return a function of one item. On the main thread: it runs code.
@@ -72,6 +79,16 @@ class Function:
             self.loaded = function
             self.frames = []
         return self.loaded
+
+    @property
+    def trusted(self) -> bool:
+        """Whether several jobs may run before the results of the first are encoded."""
+        return self.settled >= TRUST_AFTER
+
+    def note(self, results: int, *, settled: bool) -> None:
+        """Take note of whether so many results can still change."""
+        if self.settled >= 0:
+            self.settled = self.settled + results if settled else -1
 
 
 def _run_coroutine(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
@@ -142,14 +159,15 @@ class Work:
         stop: One past the last job that is to run here.
         inside: Whether the main thread is where an interrupt may hit.
         stopping: The job that is to be interrupted; -1 for none.
+        cancelled: Jobs that were cancelled after they had begun.
         lock: Held to claim jobs and to give them back.
         sending: Held from taking outcomes to having sent them.
     """
 
     __slots__ = (
-        "_callers", "_claim", "_pending", "_since", "_span_now", "_taken", "_unsent", "arrived_ns", "batch", "chunk",
-        "errors", "frames", "function", "holes", "inside", "items", "lock", "next", "peer", "sending", "stop",
-        "stopping", "task", "values",
+        "_callers", "_claim", "_pending", "_since", "_span_now", "_taken", "_unsent", "arrived_ns", "batch",
+        "cancelled", "chunk", "errors", "frames", "function", "holes", "inside", "items", "lock", "next", "peer",
+        "sending", "stop", "stopping", "task", "values",
     )  # fmt: skip
 
     def __init__(self, peer: Peer, function: Function, chunk: frames.Chunk, parts: list[Any]) -> None:
@@ -168,6 +186,7 @@ class Work:
         self.holes: set[int] = set()
         self.inside = False
         self.stopping = -1
+        self.cancelled: set[int] = set()
         self.task: Task | None = None
         self._claim = 1
         self.arrived_ns = time.perf_counter_ns()
@@ -309,6 +328,13 @@ class Work:
             self._claim = max(1, int(len(values) * CLAIM_TIME / took))
         with self.lock:
             self.next = self.batch + len(values)  # what was taken away from the end may be claimed again
+
+    def forget(self, items: list[Any]) -> None:
+        """Let go of what the jobs that have ended were given: a job may return it."""
+        with self.lock:
+            first = self.batch - self.chunk.first
+            items[first : first + len(self.values)] = [None] * len(self.values)
+            self.items = []
 
     def _run_on(self, function: Callable[[Any], Any]) -> None:
         """Run jobs until the batch has ended or one is interrupted."""

@@ -21,15 +21,15 @@ a
 import importlib
 from typing import Any
 
-__all__ = ["FORMATS", "TraceFileError", "flame_svg", "load", "parse", "render", "save", "send_otlp"]
+__all__ = ["FORMATS", "TraceFileError", "flame_svg", "load_all", "parse_all", "render", "save", "send_otlp"]
 
 #: Where the names are; loaded when they are first used, as most processes never save a trace.
 _LAZY = {
     "FORMATS": "files",
     "TraceFileError": "files",
     "flame_svg": "picture",
-    "load": "files",
-    "parse": "files",
+    "load_all": "files",
+    "parse_all": "files",
     "render": "files",
     "save": "files",
     "send_otlp": "collector",

@@ -25,7 +25,7 @@ import msgspec
 from znb.export.lanes import lanes
 from znb.spans import Process, SpanTable
 from znb.spans.samples import Frame, SampleTable
-from znb.spans.table import KINDS, STATUSES, Event, by_name
+from znb.spans.table import ERROR, KINDS, LOST, STATUSES, Event, by_name
 from znb.traces.model import ClockError, TraceData
 
 __all__ = ["FORMAT", "read_chrome", "write_chrome"]
@@ -104,7 +104,7 @@ def _events(data: TraceData) -> Iterator[list[dict[str, Any]]]:
                 "cat": KINDS[table.kind[row]],
                 "args": args,
             }
-            if table.status[row] in {1, 4}:
+            if table.status[row] in {ERROR, LOST}:
                 event["cname"] = "terrible"
             found.append(event)
         yield found

@@ -6,7 +6,6 @@ Source: opentelemetry-exporter-otlp-proto-http.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import socket
 import urllib.parse
@@ -24,6 +23,8 @@ __all__ = ["send_otlp"]
 BATCH = 512
 #: Where a collector listens whose address names no port.
 PORTS = {"http": 80, "https": 443}
+#: Seconds in which one that listens accepts a connection, unless it is far away or busy.
+CONNECT_TIMEOUT = 2.0
 
 
 def send_otlp(
@@ -38,7 +39,7 @@ def send_otlp(
         timeout: Seconds for one request, retries included.
 
     Raises:
-        ServiceUnavailable: The collector did not take it.
+        ServiceUnavailable: Nobody listens there, or the collector did not take it.
         ZnbError: The exporter is not installed.
     """
     try:
@@ -48,7 +49,7 @@ def send_otlp(
         from opentelemetry.sdk.trace.export import SpanExportResult  # noqa: PLC0415 - an extra
     except ImportError as error:
         raise ZnbError("sending traces to a collector needs an extra: pip install 'znb[otlp]'") from error
-    _check_listening(endpoint or default_endpoint())
+    _check_listening(endpoint or _default_endpoint())
     exporter = OTLPSpanExporter(endpoint=endpoint, headers=dict(headers or {}) or None, timeout=timeout)
     sent = 0
     try:
@@ -65,7 +66,7 @@ def send_otlp(
     return sent
 
 
-def default_endpoint() -> str:
+def _default_endpoint() -> str:
     """Return where traces are sent if nobody says where, as OpenTelemetry has it."""
     whole, base = (os.environ.get(f"OTEL_EXPORTER_OTLP_{name}") for name in ("TRACES_ENDPOINT", "ENDPOINT"))
     return whole or f"{(base or 'http://localhost:4318').rstrip('/')}/v1/traces"
@@ -76,12 +77,13 @@ def _check_listening(endpoint: str) -> None:
     parts = urllib.parse.urlsplit(endpoint)
     if not parts.hostname or any(name.lower() in {"http_proxy", "https_proxy", "all_proxy"} for name in os.environ):
         return
-    with contextlib.suppress(TimeoutError):
-        try:
-            socket.create_connection((parts.hostname, parts.port or PORTS.get(parts.scheme, 80)), 2.0).close()
-        except (ConnectionRefusedError, socket.gaierror) as error:
-            hint = "Give t.send(endpoint), or set OTEL_EXPORTER_OTLP_ENDPOINT"
-            raise ServiceUnavailable(endpoint, f"no collector listens there: {error.strerror}", hint=hint) from None
+    try:
+        socket.create_connection((parts.hostname, parts.port or PORTS.get(parts.scheme, 80)), CONNECT_TIMEOUT).close()
+    except TimeoutError:
+        return  # far away, or busy: the exporter has a patience of its own
+    except OSError as error:
+        hint = "Give t.send(endpoint), or set OTEL_EXPORTER_OTLP_ENDPOINT"
+        raise ServiceUnavailable(endpoint, f"no collector listens there: {error.strerror}", hint=hint) from None
 
 
 def _batches(data: TraceData) -> Iterator[list[Any]]:

@@ -28,7 +28,7 @@ from znb.export.picture import write_svg
 from znb.export.speedscope import write_speedscope
 from znb.traces.model import TraceData
 
-__all__ = ["FORMATS", "TraceFileError", "load", "parse", "render", "save"]
+__all__ = ["FORMATS", "TraceFileError", "load_all", "parse_all", "render", "save"]
 
 #: Writers by suffix; a longer suffix goes before a shorter one that it ends with.
 FORMATS: Final[dict[str, Callable[[TraceData, str], Iterator[bytes]]]] = {
@@ -39,6 +39,10 @@ FORMATS: Final[dict[str, Callable[[TraceData, str], Iterator[bytes]]]] = {
     ".folded": write_folded,
     ".svg": write_svg,
 }
+
+
+#: Traces and their titles.
+Traces = list[tuple[TraceData, str]]
 
 
 class TraceFileError(ZnbError, ValueError):
@@ -93,30 +97,31 @@ def _writer(path: Path) -> Callable[[TraceData, str], Iterator[bytes]]:
     raise TraceFileError(path, f"a trace is saved by its suffix, which is one of {', '.join(FORMATS)}")
 
 
-def load(path: str | os.PathLike[str]) -> tuple[TraceData, str]:
-    """Return the trace in a file, and its title.
+def load_all(path: str | os.PathLike[str]) -> Traces:
+    """Return the traces in a file, and their titles: one, or in an OTLP file as many as there are, by their starts.
 
     Raises:
         TraceFileError: It is no such file, it is cut off or damaged, or its format does not hold enough.
         OSError: It cannot be read.
     """
-    return parse(Path(path).expanduser().read_bytes(), path)
+    return parse_all(Path(path).expanduser().read_bytes(), path)
 
 
-def parse(content: bytes, path: str | os.PathLike[str] = "trace") -> tuple[TraceData, str]:
-    """Return the trace that is the content of a file, and its title.
+def parse_all(content: bytes, path: str | os.PathLike[str] = "trace") -> Traces:
+    """Return the traces that are the content of a file, and their titles.
 
     Raises:
-        TraceFileError: As for ``load``; it names ``path``.
+        TraceFileError: As for ``load_all``; it names ``path``.
     """
     if not content.strip():
         raise TraceFileError(path, "the file is empty")
     found = _parse(path, content)
     reader = _reader(path, found)
     try:
-        data, title = reader(found)
-        data.table.check()
-        data.samples.check()
+        traces = reader(found)
+        for data, _ in traces:
+            data.table.check()
+            data.samples.check()
     except (
         KeyError,
         TypeError,
@@ -128,7 +133,7 @@ def parse(content: bytes, path: str | os.PathLike[str] = "trace") -> tuple[Trace
     ) as error:
         what = f"{type(error).__name__}: {error}"
         raise TraceFileError(path, f"the trace in it is damaged ({what}); save it again") from error
-    return data, title
+    return traces
 
 
 def _parse(path: str | os.PathLike[str], content: bytes) -> dict[str, Any]:
@@ -145,7 +150,7 @@ def _parse(path: str | os.PathLike[str], content: bytes) -> dict[str, Any]:
     elif content.lstrip()[:1] not in {b"{", b"["}:
         raise TraceFileError(path, f"expected a saved trace ({_readable()}), got {_sight(content)}")
     try:
-        found = msgspec.json.decode(content)
+        found = _decode(content)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         cut = "truncated" in str(error)
         problem = f"the file is cut off after {len(content)} bytes" if cut else f"expected JSON: {error}"
@@ -159,15 +164,27 @@ def _parse(path: str | os.PathLike[str], content: bytes) -> dict[str, Any]:
     return found
 
 
-def _reader(path: str | os.PathLike[str], found: dict[str, Any]) -> Callable[[dict[str, Any]], tuple[TraceData, str]]:
+def _decode(content: bytes) -> Any:
+    """Return the JSON; of OTLP in lines, as OpenTelemetry's collector writes it, all lines as one document."""
+    try:
+        return msgspec.json.decode(content)
+    except msgspec.DecodeError:
+        lines = content.splitlines()
+        if len(lines) == 1 or not content.lstrip().startswith(b'{"resourceSpans"'):
+            raise
+        documents = [msgspec.json.decode(line) for line in lines if line.strip()]
+    return {"resourceSpans": [scopes for found in documents for scopes in found["resourceSpans"]]}
+
+
+def _reader(path: str | os.PathLike[str], found: dict[str, Any]) -> Callable[[dict[str, Any]], Traces]:
     """Return what reads a document of this form."""
     if "resourceSpans" in found:
         return read_otlp
     if found.get("format") == document.FORMAT:
-        return read_document
+        return lambda one: [read_document(one)]
     other = found.get("otherData")
     if "traceEvents" in found and isinstance(other, dict) and other.get("format") == chrome.FORMAT:
-        return read_chrome
+        return lambda one: [read_chrome(one)]
     for known in (found.get("format"), other.get("format") if isinstance(other, dict) else None):
         if isinstance(known, str) and known.startswith("znb"):
             raise TraceFileError(

@@ -29,6 +29,9 @@ _KIND_NAMES: Final = {
     "SPAN_KIND_INTERNAL": 1, "SPAN_KIND_SERVER": 2, "SPAN_KIND_CLIENT": 3, "SPAN_KIND_PRODUCER": 4,
     "SPAN_KIND_CONSUMER": 5,
 }  # fmt: skip
+#: Attributes that tell what znb knows of a span; and what stands before a user's attribute of such a name.
+KNOWN: Final = frozenset({"thread.id", "thread.name", "znb.kind", "znb.status"})
+OWN: Final = "znb.own."
 #: Status codes: 1 ok, 2 error.
 OK, ERROR = 1, 2
 
@@ -73,7 +76,12 @@ def span_attributes(data: TraceData, row: int) -> dict[str, Any]:
     status = STATUSES[table.status[row]]
     if status not in {"ok", "error"}:
         known["znb.status"] = status
-    return {**known, **table.attributes(row)}
+    return {**known, **{_apart(name): value for name, value in table.attributes(row).items()}}
+
+
+def _apart(name: str) -> str:
+    """Return the name under which a user's attribute goes: another one where its own says what znb knows."""
+    return OWN + name if name in KNOWN or name.startswith(OWN) else name
 
 
 def _span(data: TraceData, row: int) -> dict[str, Any]:
@@ -146,23 +154,13 @@ def _dict_of(found: Iterable[dict[str, Any]]) -> dict[str, Any]:
     return by_name({item["key"]: value_of(item.get("value", {})) for item in found})
 
 
-def read_otlp(document: dict[str, Any]) -> tuple[TraceData, str]:
-    """Return the trace of an OTLP document, whoever wrote it, and its title; of several traces, the largest.
+def read_otlp(document: dict[str, Any]) -> list[tuple[TraceData, str]]:
+    """Return the traces of an OTLP document, whoever wrote it, and their titles; by their starts.
 
     Raises:
         KeyError, TypeError, ValueError, OverflowError: It is damaged.
     """
-    counts: dict[str, int] = {}
-    for _, spans in _scopes(document):
-        for span in spans:
-            counts[span["traceId"].lower()] = counts.get(span["traceId"].lower(), 0) + 1
-    if not counts:
-        raise ValueError("there is no span in it")
-    trace_id = max(counts, key=counts.__getitem__)
-    notes = [f"{len(counts) - 1} other traces of the file are left out"] if len(counts) > 1 else []
-    title = ""
-    table = SpanTable()
-    names: dict[str, int] = {}
+    found: dict[str, _Reading] = {}
     for resource, spans in _scopes(document):
         process = Process(
             str(resource.get("service.instance.id", resource.get("service.name", ""))),
@@ -171,13 +169,37 @@ def read_otlp(document: dict[str, Any]) -> tuple[TraceData, str]:
             int(resource.get("process.pid", 0)),
             str(resource.get("znb.boot", "")),
         )
-        title = title or str(resource.get("znb.title", ""))
-        notes += map(str, resource.get("znb.notes", []))
+        here = []
         for span in spans:
-            if span["traceId"].lower() == trace_id:
-                _read_span(table, process, names, span)
-    table.strings = list(names)
-    return TraceData(int(trace_id, 16), table, SampleTable(), notes), title
+            trace_id = span["traceId"].lower()
+            reading = found.get(trace_id)
+            if reading is None:
+                reading = found[trace_id] = _Reading()
+            if reading not in here:
+                here.append(reading)
+            _read_span(reading.table, process, reading.names, span)
+        for reading in here:
+            reading.title = reading.title or str(resource.get("znb.title", ""))
+            reading.notes += map(str, resource.get("znb.notes", []))
+    if not found:
+        raise ValueError("there is no span in it")
+    traces = [(reading.data(int(trace_id, 16)), reading.title) for trace_id, reading in found.items()]
+    return sorted(traces, key=lambda trace: trace[0].start_ns)
+
+
+class _Reading:
+    """A trace, as far as it has been read."""
+
+    def __init__(self) -> None:
+        self.table = SpanTable()
+        self.names: dict[str, int] = {}
+        self.title = ""
+        self.notes: list[str] = []
+
+    def data(self, trace_id: int) -> TraceData:
+        """Return the trace."""
+        self.table.strings = list(self.names)
+        return TraceData(trace_id, self.table, SampleTable(), self.notes, sampled=False)
 
 
 def _scopes(document: dict[str, Any]) -> Iterator[tuple[dict[str, Any], list[dict[str, Any]]]]:
@@ -194,6 +216,7 @@ def _read_span(table: SpanTable, process: Process, names: dict[str, int], span: 
     status = attributes.pop("znb.status", "error" if code in {ERROR, "STATUS_CODE_ERROR"} else "ok")
     kind = span.get("kind", 1)
     kind = attributes.pop("znb.kind", _KIND_OF.get(_KIND_NAMES.get(kind, kind), "span"))
+    attributes = {name.removeprefix(OWN): value for name, value in attributes.items()}
     if status not in STATUSES or kind not in KINDS:
         raise ValueError(f"kind {kind!r} or status {status!r} of span {span['spanId']} is not one")
     table.add(

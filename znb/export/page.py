@@ -18,6 +18,7 @@ import msgspec
 from znb.export.document import to_document
 from znb.export.picture import flame_svg
 from znb.traces.model import TraceData
+from znb.traces.unseen import unseen_ns, unseen_text
 
 __all__ = ["PAGE_END", "PAGE_START", "write_html"]
 
@@ -37,7 +38,8 @@ def write_html(data: TraceData, title: str) -> Iterator[bytes]:
     before, _, after = template.partition("<!-- trace -->")
     script, style = _built("explorer-page.js"), _built("explorer-page.css")
     picture = "" if script else flame_svg(data, title)
-    document = {**to_document(data, title), "sources": _sources(data)}
+    unseen = {str(row): unseen_text(time) for row, time in unseen_ns(data).items()}
+    document = {**to_document(data, title), "sources": _sources(data), "unseen": unseen}
     before = before.replace("<!-- title -->", escape(title or "trace")).replace("<!-- style -->", style)
     yield before.replace("<!-- picture -->", picture).encode()
     yield PAGE_START

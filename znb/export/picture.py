@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from typing import Final, NamedTuple
 from xml.sax.saxutils import escape
 
+from znb.spans.table import CANCELLED, ERROR, LOST
 from znb.traces.analysis import failures
 from znb.traces.listing import duration
 from znb.traces.model import TraceData
@@ -32,9 +33,9 @@ LETTER = 6.3
 #: A colour for each process in turn: light enough for black text, told apart by the colour blind (after Okabe and Ito).
 COLOURS: Final = ("#f6c177", "#9ccfd8", "#c4e3a5", "#e0b8e6", "#ffd6a5", "#a8c5f0", "#f2b8b5", "#d3d3a4")
 #: Failed spans.
-FAILED: Final = "#e5534b"
+FAILED_FILL: Final = "#e5534b"
 #: Cancelled ones, with a dashed edge.
-CANCELLED: Final = "#d8d8d8"
+CANCELLED_FILL: Final = "#d8d8d8"
 #: Characters that XML 1.0 has not.
 _ILLEGAL: Final = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
@@ -107,10 +108,10 @@ def _layout(data: TraceData) -> tuple[list[_Rect], int, int]:
 
 def _draw(data: TraceData, rect: _Rect) -> str:
     table, row = data.table, rect.row
-    failed = table.status[row] in {1, 4}
+    failed = table.status[row] in {ERROR, LOST}
     process = table.threads[table.thread[row]][0]
-    cancelled = table.status[row] == 2
-    fill = FAILED if failed else CANCELLED if cancelled else COLOURS[process % len(COLOURS)]
+    cancelled = table.status[row] == CANCELLED
+    fill = FAILED_FILL if failed else CANCELLED_FILL if cancelled else COLOURS[process % len(COLOURS)]
     name = _text(data.name(row))
     took = duration(data.end(row) - table.start_ns[row])
     tip = f"{name} · {took} · {_text(table.processes[process].label)}"
@@ -126,7 +127,7 @@ def _draw(data: TraceData, rect: _Rect) -> str:
     letters = int((rect.width - 6) / LETTER)
     if letters > 2:
         full = data.name(row)
-        if table.status[row] in {2, 4}:
+        if table.status[row] in {CANCELLED, LOST}:
             full += f" ({data.status(row)})"
         shown = full if len(full) <= letters else full[: letters - 1] + "…"
         colour = ' fill="#fff"' if failed else ""
@@ -158,7 +159,7 @@ def _legend(data: TraceData, y: int) -> Iterator[str]:
 
 
 def _headline(data: TraceData, title: str, hidden: int) -> str:
-    failed, lost = len(failures(data)), data.table.status.count(4)
+    failed, lost = len(failures(data)), data.table.status.count(LOST)
     parts = [
         title or (data.name(data.roots[0]) if data.roots else "empty trace"),
         duration(data.end_ns - data.start_ns),
@@ -166,7 +167,7 @@ def _headline(data: TraceData, title: str, hidden: int) -> str:
     parts.append(f"{len(data)} span{'s' * (len(data) != 1)}")
     if failed:
         parts.append(f"{failed} failed")
-    for count, what in ((lost, "lost"), (data.table.status.count(2), "cancelled")):
+    for count, what in ((lost, "lost"), (data.table.status.count(CANCELLED), "cancelled")):
         if count:
             parts.append(f"{count} {what}")
     if hidden:

@@ -71,7 +71,8 @@ def explain_debug(info: ExecutionInfo) -> None:
     if origin is not None and (info.raw_cell or "").strip() == "%debug":
         print(
             f"This error was {origin.note}. Its frames are shown with their source; their variables stayed there, so "
-            "only the frames of this notebook have theirs. `up` and `down` go through all of them."
+            "only the frames of this notebook have theirs: of the others, workers started with --env "
+            "ZNB_TRACE_LOCALS=1 send the texts along. `up` and `down` go through all of them."
         )
 
 

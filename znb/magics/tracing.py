@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from IPython.display import display
 
 from znb.cli.commands import Command, CommandTable, HelpWanted, Parser, WrongUsage
-from znb.cli.traces import save, trace_table
+from znb.cli.traces import add_save_option, save, trace_table
 from znb.magics.session import Session
 from znb.spans import RECORDER, OptionalSpan, follow_threads
 from znb.tracing import COLLECT_TIMEOUT, TRACES, LiveTrace, Trace, trace
@@ -54,6 +54,8 @@ class TracedCells:
         self._running: list[tuple[ExecutionInfo, OptionalSpan | LiveTrace]] = []
         self._explorer: Any = None
         self._failed_ns = 0
+        self._replaced: Any = None
+        self._installed: Any = None
         self._unfollow: Callable[[], None] = lambda: None
 
     def install(self) -> None:
@@ -68,6 +70,7 @@ class TracedCells:
             self.failed()
             show(*args, **kwargs)
 
+        self._replaced, self._installed = vars(self._shell).get("showtraceback"), showtraceback
         self._shell.showtraceback = showtraceback  # type: ignore[method-assign]
         TRACES.store.cell_of = self.cell_of
         self._unfollow = follow_threads()
@@ -92,7 +95,10 @@ class TracedCells:
         self._shell.events.unregister("pre_run_cell", self._begin)
         self._shell.events.unregister("post_run_cell", self._end)
         self._shell.input_transformers_cleanup.remove(self.transform)
-        vars(self._shell).pop("showtraceback", None)
+        if vars(self._shell).get("showtraceback") is self._installed:  # else somebody else has taken over meanwhile
+            del self._shell.showtraceback
+            if self._replaced is not None:
+                self._shell.showtraceback = self._replaced  # type: ignore[method-assign]
         TRACES.store.cell_of = None
         self._unfollow()
 
@@ -246,13 +252,7 @@ def _trace_arguments(parser: Parser) -> None:
         default="last",
         help="which one: the last (default), the one of this id; a list of all; or switch recording on or off",
     )
-    parser.argument(
-        "--save",
-        metavar="FILE",
-        action="append",
-        offers="paths",
-        help="write it to a file: .json, .speedscope.json, .otlp.json, .folded, .html or .svg",
-    )
+    add_save_option(parser)
 
 
 def _cell_arguments(parser: Parser) -> None:

@@ -39,6 +39,8 @@ FIND_INTERVAL_NAMED = 0.5
 RENEW_INTERVAL = 1.0
 #: Seconds that a socket may take to answer before it is left alone: its process is gone, or of another version.
 ANSWER_TIME = 5.0
+#: Frames of most messages.
+_NO_FRAMES: tuple[Any, ...] = ()
 #: Bytes that may wait to be taken, unless one message alone is larger.
 WAITING_BYTES = 64_000_000
 
@@ -55,7 +57,7 @@ class Arrived(NamedTuple):
     """
 
     item: Item
-    frames: list[Any]
+    frames: Sequence[Any]
     trusted: bool
     dropped: int = 0
     cluster: str = ""
@@ -177,9 +179,9 @@ class Feed:
     def _with_gap(self, peer: _Peer, arrived: Arrived) -> Arrived:
         """Note a message as seen; return it with the number of those missing before it."""
         item = arrived.item
-        gap = max(0, item.number - peer.numbers.get(item.topic, 0) - 1)
+        gap = item.number - peer.numbers.get(item.topic, 0) - 1
         peer.numbers[item.topic] = item.number
-        if not gap:
+        if gap <= 0:
             return arrived
         self._dropped += gap
         return arrived._replace(dropped=gap)
@@ -323,7 +325,11 @@ class Feed:
         whose = f"{peer.source or 'a process'}{f' of {peer.cluster}' if peer.cluster else ''}"
         topics = ", ".join(f"{topic!r}" for topic in list(lost)[:3]) + (", …" if len(lost) > 3 else "")
         logger.warning(
-            "%s has ended, and the last %d of its messages with it (on %s)", whose, sum(lost.values()), topics
+            "%s has ended, and %sthe last %d of its messages with it (on %s)",
+            whose,
+            "at least " if counts.full else "",
+            sum(lost.values()),
+            topics,
         )
         self._tell()
 
@@ -377,19 +383,23 @@ class Feed:
         trusted = is_local(peer.url) and peer.url.startswith("ipc:")
         position = 0
         with self._changed:
+            waiting, arrived, source, cluster = self._waiting, peer.arrived, peer.source, peer.cluster
             for item in batch.items:
-                own = frames[position : position + item.content.buffers]
-                position += item.content.buffers
-                peer.cursor = max(peer.cursor, item.index + 1)
-                peer.arrived[item.topic] = item.number
-                self._received += 1
+                content = item.content
+                size = len(content.body)
+                own: Sequence[Any] = _NO_FRAMES
+                if content.buffers:
+                    own = frames[position : position + content.buffers]
+                    position += content.buffers
+                    size += sum(len(frame) for frame in own)
+                arrived[item.topic] = item.number
+                peer.cursor = item.index + 1 if item.index >= peer.cursor else peer.cursor
                 if item.late and not self._latest:
                     peer.numbers[item.topic] = item.number
                     continue
-                cluster = peer.cluster if item.source == peer.source else ""
-                size = len(item.content.body) + sum(len(frame) for frame in own)
-                self._waiting.append((peer, Arrived(item, own, trusted, 0, cluster), size))
+                waiting.append((peer, Arrived(item, own, trusted, 0, cluster if item.source == source else ""), size))
                 self._waiting_bytes += size
+            self._received += len(batch.items)
             while len(self._waiting) > self._history or (
                 self._waiting_bytes > WAITING_BYTES and len(self._waiting) > 1
             ):

@@ -15,12 +15,14 @@ offset        bytes  content
 A name of no length ends the list. Numbers are little-endian. A writer writes a topic's length last, so that a reader
 never sees half of one.
 
-Invariants: written by one thread at a time; bounded. The writer removes the file; if it was killed, whoever removes its
+Invariants: written by one thread at a time; bounded; only what the file system has room for is written through the map,
+as anything else would kill the process (SIGBUS). The writer removes the file; if it was killed, whoever removes its
 socket does.
 """
 
 from __future__ import annotations
 
+import errno
 import mmap
 import os
 import struct
@@ -32,6 +34,8 @@ __all__ = ["Counts", "Ledger", "ledger_path", "open_ledger", "read_ledger"]
 
 #: Bytes of the file, which takes room only as far as it is written: the topics that a board keeps.
 SIZE_BYTES = 1 << 20
+#: Bytes by which it takes more room; a topic's name and number are far fewer.
+STEP_BYTES = 1 << 14
 _HEAD = struct.Struct("<dQ")
 _NUMBER = struct.Struct("<Q")
 _LENGTH = struct.Struct("<H")
@@ -43,7 +47,7 @@ class Counts(NamedTuple):
 
     Attributes:
         made: Unix time at which it was begun.
-        full: Whether topics are missing.
+        full: Whether topics are missing, as there was no room for them.
         numbers: The number of the last message of each topic.
     """
 
@@ -62,16 +66,22 @@ class Ledger:
 
     Args:
         path: The file, which must not exist.
+
+    Raises:
+        OSError: The file cannot be made, or there is no room for it.
     """
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        self._room = 0
         try:
-            os.ftruncate(descriptor, SIZE_BYTES)
-            self._map = mmap.mmap(descriptor, SIZE_BYTES)
-        finally:
-            os.close(descriptor)
+            os.ftruncate(self._descriptor, SIZE_BYTES)
+            self._take_room(STEP_BYTES)
+            self._map = mmap.mmap(self._descriptor, SIZE_BYTES)
+        except BaseException:
+            self.close()
+            raise
         self._made = time.time()
         _HEAD.pack_into(self._map, 0, self._made, 0)
         self._places: dict[str, int] = {}
@@ -89,7 +99,9 @@ class Ledger:
         """Return the place of a new topic's number, 0 if there is no room."""
         name = topic.encode()
         end = self._end + _FRONT + len(name)
-        if end + _FRONT > SIZE_BYTES:
+        try:
+            self._take_room(end + _FRONT)
+        except OSError:
             _HEAD.pack_into(self._map, 0, self._made, 1)
             return 0
         place = self._places[topic] = self._end
@@ -98,11 +110,20 @@ class Ledger:
         self._end = end
         return place
 
+    def _take_room(self, end: int) -> None:
+        """Have the file system keep room up to ``end``, or raise ``OSError``."""
+        if end > SIZE_BYTES or self._descriptor < 0:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self._path))
+        while self._room < end:
+            self._room += os.pwrite(self._descriptor, bytes(min(STEP_BYTES, SIZE_BYTES - self._room)), self._room)
+
     def close(self) -> None:
-        """Remove the file. May be called twice."""
+        """Remove the file. What is noted after this goes nowhere. May be called twice."""
+        descriptor, self._descriptor = self._descriptor, -1
+        if descriptor < 0:
+            return
         self._path.unlink(missing_ok=True)
-        self._places = {}
-        self._end = SIZE_BYTES  # what is noted after this goes nowhere
+        os.close(descriptor)
 
 
 def open_ledger(url: str) -> BinaryIO | None:

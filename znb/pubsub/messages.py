@@ -60,8 +60,6 @@ __all__ = [
 TOPIC_MAX = 200
 #: Version of these messages; peers with another one are refused with both numbers.
 VERSION = 1
-#: Characters that a topic may have.
-TOPIC_MAX = 200
 
 
 def check_topic(topic: Any, *, hint: str = "") -> None:
@@ -88,7 +86,7 @@ def check_topic(topic: Any, *, hint: str = "") -> None:
         ) from None
 
 
-class Content(msgspec.Struct, frozen=True, array_like=True):
+class Content(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """A value made ready to travel.
 
     Attributes:
@@ -104,7 +102,7 @@ class Content(msgspec.Struct, frozen=True, array_like=True):
     cargo: Cargo | None = None
 
 
-class Item(msgspec.Struct, frozen=True, array_like=True):
+class Item(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """One published value.
 
     Attributes:
@@ -240,7 +238,7 @@ def decode_value(content: Content, frames: Sequence[Any], codec: Codec, *, trust
         SerializationError: What it is made of is not known here.
     """
     if content.plain:
-        return values.decode(content.body, list(frames))
+        return values.decode(content.body, list(frames) if frames else None)
     if not trusted:
         raise ProtocolError(
             "a value came as a pickle, which is only read from this user's own processes on this machine; "

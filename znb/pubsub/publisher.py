@@ -21,7 +21,7 @@ import zmq
 
 from znb.errors import ProtocolError, ZnbError
 from znb.locks import Event
-from znb.pubsub.board import TOPICS, Board, BoardStats, Reader
+from znb.pubsub.board import TOPICS, TOPICS_BYTES, Board, BoardStats, Reader
 from znb.pubsub.ledger import Ledger, ledger_path
 from znb.pubsub.messages import (
     VERSION,
@@ -125,18 +125,18 @@ class Publisher:
         """
         self._started_at = time.monotonic()
         self._begin_ledger()
-        self._reactor.start()
         try:
+            self._reactor.start()
             self._reactor.wait_call(self._bind)
-        except zmq.ZMQError as error:
-            self._reactor.stop()
-            if self._ledger is not None:
-                self._ledger.close()
-            raise ZnbError(f"streams of this process cannot listen at {self.url}: {error}") from error
-        self._awaited = knock()
-        if self._awaited:
-            self._reactor.call_soon(self._greet)
-            self._greeted.wait(GREETING_TIME)
+            self._awaited = knock()
+            if self._awaited:
+                self._reactor.call_soon(self._greet)
+                self._greeted.wait(GREETING_TIME)
+        except BaseException as error:
+            self._end()
+            if isinstance(error, zmq.ZMQError):
+                raise ZnbError(f"streams of this process cannot listen at {self.url}: {error}") from error
+            raise
 
     def _begin_ledger(self) -> None:
         path = ledger_path(self.url)
@@ -163,9 +163,10 @@ class Publisher:
         if crowded:
             logger.warning(
                 "%s publishes on too many topics, so the last values of those that were silent for longest are let go: "
-                "who subscribes later does not get them (kept are %d, and 64 MB)",
+                "who subscribes later does not get them (kept are %d, and %d MB)",
                 self.source,
                 TOPICS,
+                TOPICS_BYTES // 1_000_000,
             )
         if self._peers and not self._scheduled:
             self._scheduled = True
@@ -193,10 +194,13 @@ class Publisher:
             return 0
         self.flush(linger)
         heard = self._reactor.wait_call(lambda: sum(known.reader.taken_bytes > 0 for known in self._peers.values()))
+        self._end()
+        return heard
+
+    def _end(self) -> None:
         self._reactor.stop()
         if self._ledger is not None:
             self._ledger.close()
-        return heard
 
     def flush(self, linger: float = LINGER) -> None:
         """Wait until subscribers have got what was published, as far as they take it.

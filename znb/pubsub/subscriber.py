@@ -309,7 +309,7 @@ def subscribe(
         raise TypeError(f"history is a whole number of messages, got {history!r:.50}")
     if history < 1:
         raise ValueError(f"history must be at least 1, got {history}")
-    check_timeout(timeout)
+    _check_timeout(timeout)
     if until is not None and not callable(getattr(until, "done", None)):
         raise TypeError(f"until must be a future, or have a method done(), got {until!r:.50}")
     feed = Feed(topics, at, history, time.time(), latest=latest)
@@ -317,8 +317,8 @@ def subscribe(
     return Subscription(feed, timeout, until)
 
 
-def check_timeout(timeout: Any) -> None:
-    """Make sure that it is a time to wait, or ``None``."""
+def _check_timeout(timeout: Any) -> None:
+    """Raise ``TypeError`` or ``ValueError`` unless it is seconds to wait, 0 or more, or ``None``."""
     if timeout is None:
         return
     if not isinstance(timeout, int | float) or isinstance(timeout, bool):

@@ -20,7 +20,7 @@ from znb import wire
 from znb.errors import ProtocolError
 from znb.rpc import values
 from znb.rpc.hooks import CallInfo, _current
-from znb.rpc.work import Entry, Work, pack_value, split_arguments
+from znb.rpc.work import Entry, Work, pack_owned, pack_value, split_arguments
 from znb.spans import OFF_STATE, RECORDER, OpenSpan, Served, read_headers, unpack_context
 
 if TYPE_CHECKING:
@@ -168,7 +168,10 @@ class Express:
                 self._iterator = result
                 self._span = span.keep()
             else:
-                self._packed = b"\x91" + pack_value(result, self.buffers, where="result")
+                owner = [result]
+                del result, args
+                event.buffers.clear()  # it may be what was given
+                self._packed = b"\x91" + pack_owned(owner, self.buffers, where="result")
         except BaseException as error:  # noqa: BLE001 - whatever it is, it is the outcome
             self.error = error
         finally:

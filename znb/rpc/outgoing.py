@@ -14,6 +14,7 @@ import msgspec
 from znb.errors import CallTimeout, SerializationError, ServiceUnavailable
 from znb.rpc import values
 from znb.rpc.hooks import CallInfo, current_call, run_after, run_before, run_lost
+from znb.serialize.settled import copy_buffer
 from znb.spans import OpenSpan, calling, mark
 
 if TYPE_CHECKING:
@@ -32,6 +33,15 @@ _encode = msgspec.msgpack.Encoder().encode
 class Outgoing:
     """A request ready to be sent: what does not depend on the endpoint.
 
+    Args:
+        caller: Who calls.
+        method: The method's name.
+        args: Positional arguments.
+        kwargs: Keyword arguments.
+        timeout: Seconds that it may take; ``None`` for any.
+        span: Its span, if it has one already.
+        detached: Whether the caller goes on, and may change the arguments, while they are sent.
+
     Attributes:
         what: The call, for messages.
         deadline: Monotonic time; ``None`` for none.
@@ -39,7 +49,19 @@ class Outgoing:
         span: Of the call; ``None`` for those that are not the user's.
     """
 
-    __slots__ = ("_args", "_headers", "_kwargs", "allowed", "deadline", "hooks", "info", "method", "span", "what")
+    __slots__ = (
+        "_args",
+        "_detached",
+        "_headers",
+        "_kwargs",
+        "allowed",
+        "deadline",
+        "hooks",
+        "info",
+        "method",
+        "span",
+        "what",
+    )
 
     def __init__(
         self,
@@ -49,8 +71,11 @@ class Outgoing:
         kwargs: dict[str, Any],
         timeout: float | None,
         span: OpenSpan | None = None,
+        *,
+        detached: bool = False,
     ) -> None:
         self.method = method
+        self._detached = detached
         self._args = args
         self._kwargs = kwargs
         self.what = f"{caller.name}.{method}"
@@ -105,6 +130,8 @@ class Outgoing:
                 hint="Arrays and bytes travel beside it without a limit: make such of them (text.encode(), "
                 "numpy.array), send them in several calls, or give them to jobs instead, with cluster.put",
             )
+        if self._detached and buffers:
+            buffers = [copy_buffer(buffer) for buffer in buffers]
         self.mark("encoded_ns")
         return msgspec.Raw(packed), buffers
 

@@ -261,7 +261,7 @@ class RemoteMethod:  # noqa: D101
                 self._caller, *quick, self.__qualname__, f"{self._caller.name}.{self.__qualname__}"
             )
         else:
-            outgoing = Outgoing(self._caller, self.__qualname__, args, kwargs, self._limits.timeout)
+            outgoing = Outgoing(self._caller, self.__qualname__, args, kwargs, self._limits.timeout, detached=True)
             future = _send_future(self._caller, outgoing)
         future.owner = self._proxy
         if future.done():

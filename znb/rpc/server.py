@@ -191,6 +191,7 @@ class Server:
         blob = frames[start]
         try:
             event = wire.decode_event(blob, frames[start + 1 :], raw=self._raw)
+            del frames[start + 1 :]  # they go with the event
         except ProtocolError as error:
             self._complain(error)
             for request in list(self._open.get(peer, {}).values()):

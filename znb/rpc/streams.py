@@ -106,7 +106,7 @@ class Stream:
             if self._closed:
                 raise StopAsyncIteration
             method, args, kwargs = self._request
-            outgoing = Outgoing(self._caller, method, args, kwargs, self._limits.timeout)
+            outgoing = Outgoing(self._caller, method, args, kwargs, self._limits.timeout, detached=True)
             reader = self._reader = _AsyncReader(self._caller, outgoing, self._limits)
         if not isinstance(reader, _AsyncReader):
             raise TypeError(f"{self!r} is read by for; it cannot be read by async for as well")

@@ -34,13 +34,14 @@ from znb.errors import ProtocolError, SerializationError
 from znb.rpc import failures, values
 from znb.rpc.hooks import CallInfo, Hook, _current, run_after, run_before, run_lost
 from znb.rpc.request import GateClosed, Request
+from znb.serialize.settled import copy_buffer, is_settled
 from znb.spans import OpenSpan, mark, serving
 
 if TYPE_CHECKING:
     from znb.rpc.describe import Method
     from znb.rpc.service import Service
 
-__all__ = ["CallStopped", "Entry", "Work", "pack_value", "read_arguments"]
+__all__ = ["CallStopped", "Entry", "Work", "pack_owned", "pack_value", "read_arguments"]
 
 #: Average seconds up to which a method runs on the thread that received the call; a hop costs about 20 µs.
 AT_ONCE = 0.0005
@@ -147,13 +148,13 @@ class Work:
             try:
                 self._before()
                 started = time.perf_counter()
-                result = self.entry.method.function(*args, **kwargs)
+                result = [self.entry.method.function(*args, **kwargs)]
                 self.entry.took(time.perf_counter() - started)
                 del args, kwargs
             finally:
                 self._leave()
             mark(span, "ran_ns")
-            goes_on = self.resume(result)
+            goes_on = self.resume(result[0])
             return None if goes_on else self._answer(result)
         except BaseException as caught:  # noqa: BLE001 - whatever it is, it is the outcome
             self._leave()
@@ -205,9 +206,10 @@ class Work:
         try:
             try:
                 self._enter()
-                for item in iterator:
+                item: list[Any] = [None]
+                for item[0] in iterator:
                     buffers: list[Any] = []
-                    data = pack_value(item, buffers if self.request.from_znb else None, where="item")
+                    data = pack_owned(item, buffers if self.request.from_znb else None, where="item")
                     self.request.put_item(data, buffers)
                     count += 1
             finally:
@@ -259,7 +261,7 @@ class Work:
                 self._end_span()
                 self.request.end()
             else:
-                answer = self._answer(await result)
+                answer = self._answer([await result])
                 answer()
         except (GateClosed, asyncio.CancelledError) as caught:
             error = caught
@@ -282,9 +284,10 @@ class Work:
         room = asyncio.Event()
         self.request.on_grant = lambda: loop.call_soon_threadsafe(room.set)
         try:
-            async for item in items:
+            item: list[Any] = [None]
+            async for item[0] in items:
                 buffers: list[Any] = []
-                data = pack_value(item, buffers if self.request.from_znb else None, where="item")
+                data = pack_owned(item, buffers if self.request.from_znb else None, where="item")
                 while True:
                     room.clear()
                     if self.request.put_item_nowait(data, buffers):
@@ -296,9 +299,9 @@ class Work:
 
     # -- the answer ----------------------------------------------------------------------------------------
 
-    def _answer(self, result: Any) -> Callable[[], object]:
+    def _answer(self, result: list[Any]) -> Callable[[], object]:
         buffers: list[Any] = []
-        packed = pack_value(result, buffers if self.request.from_znb else None, where="result")
+        packed = pack_owned(result, buffers if self.request.from_znb else None, where="result")
         self._end_span()
         return lambda: self.request.reply(msgspec.Raw(packed), buffers)
 
@@ -346,19 +349,32 @@ class Work:
             self._thread = threading.get_ident()
 
     def _leave(self) -> None:
-        """From here on it may not; what was on its way is taken back. May be called twice."""
+        """From here on it may not; what was on its way has come. May be called twice."""
         with self._lock:
             if not self._thread:
                 return
             self._thread = 0
             if self._injected:
-                _raise_in(threading.get_ident(), None)
+                _take_injected()
 
 
-def _raise_in(thread: int, error: type[BaseException] | None) -> None:
-    """Raise an exception in a thread at its next bytecode; ``None`` takes back one that is not raised yet."""
-    what = ctypes.py_object(error) if error is not None else None
-    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), what)
+def _raise_in(thread: int, error: type[BaseException]) -> None:
+    """Raise an exception in a thread at its next bytecode."""
+    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), ctypes.py_object(error))
+
+
+def _take_injected() -> None:
+    """Let what was to be raised in this thread be raised now, if it was not yet, so that it is not raised later.
+
+    To take it back (with NULL) is possible, but CPython then goes on believing, until another one is raised somewhere,
+    that one is pending: its evaluation loop is slow from then on, and under a debugger never ends (3.11).
+    """
+    try:
+        _raise_in(threading.get_ident(), CallStopped)  # in place of it
+        while True:
+            time.sleep(0)  # an empty loop is not covered by ``except``
+    except CallStopped:
+        return
 
 
 def read_arguments(request: Request) -> tuple[list[Any], dict[str, Any]]:
@@ -368,7 +384,8 @@ def read_arguments(request: Request) -> tuple[list[Any], dict[str, Any]]:
         ProtocolError: They are not what they should be.
     """
     args = values.decode(request.args, request.buffers) if isinstance(request.args, msgspec.Raw) else request.args
-    request.args, request.buffers = None, []  # large ones go when the method is done with them
+    request.args = None  # large ones go when the method is done with them
+    request.buffers.clear()
     return split_arguments(args, request.headers)
 
 
@@ -386,6 +403,23 @@ def split_arguments(args: Any, headers: dict[str, Any]) -> tuple[list[Any], dict
     if not isinstance(kwargs, dict) or not all(isinstance(key, str) for key in kwargs):
         raise ProtocolError(f"expected keyword arguments as a dict, got {kwargs!r:.50}")
     return args, kwargs
+
+
+def pack_owned(owner: list[Any], buffers: list[Any] | None, *, where: str) -> bytes:
+    """Do so with a value that may change before it has been sent: unless nobody else knows it, its buffers are copies.
+
+    Args:
+        owner: A list of that value, which nothing of ours refers to besides.
+        buffers: Takes what travels out of band.
+        where: What it is, for errors.
+
+    Raises:
+        SerializationError: It is not plain.
+    """
+    packed = pack_value(owner[0], buffers, where=where)
+    if buffers and not is_settled(list(owner), exported=1):
+        buffers[:] = map(copy_buffer, buffers)
+    return packed
 
 
 def pack_value(value: Any, buffers: list[Any] | None, *, where: str) -> bytes:

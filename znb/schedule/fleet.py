@@ -11,6 +11,7 @@ its chunks' costs; a worker with an exclusive chunk has no other. Owning thread:
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -49,15 +50,17 @@ class Marks:
         holes: Jobs that the worker gave back out of the middle; no outcome will come.
         void: Whether all that is left of the chunk is ``stopped``.
         interrupted: Jobs that an ``Interrupt`` went out for.
+        late: Those of ``stopped`` that overran; the others were cancelled.
     """
 
-    __slots__ = ("holes", "interrupted", "stopped", "void")
+    __slots__ = ("holes", "interrupted", "late", "stopped", "void")
 
     def __init__(self) -> None:
         self.stopped: set[int] = set()
         self.holes: set[int] = set()
         self.void = False
         self.interrupted: set[int] = set()
+        self.late: set[int] = set()
 
 
 class Chunk(msgspec.Struct, eq=False):
@@ -148,6 +151,7 @@ class Worker:
         "armed",
         "backlog",
         "busy",
+        "cancelled",
         "condemned",
         "deadline",
         "done",
@@ -191,10 +195,17 @@ class Worker:
         self.condemned = False
         self.done = 0
         self.failed = 0
+        self.cancelled = 0
         self.retried = 0
         self.run_time = 0.0
         self.sent_bytes = 0
         self.received_bytes = 0
+
+    def count(self, first: int, end: int, errors: Collection[int], marks: Marks | None) -> None:
+        """Count the outcomes of jobs ``first`` to ``end`` that are no values; what was cancelled is no failure."""
+        cancelled = {i for i in marks.stopped - marks.late if first <= i < end} if marks is not None else ()
+        self.cancelled += len(cancelled)
+        self.failed += sum(index not in cancelled for index in errors)
 
     def reported(self) -> tuple[Chunk, int] | None:
         """Return the chunk and job that the worker said it began and has not answered."""

@@ -70,11 +70,15 @@ class Interrupt(msgspec.Struct, frozen=True, gc=False):
     """Raise ``KeyboardInterrupt`` in this job, if the worker is running exactly this one; never in another.
 
     A job that the worker has taken up and not begun, so that ``Revoke`` came too late for it, is best not run.
+
+    Attributes:
+        late: Whether it overran its limit; else it was cancelled.
     """
 
     worker: int
     chunk: int
     index: int
+    late: bool = False
 
 
 class Kill(msgspec.Struct, frozen=True, gc=False):
@@ -190,8 +194,9 @@ class WorkerStats(msgspec.Struct, frozen=True):
         state: ``"idle"``, ``"running"``, ``"busy"`` (somebody else's cell), ``"suspended"`` or ``"lost"``.
         chunks: Chunks it holds.
         running: Jobs it holds: the running one and those waiting there.
-        done: Jobs whose outcome it sent, failed ones included.
+        done: Jobs whose outcome it sent, failed and cancelled ones included.
         failed: Those of them that ended with an error.
+        cancelled: Those of them that were cancelled while it held them.
         retried: Jobs that run again because of how they ended there.
         run_time: Seconds of work that it reported.
         sent_bytes: Bytes sent to it, as told by ``count_bytes``.
@@ -211,6 +216,7 @@ class WorkerStats(msgspec.Struct, frozen=True):
     sent_bytes: int
     received_bytes: int
     groups: tuple[int, ...] = ()
+    cancelled: int = 0
 
 
 class SchedulerStats(msgspec.Struct, frozen=True):

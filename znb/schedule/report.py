@@ -78,6 +78,7 @@ class Totals:
             running=sum(chunk.left() for chunk in worker.queue),
             done=worker.done + former.done,
             failed=worker.failed + former.failed,
+            cancelled=worker.cancelled + former.cancelled,
             retried=worker.retried + former.retried,
             run_time=worker.run_time + former.run_time,
             sent_bytes=worker.sent_bytes + former.sent_bytes,

@@ -445,7 +445,7 @@ class Scheduler:
         chunk.skip_holes()
         if chunk.next < chunk.stop and chunk.is_stopped(chunk.next):
             interrupt(self._placement, chunk, chunk.next)
-        worker.failed += len(errors) + len(retry)
+        worker.count(first, end, (*errors, *retry), marks)
         failed = sum(first <= index < end and index not in skip for index in errors)
         for index, raised in retry.items():
             if index in skip or not first <= index < end:

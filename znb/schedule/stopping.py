@@ -40,10 +40,10 @@ def stop_jobs(placement: Placement, chunk: Chunk, start: int, stop: int) -> None
 
 def interrupt(placement: Placement, chunk: Chunk, index: int) -> None:
     """Interrupt a job that has ended here, once."""
-    interrupted = chunk.mark().interrupted
-    if index not in interrupted:
-        interrupted.add(index)
-        placement.out.append(Interrupt(chunk.worker.number, chunk.number, index))
+    marks = chunk.mark()
+    if index not in marks.interrupted:
+        marks.interrupted.add(index)
+        placement.out.append(Interrupt(chunk.worker.number, chunk.number, index, index in marks.late))
         placement.interrupted.append(chunk.worker)
 
 
@@ -80,6 +80,7 @@ def overran(placement: Placement, worker: Worker, now: float, grace: float) -> b
         return True
     if not chunk.is_stopped(index):
         chunk.mark().stopped.add(index)
+        chunk.mark().late.add(index)
         before = group.attempts.get(index, ())
         reason = f"ran for longer than {group.job_timeout:g} s"
         if group.retry_timeouts and group.charge(index, Attempt(worker.name, reason)):

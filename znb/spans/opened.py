@@ -25,12 +25,12 @@ EVENTS_MAX = 128
 DEPTH_MAX = 10_000
 
 #: The span, or the caller's context, in which the present code runs.
-_current: Final[contextvars.ContextVar[Parent | None]] = contextvars.ContextVar("znb_span", default=None)
+ACTIVE: Final[contextvars.ContextVar[Parent | None]] = contextvars.ContextVar("znb_span", default=None)
 
 #: The present span or remote context; ``None`` for none.
-current: Final = _current.get
+current: Final = ACTIVE.get
 #: Makes another one the present one.
-set_current: Final = _current.set
+set_current: Final = ACTIVE.set
 
 
 class Parent(Protocol):

@@ -6,11 +6,13 @@ given, unless that is a number or a short text.
 
 from __future__ import annotations
 
+import builtins
 import itertools
 import operator
 import os
 import reprlib
 import traceback
+from collections.abc import Callable
 from math import isfinite
 from pathlib import Path
 from typing import Any, Final
@@ -19,7 +21,9 @@ __all__ = [
     "ATTRIBUTES_MAX",
     "clean",
     "describe_error",
+    "name_error",
     "plain",
+    "remembered",
     "safe_text",
     "scrub",
     "seen_by",
@@ -41,10 +45,21 @@ CHAIN_MAX = 100
 ROOT = str(Path(__file__).parents[1]) + os.sep
 #: Folders of code that calls the user's and is none of it: a frame of theirs tells nothing.
 CALLERS = tuple(f"{os.sep}{name}{os.sep}" for name in ("IPython", "ipykernel"))
+#: Where an exception keeps what was rendered of it.
+TEXTS: Final = "_znb_texts"
+#: What znb and Python note on an exception on its way; its text is the same with them.
+NOTED: Final = frozenset({TEXTS, "_znb_span", "_render_traceback_", "__notes__", "znb_origin", "znb_endpoint"})
 #: Types of values that are kept as they are, beside text and numbers.
 PLAIN = frozenset({bool, type(None)})
+#: Types of arguments whose text takes no time.
+CHEAP = frozenset({str, int, float, *PLAIN})
 #: Largest magnitude of an integer attribute: what msgpack and OTLP carry.
 INT_MAX = (1 << 63) - 1
+
+
+#: An exception's attributes and arguments, past what its class may make of these names.
+_dict_of: Final[Callable[[BaseException], dict[str, Any]]] = vars(BaseException)["__dict__"].__get__
+_args_of: Final[Callable[[BaseException], tuple[Any, ...]]] = vars(BaseException)["args"].__get__
 
 
 class _Short(reprlib.Repr):
@@ -120,18 +135,76 @@ def valid_text(text: str) -> str:
     return text if text.isascii() else text.encode("utf-8", "replace").decode()
 
 
+class Texts:
+    """What was rendered of an exception, and what it was then. It is not pickled: another process renders anew."""
+
+    __slots__ = ("args", "found", "state")
+
+    def __init__(self, error: BaseException) -> None:
+        self.args = _args_of(error)
+        self.state = _state(error)
+        self.found: dict[object, str] = {}
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (bool, ())
+
+    def still_hold(self, error: BaseException) -> bool:
+        """Tell whether the exception has the arguments and attributes that it had."""
+        state = _state(error)
+        return (
+            _args_of(error) is self.args
+            and state.keys() == self.state.keys()
+            and all(value is self.state[name] for name, value in state.items())
+        )
+
+
+def _state(error: BaseException) -> dict[str, Any]:
+    return {name: value for name, value in _dict_of(error).items() if name not in NOTED}
+
+
+def remembered(error: BaseException, what: object, render: Callable[[], str]) -> str:
+    """Return what ``render()`` says of an exception, which is asked once while the exception stays as it is.
+
+    An exception is looked at by every span, call and process that it passes, and to say what it is may take long.
+    """
+    noted = _dict_of(error)
+    known = noted.get(TEXTS)
+    if type(known) is not Texts or not known.still_hold(error):
+        known = noted[TEXTS] = Texts(error)
+    text = known.found.get(what)
+    if text is None:
+        text = known.found[what] = render()
+    return text
+
+
 def safe_text(error: BaseException) -> str:
-    """Return ``str(error)``, or what went wrong with it."""
+    """Return ``str(error)``, or what went wrong with it; asked once, where it may take long."""
+    return _remembered_text(error, lambda: _text(error))
+
+
+def _remembered_text(error: BaseException, render: Callable[[], str]) -> str:
+    cls = type(error)
+    if getattr(builtins, cls.__name__, None) is cls and all(type(arg) in CHEAP for arg in _args_of(error)):
+        return render()
+    return remembered(error, str, render)
+
+
+def _text(error: BaseException) -> str:
     try:
         return str(error)
     except Exception as failure:  # noqa: BLE001 - as above
-        return f"<{type(failure).__name__} in its str>"
+        return f"<exception str() failed: {type(failure).__name__}>"
 
 
 def type_name(error: BaseException) -> str:
     """Return the qualified name of an exception's type."""
     cls = type(error)
     return cls.__qualname__ if cls.__module__ == "builtins" else f"{cls.__module__}.{cls.__qualname__}"
+
+
+def name_error(error: BaseException) -> dict[str, Any]:
+    """Return type and message of an exception, under OpenTelemetry's names."""
+    return {"exception.type": type_name(error), "exception.message": plain(safe_text(error))}
 
 
 def describe_error(error: BaseException) -> dict[str, Any]:
@@ -141,7 +214,7 @@ def describe_error(error: BaseException) -> dict[str, Any]:
     text = "".join(made.format())
     if len(text) > TRACEBACK_MAX:
         text = f"{text[: TRACEBACK_MAX // 2]}\n…\n{text[-TRACEBACK_MAX // 2 :]}"
-    message = plain(safe_text(error))
+    message = plain(_remembered_text(error, lambda: str(made)))  # which has rendered it already
     return {"exception.type": type_name(error), "exception.message": message, "exception.stacktrace": text}
 
 

@@ -24,7 +24,7 @@ from typing import Any, Final
 
 from znb.spans.adopted import OFF, OFF_STATE, Adopted, adopt_active, program_name
 from znb.spans.opened import OpenSpan, OptionalSpan, Parent, current, set_current
-from znb.spans.plain import describe_error, plain, safe_text, seen_by, type_name
+from znb.spans.plain import describe_error, name_error, seen_by, type_name
 from znb.spans.ring import Ring
 
 __all__ = ["FIELDS", "RECORDER", "OpenSpan", "OptionalSpan", "Parent", "Recorder", "current", "set_current"]
@@ -206,9 +206,10 @@ class Recorder:
             return
         # With the process, because an exception that came from another one should show its way through this one too.
         process, inner = seen_by(error)
+        at_ns = at_ns or perf_counter_ns()
+        events = span.events = span.events or []
         if process == self.key and inner != span.span_id:
-            known = {"exception.type": type_name(error), "exception.message": plain(safe_text(error))}
-            span.event("exception", **known, **{"exception.span": f"{inner:016x}"})
+            events.append((at_ns, "exception", {**name_error(error), "exception.span": f"{inner:016x}"}))
             return
         with contextlib.suppress(Exception):  # some types refuse attributes: each span keeps the traceback then
             error._znb_span = (self.key, span.span_id)  # type: ignore[attr-defined]
@@ -216,10 +217,9 @@ class Recorder:
             details = dict(self.describe(error))
         except Exception as failure:  # noqa: BLE001 - the error that is being recorded matters more
             details = {"exception.type": type_name(error), "exception.lost": type(failure).__name__}
-        events = span.events = span.events or []
         if isinstance(error, KeyboardInterrupt):
-            events.append((at_ns or perf_counter_ns(), "interrupt", {}))
-        events.append((at_ns or perf_counter_ns(), "exception", details))
+            events.append((at_ns, "interrupt", {}))
+        events.append((at_ns, "exception", details))
 
     def watch(self, interval_ms: int) -> None:
         """Count a watched span, and wake the sampler at the first."""

@@ -31,13 +31,27 @@ import msgspec
 
 from znb.spans.plain import scrub, valid_text
 
-__all__ = ["KINDS", "STATUSES", "Event", "Process", "Span", "SpanTable", "TracePart", "pack_entries"]
+__all__ = [
+    "CANCELLED",
+    "ERROR",
+    "KINDS",
+    "LOST",
+    "STATUSES",
+    "Event",
+    "Process",
+    "Span",
+    "SpanTable",
+    "TracePart",
+    "pack_entries",
+]
 
 #: What spans stand for. ``call`` is a request as its caller sees it, ``serve`` the same where it is answered; ``map``
 #: and ``submit`` are the caller's side of jobs, ``job`` the run of one (or of several short ones) on a worker.
 KINDS: Final = ("span", "trace", "cell", "call", "serve", "map", "submit", "job", "put", "publish")
 #: How spans ended. ``open`` ones had not when they were last heard of; ``lost`` ones never will: their process is gone.
 STATUSES: Final = ("ok", "error", "cancelled", "open", "lost")
+#: Three of them as tables hold them.
+ERROR, CANCELLED, LOST = map(STATUSES.index, ("error", "cancelled", "lost"))
 
 _KIND: Final = {kind: number for number, kind in enumerate(KINDS)}
 _STATUS: Final = {status: number for number, status in enumerate(STATUSES)}

@@ -41,6 +41,10 @@ _PLACE = "__znb_place__"
 _SKIPPED = "__znb_skipped__"
 #: Global of a made frame that keeps alive the generator it ran in (see ``_run_frames``).
 _MAKER = "__znb_maker__"
+#: Global of a made frame that is the record it was made of.
+_RECORD = "__znb_record__"
+#: How variables are kept.
+KEEPING: Final = "workers started with --env ZNB_TRACE_LOCALS=1 send its text along"
 #: Variables sent of one frame.
 _MAX_VARIABLES = 50
 #: Characters sent of one variable.
@@ -57,7 +61,7 @@ _MASK = "<masked>"
 
 
 class Remote:
-    """A variable that stayed in its process: only its text is here."""
+    """A variable that stayed in its process: only its text is here, or only that it stayed."""
 
     __slots__ = ("_text",)
 
@@ -142,10 +146,9 @@ def _read(entry: TracebackType, sources: Sources, secrets: frozenset[str] | None
     """Read one frame, its variables too where the texts to be masked in them are given."""
     frame, code, lineno = entry.tb_frame, entry.tb_frame.f_code, entry.tb_lineno or 0
     filename = clean(code.co_filename)
-    if _MAKER in frame.f_globals:
-        place, skipped = place_of(frame), frame.f_globals.get(_SKIPPED, 0)
-        if place is not None or skipped:
-            return Frame(filename, lineno, clean(code.co_name), place=place, skipped=skipped)
+    made = frame.f_globals.get(_RECORD)
+    if isinstance(made, Frame) and (made.place is not None or made.skipped):
+        return Frame(filename, lineno, clean(code.co_name), place=made.place, skipped=made.skipped)
     _, end_lineno, col, end_col = _positions(code, entry.tb_lasti)
     module = frame.f_globals.get("__name__")
     return Frame(
@@ -159,7 +162,8 @@ def _read(entry: TracebackType, sources: Sources, secrets: frozenset[str] | None
         col,
         end_col,
         clean(module) if isinstance(module, str) else "",
-        _variables(frame, secrets) if secrets is not None else None,
+        made.variables if isinstance(made, Frame) else _variables(frame, secrets) if secrets is not None else None,
+        names=made.names if isinstance(made, Frame) else _names(frame),
     )
 
 
@@ -180,6 +184,14 @@ def _secrets(frames: Iterable[FrameType]) -> frozenset[str]:
             if type(value) is str and len(value) >= _MIN_SECRET and _SECRET.search(name):
                 found.add(value)
     return frozenset(found)
+
+
+def _names(frame: FrameType) -> tuple[str, ...]:
+    """Return what the frame's variables are called."""
+    code, known = frame.f_code, frame.f_globals
+    own = (*code.co_varnames, *code.co_cellvars, *code.co_freevars)
+    names = dict.fromkeys((*own, *(name for name in code.co_names if name in known)))
+    return tuple(clean(name) for name in names if not name.startswith(("__", ".")))[:_MAX_VARIABLES]
 
 
 def _variables(frame: FrameType, secrets: frozenset[str]) -> dict[str, Any]:
@@ -253,25 +265,26 @@ _OFFSET: Final = _stub_offset()
 _UNITS: Final = len(_STUB.co_code) // 2
 
 
-def make_traceback(frames: Collection[Frame], filenames: Mapping[str, str], about: str) -> TracebackType | None:
+def make_traceback(frames: Collection[Frame], filenames: Mapping[str, str], place: Place) -> TracebackType | None:
     """Return a traceback of made frames, ``None`` for no frames.
 
     Args:
         frames: Outermost first.
         filenames: Names to show instead of the frames' own.
-        about: What to say where somebody looks for a frame's variables.
+        place: Where they ran, up to the first hop among them.
     """
     maker = _run_frames()
     made = []
     for frame in frames:
-        globals_: dict[str, Any] = {"__znb_stop__": _stop, "__name__": frame.module, _MAKER: maker}
+        globals_: dict[str, Any] = {"__znb_stop__": _stop, "__name__": frame.module, _MAKER: maker, _RECORD: frame}
+        place = frame.place or place
         if frame.place is not None:
             globals_[_PLACE] = frame.place
         if frame.skipped:
             globals_[_SKIPPED] = frame.skipped
         code = _code(frame, filenames.get(frame.filename, frame.filename))
         next(maker)
-        made_frame = maker.send((code, globals_, _locals(frame, about)))
+        made_frame = maker.send((code, globals_, _locals(frame, place)))
         if made_frame is not None:
             made.append((made_frame, max(frame.lineno, 1)))
     traceback = None
@@ -298,13 +311,16 @@ def _run_frames() -> Generator[FrameType | None, tuple[CodeType, dict[str, Any],
         del frame
 
 
-def _locals(frame: Frame, about: str) -> dict[str, Any]:
+def _locals(frame: Frame, place: Place) -> dict[str, Any]:
     if frame.place is not None:
         return {"__tracebackhide__": True}
+    about = f"this frame ran on {place}"
+    why = KEEPING if frame.variables is None else "only the frame's own variables were sent"
+    stayed: dict[str, Any] = {name: Remote(f"<{name} stayed on {place}; {why}>") for name in frame.names}
     if frame.variables is None:
-        return {"__remote__": Remote(f"{about}; its variables stayed there")}
+        return {**stayed, "__remote__": Remote(f"{about}; its variables stayed there")}
     found = {n: Remote(str(v[0])) if isinstance(v, list) else v for n, v in frame.variables.items()}
-    return {**found, "__remote__": Remote(f"{about}; objects are shown by their text only")}
+    return {**stayed, **found, "__remote__": Remote(f"{about}; objects are shown by their text only")}
 
 
 def _code(frame: Frame, filename: str) -> CodeType:

@@ -111,6 +111,7 @@ class Frame(msgspec.Struct, frozen=True, array_like=True):
         col: First column of the failing expression, in UTF-8 bytes.
         module: ``__name__`` of the frame's globals.
         variables: Values and texts of its variables, if they were asked for.
+        names: What its variables are called, and the global ones that its code speaks of.
         place: Set on a frame that stands for a hop: the frames after it ran there.
         skipped: Set on a frame that stands for this many frames left out.
     """
@@ -128,6 +129,7 @@ class Frame(msgspec.Struct, frozen=True, array_like=True):
     variables: dict[str, Any] | None = None
     place: Place | None = None
     skipped: int = 0
+    names: tuple[str, ...] = ()
 
 
 class Part(msgspec.Struct, frozen=True, array_like=True):

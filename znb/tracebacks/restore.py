@@ -106,7 +106,7 @@ class _Restore:
         frames: tuple[Frame, ...] = raised.frames
         if index == 0:
             frames = (_hop(place), *frames)
-        exc.with_traceback(make_traceback(frames, self._filenames, f"this frame ran on {place}"))
+        exc.with_traceback(make_traceback(frames, self._filenames, place))
         notes = [*raised.notes, *lost]
         exc.__dict__.pop("__notes__", None)
         if notes:

@@ -23,6 +23,7 @@ import msgspec
 
 from znb.errors import Cancelled, RemoteError
 from znb.serialize.records import MissingDefinitions
+from znb.spans.plain import TEXTS, remembered, safe_text
 from znb.tracebacks.record import Part, Raised
 from znb.tracebacks.sources import clean
 
@@ -35,7 +36,7 @@ _MAX_MESSAGE = 10_000
 #: Characters of plain text sent without the codec.
 _MAX_PLAIN = 100_000
 #: Attributes that are not the user's.
-PRIVATE = frozenset({"__notes__", "_render_traceback_", "znb_origin"})
+PRIVATE = frozenset({"__notes__", "_render_traceback_", "znb_origin", TEXTS})
 _HEAP_TYPE = 1 << 9
 _PICKLE_METHODS = frozenset({"__reduce__", "__reduce_ex__", "__getstate__", "__setstate__"})
 
@@ -78,7 +79,7 @@ class Values(msgspec.Struct, frozen=True):
 def safe_str(exc: BaseException) -> str:
     """Return the exception's text, or what stands for it if it cannot be had; shortened."""
     try:
-        text = str(exc)
+        text = safe_text(exc)
         if len(text) > _MAX_MESSAGE:
             text = f"{text[:_MAX_MESSAGE]}... ({len(text):,} characters)"
         return clean(text)
@@ -111,7 +112,7 @@ class Packer:
         if not isinstance(exc, BaseExceptionGroup):
             args = exc.args
             if not _is_plain(args):
-                self._add_args(args, parts, lost)
+                self._add_args(exc, parts, lost)
                 args = None
         attributes = {}
         for name, value in _attributes(exc):
@@ -121,17 +122,22 @@ class Packer:
                 self._add(f".{name}", value, parts, lost, f"its attribute {name!r}")
         return Values(args, attributes, tuple(parts), () if whole else tuple(lost))
 
-    def _add_args(self, args: tuple[Any, ...], parts: list[Part], lost: list[str]) -> None:
+    def _add_args(self, exc: BaseException, parts: list[Part], lost: list[str]) -> None:
+        args = exc.args
         if self._add("args", args, parts, [], ""):
             return
+
+        def described(number: int) -> str:
+            return remembered(exc, number, lambda: _short_repr(args[number]))
+
         kept: list[Any] = []
         for number, arg in enumerate(args):
             if _is_plain(arg) or self._add("", arg, [], lost, f"its argument {number}"):
                 kept.append(arg)
             else:
-                kept.append(_short_repr(arg))
+                kept.append(described(number))
         if not self._add("args", tuple(kept), parts, [], ""):
-            self._add("args", tuple(map(_short_repr, args)), parts, lost, "its arguments")
+            self._add("args", tuple(map(described, range(len(args)))), parts, lost, "its arguments")
 
     def _add(self, name: str, value: Any, parts: list[Part], lost: list[str], what: str) -> bool:
         """Append the part of a value, or the reason why there is none."""

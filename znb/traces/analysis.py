@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, overload
 
 import msgspec
 
-from znb.spans.table import KINDS, Span
+from znb.spans.table import CANCELLED, ERROR, KINDS, Span
 from znb.traces.listing import LINES_MAX, Listing, duration, in_columns, printable
 from znb.traces.model import TraceData
 
@@ -30,6 +30,7 @@ __all__ = [
     "errors",
     "failures",
     "find",
+    "own_ns",
     "self_ns",
     "self_times",
     "to_pandas",
@@ -177,7 +178,7 @@ class TreeNode:
     @property
     def self_seconds(self) -> float:
         """The span's time that no child covers."""
-        return _own(self._data, self._row) / 1e9
+        return own_ns(self._data, self._row) / 1e9
 
     def walk(self) -> Iterator[tuple[TreeNode, int]]:
         """Yield this node and those below, with their depths."""
@@ -198,7 +199,7 @@ def tree(data: TraceData) -> list[TreeNode]:
     return [TreeNode(data, row) for row in data.roots]
 
 
-def _own(data: TraceData, row: int) -> int:
+def own_ns(data: TraceData, row: int) -> int:
     """Return nanoseconds of a span that no child covers."""
     table = data.table
     start, end = table.start_ns[row], data.end(row)
@@ -257,7 +258,7 @@ def self_times(data: TraceData) -> list[SelfTime]:
         found[0] += 1
         found[1] += (table.end_ns[row] or data.end_ns) - table.start_ns[row]
         found[2] += own[row]
-        found[4] += table.status[row] == 1
+        found[4] += table.status[row] == ERROR
         if sampled and table.span_id[row] in sampled:
             where[table.span_id[row]] = key
             found[5] = 1
@@ -316,7 +317,7 @@ def _by_end(data: TraceData, row: int) -> list[int]:
 
 def failures(data: TraceData) -> list[int]:
     """Return the innermost span that each exception ended: one row for each, by time."""
-    failed = {row for row, status in enumerate(data.table.status) if status == 1}
+    failed = {row for row, status in enumerate(data.table.status) if status == ERROR}
     above = {data.parent[row] for row in failed}
     return sorted(failed - above, key=data.end)
 
@@ -327,7 +328,7 @@ def errors(data: TraceData) -> list[Failure]:
     found = Failures()
     for row in failures(data):
         count, up = 1, data.parent[row]
-        while up >= 0 and status[up] == 1:
+        while up >= 0 and status[up] == ERROR:
             count, up = count + 1, data.parent[up]
         details = _exception(data, row)
         path = tuple(data.span(step) for step in data.path(row))
@@ -339,7 +340,7 @@ def errors(data: TraceData) -> list[Failure]:
 def _chain(data: TraceData, row: int) -> str:
     """Return the traceback of the outermost span that an exception went through, of those that kept one."""
     found, up = "", row
-    while up >= 0 and data.table.status[up] == 1:
+    while up >= 0 and data.table.status[up] == ERROR:
         found = str(_exception(data, up).get("exception.stacktrace", "")) or found
         up = data.parent[up]
     return found
@@ -347,7 +348,7 @@ def _chain(data: TraceData, row: int) -> str:
 
 def _exception(data: TraceData, row: int) -> dict[str, Any]:
     """Return what is known of the exception that ended a span, or a child of it that was cancelled."""
-    for at in (row, *(child for child in data.children(row) if data.table.status[child] == 2)):
+    for at in (row, *(child for child in data.children(row) if data.table.status[child] == CANCELLED)):
         for event in reversed(data.events(at)):
             if event.name == "exception":
                 return event.attributes

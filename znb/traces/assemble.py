@@ -12,14 +12,13 @@ from typing import Any
 
 from znb.spans import Process, SpanTable, TracePart
 from znb.spans.samples import SamplePart, SampleTable
-from znb.spans.table import KINDS, STATUSES, Event
+from znb.spans.table import KINDS, LOST, Event
 from znb.traces.clock import Estimate, Interval, chain
 from znb.traces.model import ClockError, TraceData
 from znb.traces.names import CellNames, rename_events, rename_frames
 
-__all__ = ["Parts", "assemble"]
+__all__ = ["Parts", "assemble", "open_notes", "take_rows"]
 
-_LOST = STATUSES.index("lost")
 _CELL = KINDS.index("cell")
 _JOB = KINDS.index("job")
 #: How reasons begin that follow the name of a worker.
@@ -163,7 +162,7 @@ def _without_doubles(table: SpanTable) -> SpanTable:
 
 def _told_once(table: SpanTable, lost: Mapping[str, str]) -> SpanTable:
     """Return the table without what this side recorded of lost jobs that their workers had told of while they ran."""
-    ours = [row for row in range(len(table)) if table.status[row] == _LOST and table.kind[row] == _JOB]
+    ours = [row for row in range(len(table)) if table.status[row] == LOST and table.kind[row] == _JOB]
     if not ours:
         return table
     gone = {thread for thread, (number, _, _) in enumerate(table.threads) if table.processes[number].key in lost}
@@ -305,7 +304,7 @@ def _mark_lost(table: SpanTable, lost: Mapping[str, str], lost_ns: Mapping[str, 
     gone = {thread for thread, (number, _, _) in enumerate(table.threads) if table.processes[number].key in lost}
     for row, thread in enumerate(table.thread):
         if thread in gone and not table.end_ns[row]:
-            table.status[row] = _LOST
+            table.status[row] = LOST
             key = table.process(row).key
             at = lost_ns.get(key, table.start_ns[row])
             table.end_ns[row] = max(at, table.start_ns[row]) if key in lost_ns else 0
@@ -330,11 +329,14 @@ def _notes(data: TraceData, parts: Parts, lost: Mapping[str, str], missed: Mappi
     if missing and len(data.roots) > 1:
         what = "1 span stands" if data.orphans == 1 else f"{data.orphans} spans stand"
         notes.append(f"{what} alone, as {len(missing)} of the spans above are missing")
+    return notes + open_notes(data)
+
+
+def open_notes(data: TraceData) -> list[str]:
+    """Say what has not ended."""
     # The root of a script stays open as long as the script runs.
     rows = zip(data.table.end_ns, data.table.kind, data.table.status, strict=True)
-    open_rows = sum(1 for end, kind, status in rows if not end and kind != _CELL and status != _LOST)
-    if open_rows == 1:
-        notes.append("1 span has not ended yet")
-    elif open_rows:
-        notes.append(f"{open_rows} spans have not ended yet")
-    return notes
+    open_rows = sum(1 for end, kind, status in rows if not end and kind != _CELL and status != LOST)
+    if not open_rows:
+        return []
+    return ["1 span has not ended yet" if open_rows == 1 else f"{open_rows} spans have not ended yet"]

@@ -38,9 +38,7 @@ SPANS_MAX = 4096
 SAMPLES_MAX = 8192
 #: Open spans of one answer, the latest.
 OPEN_MAX = 1024
-
-
-#: Steps in which it is looked up how many spans wait.
+#: Spans by which ``Feed.waiting`` counts.
 PEEK = 1024
 
 
@@ -137,7 +135,7 @@ class Feed:
         )
 
     def waiting(self, request: Request) -> int:
-        """Return at least how many spans are new since ``request``: nothing, a part of the ring, or all of it."""
+        """Return how many spans are new since ``request``, rounded down to ``PEEK``; at most what the ring holds."""
         ring, found = self._recorder.ring, 0
         while found <= ring.mask:
             step = request.spans[0] + found + PEEK

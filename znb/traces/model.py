@@ -49,6 +49,7 @@ class TraceData:
         samples: Its samples.
         notes: What is missing or uncertain, a sentence each.
         clocks: How sure times are.
+        sampled: Whether samples that were taken are there; files of some formats have none.
 
     Attributes:
         roots: Rows without a parent here, by start.
@@ -64,12 +65,15 @@ class TraceData:
         samples: SampleTable,
         notes: Sequence[str] = (),
         clocks: Sequence[ClockError] = (),
+        *,
+        sampled: bool = True,
     ) -> None:
         self.trace_id = trace_id
         self.table = table
         self.samples = samples
         self.notes = list(notes)
         self.clocks = list(clocks)
+        self.sampled = sampled
         self.parent = self._find_parents()
         self.by_start = array("I", sorted(range(len(table)), key=table.start_ns.__getitem__))
         self.order, self.first, self.roots = self._sort_children()
@@ -89,6 +93,11 @@ class TraceData:
     def seconds(self) -> float:
         """From the first start to the last end."""
         return (self.end_ns - self.start_ns) / 1e9
+
+    @property
+    def root_name(self) -> str:
+        """The name of the first root; empty if there is none."""
+        return self.name(self.roots[0]) if self.roots else ""
 
     def _find_parents(self) -> array[int]:
         """Return the row of each row's parent; a row is never its own ancestor, whatever a file says."""

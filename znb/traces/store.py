@@ -192,7 +192,7 @@ class Store:
             self._shrink()
 
     def relieve(self) -> None:
-        """Take what this process has recorded if much of it waits, as there is no room for more than so much.
+        """Take what this process has recorded, if so much of it waits that the ring may soon overwrite some.
 
         Never waits for another thread.
         """

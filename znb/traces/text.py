@@ -8,10 +8,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 
-from znb.spans.table import KINDS
+from znb.spans.table import CANCELLED, ERROR, KINDS, LOST
 from znb.traces.analysis import TreeNode, errors, failures, self_ns, tree
 from znb.traces.listing import duration, printable
 from znb.traces.model import TraceData
+from znb.traces.unseen import REASON, unseen_ns
 
 __all__ = ["Roots", "duration", "text_tree"]
 
@@ -76,6 +77,7 @@ def text_tree(data: TraceData, title: str = "", width: int = 100) -> str:
     lines = [_headline(data, title)]
     lines += _lines(data, width)
     lines += _hot(data)
+    lines += _unseen(data)
     found = errors(data)
     if found:
         lines.append("")
@@ -109,6 +111,15 @@ def _hot(data: TraceData) -> list[str]:
     )
 
 
+def _unseen(data: TraceData) -> list[str]:
+    """Return the spans that took time in which the sampler could not look, if there are any."""
+    by_name: Counter[str] = Counter()
+    for row, unseen in unseen_ns(data).items():
+        by_name[data.name(row)] += unseen
+    found = [f"  {duration(unseen):>8}  {printable(name)}" for name, unseen in by_name.most_common(HOT_MAX)]
+    return ["", f"not seen by the sampler: {REASON}", *found] if found else []
+
+
 def _user_frame(data: TraceData, node: int) -> str:
     """Return the innermost line of the user's code of a stack; without any, the innermost."""
     samples, at = data.samples, node
@@ -123,7 +134,7 @@ def _user_frame(data: TraceData, node: int) -> str:
 
 
 def _headline(data: TraceData, title: str) -> str:
-    name = title or (data.name(data.roots[0]) if data.roots else "empty trace")
+    name = title or data.root_name or "empty trace"
     parts = [printable(name), duration(data.end_ns - data.start_ns), f"{len(data)} span{'s' * (len(data) != 1)}"]
     processes = len({number for number, _, _ in data.table.threads})
     if processes > 1:
@@ -151,9 +162,9 @@ def _group(data: TraceData) -> dict[tuple[str, int], _Group]:
         group.total += took
         group.own += own[row]
         group.longest = max(group.longest, took)
-        group.failed += table.status[row] == 1
-        group.lost += table.status[row] == 4
-        if table.status[row] == 2:
+        group.failed += table.status[row] == ERROR
+        group.lost += table.status[row] == LOST
+        if table.status[row] == CANCELLED:
             group.marks["cancelled"] += 1
         if row in table.events:
             group.marks.update(MARKS[event.name] for event in data.events(row) if event.name in MARKS)

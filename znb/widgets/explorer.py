@@ -32,10 +32,11 @@ from znb.export import flame_svg
 from znb.locks import Event
 from znb.sinks import NotebookCell
 from znb.spans import Span
-from znb.traces import Parts, analysis
+from znb.traces import Parts, TraceData, analysis
 from znb.traces.assemble import clock_of
 from znb.traces.clock import Interval
-from znb.tracing import TRACES, Trace
+from znb.traces.unseen import unseen_ns, unseen_text
+from znb.tracing import TRACES, LiveTrace, Trace
 from znb.widgets.bundles import BundleMissing, read_bundle
 from znb.widgets.columns import Chunk, Encoder, Source, source_of
 from znb.widgets.comms import hear_while_busy
@@ -108,6 +109,8 @@ class Explorer(anywidget.AnyWidget):
     @property
     def live(self) -> bool:
         """Whether the trace still goes on here."""
+        if isinstance(self.trace, LiveTrace):  # which may be part of one that goes on
+            return self.trace in TRACES.live
         return any(one.trace_id == self.trace.trace_id for one in TRACES.live)
 
     # -- what is asked
@@ -145,8 +148,10 @@ class Explorer(anywidget.AnyWidget):
     def _details(self, question: dict[str, Any]) -> dict[str, Any]:
         data = self.trace.data
         row = data.row_of(str(question["id"]))
+        unseen = None if self.live else unseen_ns(data).get(row)
+        note = {"not sampled": unseen_text(unseen)} if unseen else {}
         return {
-            "attributes": data.table.attributes(row),
+            "attributes": {**note, **data.table.attributes(row)},
             "events": [[event.time_ns - data.start_ns, event.name, event.attributes] for event in data.events(row)],
         }
 
@@ -190,7 +195,10 @@ class Explorer(anywidget.AnyWidget):
     def _send_all(self) -> None:
         try:
             if self.live:
-                self._send_live()
+                if isinstance(self.trace, LiveTrace) and self.trace.inside:
+                    self._send_part()
+                else:
+                    self._send_live()
             while True:
                 self._wanted.clear()
                 self._send_ended()
@@ -202,11 +210,23 @@ class Explorer(anywidget.AnyWidget):
             logger.exception("the trace explorer stops: what it could not send is missing in the page")
 
     def _send_ended(self) -> None:
-        data = self.trace.data
+        self._send_all_of(self.trace.data, live=False)
+
+    def _send_all_of(self, data: TraceData, *, live: bool) -> None:
         encoder = self._begin(data.start_ns)
         length = data.end_ns - data.start_ns
-        for chunk in encoder.chunks([source_of(data)], live=False, length_ns=length, notes=data.notes):
+        for chunk in encoder.chunks([source_of(data)], live=live, length_ns=length, notes=data.notes):
             self._send_chunk(chunk)
+
+    def _send_part(self) -> None:
+        """Send a part of a trace that goes on, all of it now and then, until that part has ended."""
+        while self.live:
+            began = time.monotonic()
+            TRACES.collect(0.5)
+            self._wanted.clear()
+            self._send_all_of(self.trace.data, live=True)
+            spent = time.monotonic() - began
+            self._wanted.wait(max(FIRST_REPEAT, spent / BUSY_MAX) - spent)
 
     def _send_live(self) -> None:
         """Send what comes, until the trace has ended."""

@@ -27,6 +27,7 @@ import numbers
 from array import array
 from collections import deque
 from collections.abc import Callable
+from math import isfinite
 from typing import Any, Literal, NamedTuple, Protocol
 
 __all__ = ["KINDS", "Frame", "Kind", "Picture", "Seen", "guess_kind", "make_picture"]
@@ -36,6 +37,8 @@ KINDS: tuple[Kind, ...] = ("line", "table", "log", "image")
 
 #: Points of one line that are kept; a page is a thousand pixels wide.
 POINTS = 20_000
+#: Points from which on the oldest are dropped, many at a time.
+KEPT_POINTS = 2 * POINTS
 #: Points of one line in a full frame: its lowest and highest in each of half as many stretches.
 FULL_POINTS = 2_000
 #: Lines in one plot.
@@ -62,6 +65,8 @@ MESSAGE_KEYS = ("message", "msg", "text")
 IMAGE_TYPES = ((b"\x89PNG\r\n", "image/png"), (b"\xff\xd8\xff", "image/jpeg"), (b"GIF8", "image/gif"))
 
 
+#: No lines.
+_NONE: dict[Any, Any] = {}
 #: Types of most numbers.
 _PLAIN = frozenset((int, float))
 
@@ -135,7 +140,7 @@ def _finite(value: Any) -> float | None:
         number = float(value) if _is_number(value) else math.nan
     except (OverflowError, ValueError, TypeError):  # 10**400; whatever else calls itself real
         return None
-    return number if math.isfinite(number) else None
+    return number if isfinite(number) else None
 
 
 def _has_text(value: dict[Any, Any]) -> bool:
@@ -177,12 +182,13 @@ class _Series:
         self.new = 0
 
     def add(self, x: float, y: float) -> None:
-        self.x.append(x)
+        xs = self.x
+        xs.append(x)
         self.y.append(y)
         self.new += 1
-        if len(self.x) > 2 * POINTS:
-            del self.x[:POINTS], self.y[:POINTS]
-            self.new = min(self.new, len(self.x))
+        if len(xs) > KEPT_POINTS:
+            del xs[:POINTS], self.y[:POINTS]
+            self.new = min(self.new, len(xs))
 
 
 class Lines:
@@ -193,6 +199,8 @@ class Lines:
     def __init__(self, x: str | None = None) -> None:
         self._x = x
         self._series: dict[tuple[str, str, str], _Series] = {}
+        #: The same, by topic and source and then by key: what most messages need, without making a name first.
+        self._known: dict[tuple[str, str], dict[Any, _Series]] = {}
         self._told = 0
         self._hidden: set[tuple[str, str, str]] = set()
 
@@ -206,18 +214,27 @@ class Lines:
             return number is not None
         if self._x is None:
             self._x = next((key for key in AXES if _is_number(value.get(key))), "time")
-        position = _finite(seen.time if self._x == "time" else value.get(self._x))
+        axis = self._x
+        position = seen.time if axis == "time" else value.get(axis)
+        if type(position) is not float or not isfinite(position):
+            position = _finite(position)
         if position is None:
             return False
         found = False
+        known = self._known.get((seen.topic, seen.source), _NONE)
         for key, item in value.items():
-            number = item if type(item) is float and math.isfinite(item) else _finite(item)
-            if number is not None and key != self._x:
-                self._add(seen, str(key), position, number)
+            number = item if type(item) is float and isfinite(item) else _finite(item)
+            if number is not None and key != axis:
+                series = known.get(key)
+                if series is not None:
+                    series.add(position, number)
+                else:
+                    self._add(seen, key, position, number)
                 found = True
         return found
 
-    def _add(self, seen: Seen, key: str, x: float, y: float) -> None:
+    def _add(self, seen: Seen, original: Any, x: float, y: float) -> None:
+        key = str(original)
         name = (seen.topic, key, seen.source)
         series = self._series.get(name)
         if series is None:
@@ -227,6 +244,8 @@ class Lines:
                 return
             label = _short(f"{seen.topic}.{key}" if key else seen.topic, CELL_WIDTH)
             series = self._series[name] = _Series(len(self._series), label, seen.source)
+        if type(original) is str:  # other keys may be equal and have another text
+            self._known.setdefault((seen.topic, seen.source), {})[key] = series
         series.add(x, y)
 
     def frame(self, *, full: bool) -> Frame:
@@ -353,7 +372,7 @@ def _cell(value: Any) -> Any:
             number = float(value)
         except OverflowError:
             return _short(_as_text(value), CELL_WIDTH)
-        if not math.isfinite(number):
+        if not isfinite(number):
             return str(number)
         return int(value) if isinstance(value, numbers.Integral) and abs(int(value)) < 2**53 else number
     return _short(_as_text(value), CELL_WIDTH)

@@ -257,6 +257,7 @@ def _row(worker: WorkerStatus, cpu: float) -> dict[str, Any]:
         "queued": worker.queued + (jobs.queued if jobs is not None else 0),
         "done": jobs.done if jobs is not None else None,
         "failed": jobs.failed if jobs is not None else None,
+        "cancelled": jobs.cancelled if jobs is not None else None,
         "restarts": worker.restarts,
         "memory": worker.memory_bytes,
         "cpu": cpu,

@@ -1,21 +1,21 @@
 """``znb.stream``: what is published, live in a notebook.
 
-A thread takes what has come, folds it into a picture, and sends the page what is new, at most ``RATE`` times a second
-and only while somebody looks. Frames are numbered. Whoever misses one waits for a full one: the page asks for it, and
-because a kernel that runs a cell does not hear it, one is put into the widget's state every ``KEYFRAME_INTERVAL`` as
-well, where a page finds it that is opened later.
+What has come (``znb.widgets.sources``) is folded into a picture, and the page is sent what is new, at most ``RATE``
+times a second and only while somebody looks. Frames are numbered. Whoever misses one waits for a full one: the page
+asks for it, and because a kernel that runs a cell does not hear it, one is put into the widget's state every
+``KEYFRAME_INTERVAL`` as well, where a page finds it that is opened later.
 
-Invariants: the picture belongs to the view's thread; messages of the page come on the kernel's main thread, or on that
-of a subshell while a cell runs, one at a time, and only set flags, begin and end. ``close`` ends the thread and the
-subscription, and may be called twice.
+Invariants: the picture belongs to the source's thread; messages of the page come on the kernel's main thread, or on
+that of a subshell while a cell runs, one at a time, and only set flags, begin and end. ``close`` leaves the source, and
+may be called twice.
 """
 
 from __future__ import annotations
 
 import logging
-import threading
 import time
 import uuid
+from collections.abc import Sequence
 from typing import Any
 
 import anywidget
@@ -24,28 +24,26 @@ from IPython.core.getipython import get_ipython
 
 from znb.errors import ZnbError
 from znb.locks import Event
-from znb.pubsub.feed import Feed
 from znb.pubsub.messages import check_topic
 from znb.pubsub.places import EVERYWHERE
-from znb.pubsub.subscriber import Message, Subscription
+from znb.pubsub.subscriber import Message
 from znb.widgets.bundles import read_bundle
 from znb.widgets.comms import hear_while_busy
 from znb.widgets.kinds import KINDS, Frame, Kind, Picture, Seen, guess_kind, make_picture
+from znb.widgets.sources import sources
 
 __all__ = ["StreamView", "stream"]
 
 logger = logging.getLogger("znb.widgets")
 
-#: Frames a second.
-RATE = 15
-#: Seconds between two full frames in the widget's state, while something changes.
-KEYFRAME_INTERVAL = 3.0
+#: Seconds between two full frames in the widget's state, while something changes: at least, and at most where making
+#: one takes long; and the part of a core that they may take in between.
+KEYFRAME_INTERVAL, KEYFRAME_INTERVAL_MAX = 3.0, 15.0
+KEYFRAME_SHARE = 0.0025
 #: Seconds after which the page is told that the kernel is still there.
 ALIVE_INTERVAL = 5.0
 #: Seconds that a display where nothing is live waits for what has been published already.
 FIRST_LOOK = 0.5
-#: Messages that may wait for the thread.
-HISTORY = 20_000
 
 
 class StreamView(anywidget.AnyWidget):
@@ -74,9 +72,7 @@ class StreamView(anywidget.AnyWidget):
         self._x = x
         self._place = place
         self._picture: Picture | None = None
-        self._subscription: Subscription | None = None
-        self._thread: threading.Thread | None = None
-        self._closing = Event()
+        self._shows = False
         self._folded = Event()
         self._hidden: dict[str, bool] = {}
         self._wanted = False
@@ -88,7 +84,7 @@ class StreamView(anywidget.AnyWidget):
         self._failed = False
         self._unreadable = 0
         self._unfit = 0
-        self._keyframe_at = 0.0
+        self._keyframe_due = 0.0
         self._sent_at = 0.0
         self._fresh = False
         self.on_msg(self._on_page)
@@ -104,12 +100,8 @@ class StreamView(anywidget.AnyWidget):
         Raises:
             ServiceUnavailable: There is nobody of that name.
         """
-        feed = Feed(tuple(self.topics), self._place, HISTORY, time.time(), latest=True, interval=1 / RATE)
-        feed.start()
-        self._subscription = Subscription(feed)
-        self._closing.clear()
-        self._thread = threading.Thread(target=self._run, name="znb-stream", daemon=True)
-        self._thread.start()
+        sources.join(self, tuple(self.topics), self._place)
+        self._shows = True
 
     def wait_shown(self, timeout: float) -> bool:
         """Wait until there is something to see; return whether there is."""
@@ -121,14 +113,10 @@ class StreamView(anywidget.AnyWidget):
         super().close()
 
     def _end(self) -> None:
-        self._closing.set()
-        if self._thread is not None and self._thread is not threading.current_thread():
-            self._thread.join(1.0)
-        self._thread = None
-        subscription, self._subscription = self._subscription, None
-        if subscription is not None:
-            self._dropped_before += subscription.stats().dropped
-            subscription.close()
+        if self._shows:
+            self._shows = False
+            sources.leave(self, tuple(self.topics), self._place)
+            self._dropped_before = self._dropped
 
     def __repr__(self) -> str:
         topics = ", ".join(self.topics) or "all topics"
@@ -158,39 +146,25 @@ class StreamView(anywidget.AnyWidget):
                 if not self._hidden:
                     self._end()  # the cell was cleared or the page closed; one that comes back begins anew
                 return
-            if self._thread is None:
+            if not self._shows:
                 self.start()
 
-    # -- the view's thread -------------------------------------------------------------------------------------
+    # -- the source's thread -----------------------------------------------------------------------------------
 
-    def _run(self) -> None:
-        try:
-            while not self._closing.wait(1 / RATE):
-                self._turn_safely()
-        except Exception:
-            logger.exception("the view of %s has ended", ", ".join(self.topics))
-
-    def _turn_safely(self) -> None:
+    def turn(self, messages: Sequence[Message], dropped: int) -> None:
         """Do a turn; one that fails, as with a value that a page cannot be sent, does not end the view."""
         try:
-            self._turn()
+            self._turn(messages, self._dropped_before + dropped)
         except Exception:
-            if self._closing.is_set():
-                raise
-            if not self._failed:
+            if not self._failed and self._shows:
                 logger.exception("the view of %s could not be brought up to date", ", ".join(self.topics))
             self._failed = True
             self._wanted = True  # what was on its way is in a full frame
 
-    def _turn(self) -> None:
-        subscription = self._subscription
-        if subscription is None:
-            return
-        for message in subscription.take_nowait(HISTORY):
-            self._fold(message)
+    def _turn(self, messages: Sequence[Message], dropped: int) -> None:
+        self._fold(messages)
         if self._received:
             self._folded.set()
-        dropped = self._dropped_before + subscription.stats().dropped  # with what killed processes had not sent
         if dropped != self._dropped:
             self._dropped, self._fresh = dropped, True
         now = time.monotonic()
@@ -208,28 +182,37 @@ class StreamView(anywidget.AnyWidget):
         self._number += 1
         frame = self._picture.frame(full=False)
         self.send(self._content(frame), frame.buffers)
-        if full or now - self._keyframe_at > KEYFRAME_INTERVAL:
-            self._keyframe_at = now
+        if full or now >= self._keyframe_due:
+            began = time.thread_time()
             frame = self._picture.frame(full=True)
             self.keyframe = {**self._content(frame), "buffers": frame.buffers}
+            wanted = (time.thread_time() - began) / KEYFRAME_SHARE
+            self._keyframe_due = now + min(max(KEYFRAME_INTERVAL, wanted), KEYFRAME_INTERVAL_MAX)
 
-    def _fold(self, message: Message) -> None:
-        self._received += 1
-        try:
-            value = message.value
-        except ZnbError:
-            self._unreadable += 1
-            return
-        self._fresh = True
-        try:
-            if self._picture is None:
-                self._show_as(self._asked_kind or guess_kind(value))
-            seen = Seen(message.topic, self._name_of(message), message.time, value)
-            shown = self._picture is not None and self._picture.add(seen)
-        except Exception:  # whatever a value of the user's does when it is looked at, others follow
-            logger.warning("a value on %r cannot be shown", message.topic, exc_info=True)
-            shown = False
-        self._unfit += not shown
+    def _fold(self, messages: Sequence[Message]) -> None:
+        """Fold messages into the picture: what is done most often here, thousands of times a second."""
+        unreadable = 0
+        for message in messages:
+            try:
+                value = message.value
+            except ZnbError:
+                unreadable += 1
+                continue
+            try:
+                if self._picture is None:
+                    self._show_as(self._asked_kind or guess_kind(value))
+                source = message.source if message.cluster == self._first_cluster else self._name_of(message)
+                shown = self._picture is not None and self._picture.add(
+                    Seen(message.topic, source, message.time, value)
+                )
+            except Exception:  # whatever a value of the user's does when it is looked at, others follow
+                logger.warning("a value on %r cannot be shown", message.topic, exc_info=True)
+                shown = False
+            if not shown:
+                self._unfit += 1
+        self._received += len(messages)
+        self._unreadable += unreadable
+        self._fresh = self._fresh or len(messages) > unreadable
 
     def _name_of(self, message: Message) -> str:
         """Return what a source is called: with its cluster, if that is not the first one that was heard."""
@@ -275,8 +258,9 @@ def stream(*topics: str, kind: str | None = None, x: str | None = None, at: str 
         A widget, which is the cell's value. ``close()`` ends it.
 
     Raises:
+        TypeError: A topic or ``at`` is not text.
         ValueError: There is no such kind, or a topic cannot be one.
-        ServiceUnavailable: There is nobody of the name ``at``.
+        ServiceUnavailable: There is nobody of the name ``at``, or it is no address.
     """
     if kind is not None and kind not in KINDS:
         raise ValueError(f"kind must be one of {', '.join(KINDS)}, got {kind!r}")

@@ -28,6 +28,7 @@ export interface TraceDocument {
   sample_threads: [process: number, ident: number, name: string][];
   samples: { span: string[]; time: number[]; wall: number[]; cpu: number[]; thread: number[]; stack: number[] };
   sources?: Record<string, [first: number, lines: string[]]>;
+  unseen?: Record<string, string>;
 }
 
 /** Ids as low and high halves in turn. */
@@ -85,14 +86,16 @@ export function chunkOf(found: TraceDocument): Chunk {
 
 const CONTEXT_LINES = 8;
 
-class PageHost implements Host {
+export class PageHost implements Host {
   readonly cell = null;
 
   constructor(private readonly found: TraceDocument) {}
 
   async details(id: string): Promise<Details> {
     const row = this.found.spans.id.indexOf(id);
-    return { attributes: this.found.spans.attributes[row] ?? {}, events: this.found.spans.events[row] ?? [] };
+    const unseen = this.found.unseen?.[row];
+    const note = unseen ? { "not sampled": unseen } : {};
+    return { attributes: { ...note, ...this.found.spans.attributes[row] }, events: this.found.spans.events[row] ?? [] };
   }
 
   async source(file: string, line: number): Promise<Source> {

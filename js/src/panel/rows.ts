@@ -10,6 +10,7 @@ export interface Worker {
   queued: number;
   done: number | null;
   failed: number | null;
+  cancelled: number | null;
   restarts: number;
   memory: number;
   cpu: number;
@@ -88,6 +89,12 @@ export function summary(workers: Worker[]): string {
   return [`${workers.length} worker${workers.length === 1 ? "" : "s"}`, ...states].join(", ");
 }
 
+/** Jobs that ended: with a value, and those that did not. */
+function ended({ done, failed, cancelled }: Worker): string {
+  const others = [failed && `${failed} failed`, cancelled && `${cancelled} cancelled`].filter(Boolean);
+  return done === null ? "" : others.length ? `${done} (${others.join(", ")})` : String(done);
+}
+
 /** What a worker's row says: name, state, what runs, queued, done, CPU, memory. */
 export function figures(worker: Worker): [string, string, string, string, string, string, string] {
   return [
@@ -95,7 +102,7 @@ export function figures(worker: Worker): [string, string, string, string, string
     worker.state + (worker.restarts ? ` ↻${worker.restarts}` : ""),
     worker.runs ? `${worker.runs} · ${since(worker.seconds)}` : "",
     worker.queued ? String(worker.queued) : "",
-    worker.done === null ? "" : worker.failed ? `${worker.done} (${worker.failed} failed)` : String(worker.done),
+    ended(worker),
     `${Math.round(worker.cpu * 100)} %`,
     size(worker.memory),
   ];

@@ -2,7 +2,9 @@
 
 import type { AnyModel } from "@anywidget/types";
 import { fill, focusIn, h } from "../shared/dom";
-import { timeOfDay } from "../shared/format";
+import { tableHtml } from "../shared/document";
+import { clockTime } from "../shared/format";
+import { asOf } from "../shared/saved";
 import { type KernelWatch, watchKernel } from "../shared/kernel";
 import { type Keep, lasting } from "../shared/lasting";
 import { watchTheme } from "../shared/theme";
@@ -226,6 +228,7 @@ class Panel {
       return;
     }
     this.latest = look;
+    this.model.set("snapshot", look); // here alone: what a document that is saved has of it
     this.history.add(look);
     this.count = look.workers.length;
     this.facts.textContent = [summary(look.workers), look.jobs ? `jobs: ${look.jobs}` : ""].filter(Boolean).join(" · ");
@@ -245,13 +248,11 @@ class Panel {
   /** Gives the document a table of what there was: for those who read the notebook without its kernel. */
   private still(how: string): void {
     if (!this.latest) return this.keep(null);
-    const caption = `${this.title.textContent}: ${how}, ${timeOfDay(Date.now() / 1000).slice(0, 8)}`;
+    const caption = `${this.title.textContent}: ${how}, ${clockTime(asOf(this.model))}`;
     const names = COLUMNS.slice(0, -1);
     const rows = this.latest.workers.map((worker) => figures(worker));
-    const head = h("tr", {}, ...names.map((name) => h("th", { text: name })));
-    const body = rows.map((row) => h("tr", {}, ...row.map((text) => h("td", { text }))));
     const text = [caption, names, ...rows].map((row) => (typeof row === "string" ? row : row.join("  "))).join("\n");
-    this.keep({ "text/html": h("table", {}, h("caption", { text: caption }), h("thead", {}, head), h("tbody", {}, ...body)).outerHTML, "text/plain": text });
+    this.keep({ "text/html": tableHtml(caption, names, rows), "text/plain": text });
   }
 
   private act(action: string, worker: string, number: number): void {
@@ -284,7 +285,7 @@ class Panel {
       this.rows.get(worker)?.element.querySelector("button")?.focus();
     });
     const again = button("again", `where ${worker} is now`, false, () => this.act("stack", worker, 0));
-    fill(this.stack, h("div", { class: "znb-head" }, h("strong", { text: `${worker} at ${timeOfDay(Date.now() / 1000).slice(0, 8)}` }), h("div", { class: "znb-tools" }, again, close)), h("pre", { tabindex: "0", text }));
+    fill(this.stack, h("div", { class: "znb-head" }, h("strong", { text: `${worker} at ${clockTime()}` }), h("div", { class: "znb-tools" }, again, close)), h("pre", { tabindex: "0", text }));
     this.stack.hidden = false;
     this.stackOf = worker;
   }

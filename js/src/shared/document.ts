@@ -1,6 +1,8 @@
 // The document that a page shows, as JupyterLab and Notebook hold it: an output that is a widget can become a picture there,
 // which is what a saved notebook shows without a kernel. Elsewhere there is no way to the document, and nothing happens.
 
+import { h } from "./dom";
+
 /** A MIME bundle. */
 export type Bundle = Record<string, unknown>;
 
@@ -43,4 +45,11 @@ export function keep(manager: unknown, key: string, bundle: Bundle | null, befor
       outputs!.set(j, { ...output, data, metadata: { ...output.metadata, [MARK]: key } });
     }
   }
+}
+
+/** A table as a document holds it: rows of text below a head. */
+export function tableHtml(caption: string, names: readonly string[], rows: readonly (readonly string[])[]): string {
+  const head = h("tr", {}, ...names.map((text) => h("th", { text })));
+  const body = rows.map((row) => h("tr", {}, ...row.map((text) => h("td", { text }))));
+  return h("table", {}, h("caption", { text: caption }), h("thead", {}, head), h("tbody", {}, ...body)).outerHTML;
 }

@@ -30,3 +30,8 @@ export function timeOfDay(seconds: number): string {
   const two = (n: number, width = 2) => String(n).padStart(width, "0");
   return `${two(date.getHours())}:${two(date.getMinutes())}:${two(date.getSeconds())}.${two(date.getMilliseconds(), 3)}`;
 }
+
+/** Local time of day in seconds, now unless told: `23:59:59`. */
+export function clockTime(seconds = Date.now() / 1000): string {
+  return timeOfDay(seconds).slice(0, 8);
+}

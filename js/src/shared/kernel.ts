@@ -36,6 +36,10 @@ export function watchKernel(model: AnyModel, element: HTMLElement, changedTo: (g
   const told = () => Boolean((model.widget_manager as { kernel?: unknown } | undefined)?.kernel);
   const timer = setInterval(() => expected && performance.now() - last > PATIENCE * 1000 && !told() && tell(true), 1000);
   const forget = whenGone(model.widget_manager, closed);
+  // One that came from a saved document, as there was no kernel, or another one by then.
+  const manager = model.widget_manager as unknown as { get_model?(id: string): Promise<{ comm_live?: boolean }> } | undefined;
+  const key = model.get("key") as string | undefined;
+  if (key) manager?.get_model?.(key).then((found) => void (found.comm_live === false && closed()), () => {});
   (model.on as Events)("comm:close", closed);
   (model.on as Events)("comm_live_update", changed);
   return {

@@ -2,6 +2,7 @@
 
 import type { AnyModel, RenderProps } from "@anywidget/types";
 import { type Bundle, keep } from "./document";
+import { savedWith } from "./saved";
 import { placeOf } from "./settle";
 
 interface Keyed {
@@ -30,7 +31,9 @@ export function lasting<S extends Keyed>(make: (model: AnyModel<S>, keep: Keep) 
       const key = model.get("key");
       models.set(key, model);
       views.set(key, new Set());
+      const forget = savedWith(model.widget_manager, key);
       return () => {
+        forget();
         models.delete(key);
         views.delete(key);
       };

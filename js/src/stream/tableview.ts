@@ -1,6 +1,6 @@
 // A table of the latest values.
 
-import type { Bundle } from "../shared/document";
+import { type Bundle, tableHtml } from "../shared/document";
 import { fill, h } from "../shared/dom";
 import { plural, timeOfDay } from "../shared/format";
 import type { Cell, Frame } from "./frames";
@@ -49,10 +49,8 @@ export class TableView implements View {
 
   still(caption: string): Bundle | null {
     const rows = this.rows.select(this.filter.value, this.sorting).slice(0, KEPT);
-    if (!rows.length) return null;
-    const head = h("tr", {}, ...this.rows.columns.map((name) => h("th", { text: name })));
-    const body = rows.map((row) => h("tr", {}, ...row.cells.map((cell, i) => h("td", { text: i ? cellText(cell) : timeOfDay(Number(cell)) }))));
-    return { "text/html": h("table", {}, h("caption", { text: caption }), h("thead", {}, head), h("tbody", {}, ...body)).outerHTML };
+    const texts = rows.map((row) => row.cells.map((cell, i) => (i ? cellText(cell) : timeOfDay(Number(cell)))));
+    return texts.length ? { "text/html": tableHtml(caption, this.rows.columns, texts) } : null;
   }
 
   stop(): void {}

@@ -3,7 +3,8 @@
 import type { AnyModel } from "@anywidget/types";
 import type uPlot from "uplot";
 import { fill, h } from "../shared/dom";
-import { count, plural, timeOfDay } from "../shared/format";
+import { count, plural, clockTime } from "../shared/format";
+import { asOf } from "../shared/saved";
 import { type KernelWatch, watchKernel } from "../shared/kernel";
 import { type Keep, lasting } from "../shared/lasting";
 import { watchTheme } from "../shared/theme";
@@ -137,7 +138,7 @@ class StreamWidget {
   /** Gives the document a picture of what there is: for those who read the notebook without its kernel. */
   private still(): void {
     const topics = this.model.get("topics").join(", ") || "all topics";
-    const caption = `stream of ${topics} · ${this.facts.textContent} · as of ${timeOfDay(Date.now() / 1000).slice(0, 8)}; run the cell for the live one`;
+    const caption = `stream of ${topics} · ${this.facts.textContent} · as of ${clockTime(asOf(this.model))}; run the cell for the live one`;
     const bundle = this.view?.still(caption);
     this.keep(bundle ? { ...bundle, "text/plain": caption } : null);
   }
