@@ -34,6 +34,8 @@ __all__ = ["Attachment"]
 
 #: Seconds that the end waits for each of these: the last spans, the end of the links, and results to be handed on.
 END_TIMEOUT = 1.0
+#: Seconds for connections that are being made to have been made.
+DIAL_TIMEOUT = 1.0
 #: Seconds between two looks at how many workers the jobs could use.
 DEMAND_EVERY = 1.0
 #: Seconds for a worker to take new keys: its I/O thread does it.
@@ -147,6 +149,7 @@ class Attachment:
         for link in self.membership.links():  # the old ones hold until everybody has the new ones
             link.control("_znb_admit", [file.keys.public, keys.public], timeout=ADMIT_TIMEOUT)
         self.launcher.rotate(keys)
+        Event().wait(DIAL_TIMEOUT)  # who is about to connect with the old ones may
         for link in self.membership.links():
             link.control("_znb_admit", [keys.public], timeout=ADMIT_TIMEOUT)
 

@@ -219,7 +219,10 @@ class Link:
         if event == zmq.EVENT_DISCONNECTED and not self._breaking:
             self._breaking = True  # what was under way is lost; the worker's death, if that is why, is told elsewhere
             self.reactor.call_later(NEWS_PATIENCE, self._on_broken)
-        elif event == zmq.EVENT_HANDSHAKE_FAILED_AUTH and self.reactor.credentials is self._credentials:
+        elif event == zmq.EVENT_HANDSHAKE_FAILED_AUTH and self.reactor.credentials is not self._credentials:
+            self._breaking = True  # the keys were changed while it was dialling; libzmq does not dial again
+            self.reactor.call_soon(self._on_broken)
+        elif event == zmq.EVENT_HANDSHAKE_FAILED_AUTH:
             refused = f"{self.name} refused this client's keys: its connection file is of another start of the cluster"
             self.close(AuthError(refused))
 

@@ -179,7 +179,7 @@ class JobClient:
     def _admit(self, link: Link, sink_url: str) -> None:
         socket = self._reactor.socket(zmq.PUSH, link.jobs_url if link.far else "")
         if link.far:
-            self._reactor.add_monitor(socket, zmq.EVENT_DISCONNECTED, link.on_change)
+            self._reactor.add_monitor(socket, zmq.EVENT_DISCONNECTED | zmq.EVENT_HANDSHAKE_FAILED_AUTH, link.on_change)
         socket.connect(link.jobs_url)
         number = self._scheduler.add_worker(link.name, time.monotonic())
         peer = self._peers[number] = Peer(link, number, socket)

@@ -119,7 +119,7 @@ class DoorProcess:
     def abandon(self) -> None:
         """Close, in a fork, what belongs to the head."""
         if self._process.stdin is not None:
-            os.close(self._process.stdin.fileno())
+            self._process.stdin.close()
 
     def close(self) -> None:
         """End it. May be called twice."""

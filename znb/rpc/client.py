@@ -333,8 +333,12 @@ class Connection:
 
     def _start(self, call: Call) -> None:
         frames, call.frames = call.frames, []
-        if self._admit(call) and self._socket is not None:
-            send_message(self._socket, frames)
+        if not self._admit(call) or self._socket is None:
+            return
+        if self._tell_change is not None and not int(self._socket.getsockopt(zmq.EVENTS)) & zmq.POLLOUT:
+            self._hang_up(ServiceUnavailable(self.url, "it has refused this connection"))  # sending would wait for ever
+            return
+        send_message(self._socket, frames)
 
     def _admit(self, call: Call) -> bool:
         """Note a call as under way; return whether it is still to be sent."""
