@@ -485,7 +485,8 @@ export class Explorer {
         return true;
       case "ArrowLeft": case "ArrowRight": case "ArrowUp": case "ArrowDown":
         if (!onChart) return false;
-        this.#pick(chart.neighbour(chart.selected, key), true);
+        if (!this.#shown) setTimeout(() => this.#act(key, target), 9); // it is being laid out
+        else this.#pick(chart.neighbour(chart.selected, key), true);
         return true;
       default:
         if (!/^[1-7]$/.test(key)) return false;
