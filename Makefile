@@ -75,6 +75,7 @@ format: $(DEV)
 	$(BIN)/ruff check --fix
 
 bench: $(BENCH)
+	$(BIN)/python -m compileall -q znb
 	$(BIN)/python benchmarks/run.py $(BENCHFLAGS)
 
 clean:

@@ -118,10 +118,10 @@ def footprint() -> tuple[int, float]:
     return len(pids), pss_kilobytes / 1024
 
 
-def render(topic: Topic, values: Values) -> str:
+def render(topic: Topic, values: Values, rounds: int) -> str:
     """Return the topic as Markdown: text, then a table of medians, with ratios to the first contender."""
     reference = next(iter(topic.contenders))
-    lines = [f"## {topic.title}", "", topic.text, ""]
+    lines = [f"## {topic.title}", "", f"{topic.text} ({rounds} rounds.)", ""]
     lines.append("| |" + "".join(f" {column.title} |" for column in topic.columns.values()))
     lines.append("|---|" + "---|" * len(topic.columns))
     for name, title in topic.contenders.items():

@@ -27,7 +27,7 @@ PEERS = ("pyzmq", "loky", "joblib", "distributed", "ipyparallel", "Pyro5", "rpyc
 INTRODUCTION = """\
 # Benchmarks
 
-Written by `make bench`; to be read as ratios. Figures are medians over {rounds} rounds, in each of which all \
+Written by `make bench`; to be read as ratios. Figures are medians over rounds, in each of which all \
 contenders took turns, each in a fresh process. `×`: times znb's figure in the same run.
 
 {machine}.
@@ -44,8 +44,8 @@ def main() -> None:
     for name in MODULES:
         for topic in importlib.import_module(name).TOPICS:
             if name in (options.topics or MODULES):
-                sections[topic.title] = render(topic, measure(topic, options.rounds))
-    introduction = INTRODUCTION.format(rounds=options.rounds, machine=machine())
+                sections[topic.title] = render(topic, measure(topic, options.rounds), options.rounds)
+    introduction = INTRODUCTION.format(machine=machine())
     REPORT.write_text("\n".join([introduction, *sections.values()]))
 
 

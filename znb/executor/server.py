@@ -345,11 +345,10 @@ class JobServer:
             work.forget(items)
             with work.sending:
                 self._send_outcomes(work, work.collect(FLUSH_AFTER if work.function.trusted else 0.0))
-        with work.sending:
-            self._send_outcomes(work, work.take())
+        self._flush(work)
 
     def _flush(self, work: Work) -> None:
-        """Send the outcomes that a chunk has. On the flusher's thread."""
+        """Send the outcomes that a chunk has. On the main thread or the flusher's."""
         with work.sending:
             self._send_outcomes(work, work.take())
 
@@ -384,7 +383,7 @@ class JobServer:
         self._host.flush()  # so that what a job printed is shown before its result
         settled = is_settled(list(values))
         if not work.inside:  # or the last of them is also where the loop over the jobs keeps it
-            work.function.note(len(values), settled=settled or is_settled(list(values), others=True))
+            work.function.note(values, settled=settled)
         payload = self._encode_values(values, errors, first)
         if not settled:
             payload = copied(payload)

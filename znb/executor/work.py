@@ -27,7 +27,7 @@ from znb.executor.results import ResultsStream
 from znb.flow import CreditGate
 from znb.runner import Task
 from znb.serialize import Codec
-from znb.serialize.settled import TRUST_AFTER
+from znb.serialize.settled import TRUST_AFTER, is_settled
 from znb.shipping import unpack
 from znb.spans import RECORDER, OpenSpan, current
 from znb.spans.recorder import Parent, set_current
@@ -85,10 +85,16 @@ class Function:
         """Whether several jobs may run before the results of the first are encoded."""
         return self.settled >= TRUST_AFTER
 
-    def note(self, results: int, *, settled: bool) -> None:
-        """Take note of whether so many results can still change."""
+    def note(self, results: list[Any], *, settled: bool) -> None:
+        """Take note of whether results can still change, unless one could before.
+
+        Args:
+            results: They; nothing of ours refers to them besides.
+            settled: Whether they are known not to.
+        """
         if self.settled >= 0:
-            self.settled = self.settled + results if settled else -1
+            settled = settled or is_settled(list(results), others=True)
+            self.settled = self.settled + len(results) if settled else -1
 
 
 def _run_coroutine(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:

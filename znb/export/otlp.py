@@ -169,16 +169,15 @@ def read_otlp(document: dict[str, Any]) -> list[tuple[TraceData, str]]:
             int(resource.get("process.pid", 0)),
             str(resource.get("znb.boot", "")),
         )
-        here = []
+        here: dict[str, _Reading] = {}
         for span in spans:
             trace_id = span["traceId"].lower()
             reading = found.get(trace_id)
             if reading is None:
                 reading = found[trace_id] = _Reading()
-            if reading not in here:
-                here.append(reading)
+            here[trace_id] = reading
             _read_span(reading.table, process, reading.names, span)
-        for reading in here:
+        for reading in here.values():
             reading.title = reading.title or str(resource.get("znb.title", ""))
             reading.notes += map(str, resource.get("znb.notes", []))
     if not found:

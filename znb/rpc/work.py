@@ -406,7 +406,9 @@ def split_arguments(args: Any, headers: dict[str, Any]) -> tuple[list[Any], dict
 
 
 def pack_owned(owner: list[Any], buffers: list[Any] | None, *, where: str) -> bytes:
-    """Do so with a value that may change before it has been sent: unless nobody else knows it, its buffers are copies.
+    """Return the msgpack bytes of a plain value that may change before it has been sent.
+
+    Unless nobody else knows it, its buffers are copies.
 
     Args:
         owner: A list of that value, which nothing of ours refers to besides.
