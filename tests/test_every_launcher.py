@@ -8,10 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from cluster_harness import wait_until
+import znb
+from cluster_harness import PATIENCE, wait_until
 from engines import PLACES, place
-from znb import Cluster
-from znb.errors import WorkerLost, ZnbError
+from znb import Cluster, connect, expose, unexpose
+from znb.errors import ServiceUnavailable, WorkerLost, ZnbError
+from znb.rpc.registry import find_service, list_services
 
 #: Other hosts do not know where this module is.
 HERE = {"PYTHONPATH": str(Path(__file__).parent)}
@@ -184,6 +186,68 @@ def check_a_second_client(own, tmp_path):
         Cluster.connect("nothing")
     wait_until(lambda: own.workers[0].generation > before, "the replacement")
     assert own["w0"].run("'shared' in globals()") is False
+
+
+def check_streams(own, tmp_path):
+    with znb.subscribe("far/", at="own", timeout=PATIENCE) as stream:
+        own.run("import znb, collections\nfor i in range(200): znb.publish('far/numbers', i)")
+        seen = {"w0": [], "w1": []}
+        while min(map(len, seen.values())) < 200:
+            message = next(stream)
+            seen[message.source].append(message.value)
+            assert (message.cluster, message.dropped) == ("own", 0)
+        assert seen == {"w0": list(range(200)), "w1": list(range(200))}
+        own["w1"].run("class Point: pass\npoint = Point(); point.x = 5\nznb.publish('far/objects', point)")
+        assert next(stream).value.x == 5
+    with znb.subscribe("far/numbers", timeout=PATIENCE) as late:
+        assert {next(late).value, next(late).value} == {199}
+
+
+def check_services(own, tmp_path):
+    expose(Counter, name="far-counter", on=own[:])
+    with connect("far-counter") as counter:
+        assert counter.double(21) == 42
+        assert list(counter.count(300)) == list(range(300))
+        with pytest.raises(ZeroDivisionError):
+            counter.fail()
+    assert len(find_service("far-counter")) == 2
+    unexpose("far-counter")
+    with pytest.raises(ServiceUnavailable):
+        connect("far-counter")
+
+
+def check_a_service_is_there_again_after_its_worker_died(own, tmp_path):
+    expose(Counter, name="far-again", on=own["w0"])
+    with connect("far-again") as counter:
+        assert counter.double(1) == 2
+        first = {service.url for service in list_services()}
+        own.kill("w0")
+        wait_until(lambda: [s for s in list_services() if s.name == "far-again" and s.url not in first], "the next one")
+    with connect("far-again") as counter:
+        assert counter.double(2) == 4
+    unexpose("far-again")
+
+
+class Counter:
+    def double(self, x):
+        return 2 * x
+
+    def count(self, n):
+        yield from range(n)
+
+    def fail(self):
+        return 1 / 0
+
+
+def test_traces(cluster):
+    with znb.trace("far") as trace:
+        cluster.run("import znb\nwith znb.span('there'): pass")
+        list(cluster.map(abs, range(10)))
+    there = trace.find("there")
+    assert {span.worker for span in there} == {"w0", "w1"}
+    by_id = {span.span_id: span for span in trace.spans}
+    assert all(by_id[span.parent_id].worker == span.worker for span in there)
+    assert {"w0", "w1"} <= {span.worker for span in trace.spans}
 
 
 def test_status(cluster):

@@ -3,14 +3,16 @@
 libzmq does the cryptography (CURVE) and asks ``Gate`` about each peer that has proved *some* key (ZAP). A peer that
 does not know the workers' public key fails before that, in libzmq's own thread, without an answer.
 
-Invariants: the gate is open before the first socket that it guards is bound, or libzmq would let everybody in. The
-reactor's thread owns it. Sources: the ZeroMQ RFCs 26 (CurveZMQ) and 27 (ZAP); libzmq's zmq_curve(7).
+Invariants: the gate is open before the first socket that it guards is bound, or libzmq would let everybody in. Each
+context that has such sockets asks by a socket of its own, on the thread that owns that; ``admit`` holds for all.
+Sources: the ZeroMQ RFCs 26 (CurveZMQ) and 27 (ZAP); libzmq's zmq_curve(7).
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import zmq
 from zmq.utils import z85
@@ -45,6 +47,18 @@ def client_options(keys: ClientKeys) -> Prepare:
     return prepare
 
 
+class Guarded(Protocol):
+    """What is used of ``znb.transport.Reactor``."""
+
+    credentials: Prepare | None
+
+    def socket(self, kind: int, url: str = "", /) -> Any:
+        """Return a new socket."""
+
+    def add_socket(self, socket: Any, on_message: Any, /) -> None:
+        """Call ``on_message(frames)`` for each message that arrives."""
+
+
 class Gate:
     """Lets in clients with their key, and the cluster's other workers, and nobody else.
 
@@ -56,12 +70,17 @@ class Gate:
         self._keys = keys
         self._workers = z85.decode(zmq.curve_public(keys.secret.encode()))
         self._clients = {z85.decode(keys.client.encode()), self._workers}
-        self._socket: zmq.Socket[bytes] | None = None
 
     def open(self, socket: zmq.Socket[bytes]) -> None:
-        """Take a new ROUTER of the reactor's, before any guarded socket is bound."""
-        self._socket = socket
+        """Have a new ROUTER take libzmq's questions, before any guarded socket of its context is bound."""
         socket.bind(ZAP_URL)
+
+    def guard(self, reactor: Guarded) -> None:
+        """Guard every socket that a reactor makes for an address from now on. On its thread."""
+        questions = reactor.socket(zmq.ROUTER)
+        self.open(questions)
+        reactor.add_socket(questions, functools.partial(self.on_question, questions))
+        reactor.credentials = self.prepare
 
     def prepare(self, socket: zmq.Socket[bytes]) -> None:
         """Put a worker's socket behind the gate."""
@@ -81,13 +100,12 @@ class Gate:
         """Let in who holds one of these keys of clients from now on, and nobody else. Who is in stays in."""
         self._clients = {self._workers, *(z85.decode(client.encode()) for client in clients)}
 
-    def on_question(self, frames: list[Any]) -> None:
-        """Answer libzmq: may this peer come in?"""
+    def on_question(self, socket: zmq.Socket[bytes], frames: list[Any]) -> None:
+        """Answer libzmq, which has asked a socket: may this peer come in?"""
         peer, empty, version, identifier, domain, _address, _routing, mechanism, *credentials = map(bytes, frames)
         known = domain != DOMAIN.encode() or (mechanism == b"CURVE" and credentials[0] in self._clients)
         verdict = (b"200", b"") if known else (b"400", b"")
-        if self._socket is not None:
-            self._socket.send_multipart([peer, empty, version, identifier, *verdict, b"", b""])
+        socket.send_multipart([peer, empty, version, identifier, *verdict, b"", b""])
 
 
 def _be_patient(socket: zmq.Socket[bytes]) -> None:

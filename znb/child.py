@@ -4,7 +4,7 @@
 descriptor  direction          content
 ========== ================== ==========================================================================
 parent_fd   zygote → worker    nothing; end-of-file says that the zygote is gone
-ready_fd    worker → zygote    one byte and its addresses when the worker serves
+ready_fd    worker → zygote    one byte and its addresses when the worker serves; elsewhere its signs (``znb.signs``)
 crash_fd    file of both       faulthandler's stacks; without a name, so that it cannot be left behind
 1 and 2     worker → zygote    what is written before the shell redirects them, or when it cannot any more
 ========== ================== ==========================================================================
@@ -35,10 +35,11 @@ from typing import NoReturn
 import msgspec
 
 from znb.connection import WorkerSpec
-from znb.control import bootstrap_command, bootstrap_input, read_frame
+from znb.control import FrameDecoder, bootstrap_command, bootstrap_input, read_frame
 from znb.journal import read_journal
 from znb.lifecycle import DeathCertificate
 from znb.postmortem import explain_exit
+from znb.signs import Sign
 
 __all__ = ["Child", "Entry", "fork_child", "load_function", "name_process", "spawn_child", "spawned_main"]
 
@@ -73,7 +74,7 @@ class Child:
         spec: What it was told.
         pid: Its process id, which is its group's as well.
         host: Empty: it is on this machine.
-        ready_fd: Becomes readable when it serves, or ends before; -1 if that is known.
+        ready_fd: Becomes readable when it serves, or ends before, or has a sign; -1 if no more is to be known.
         output_fd: Its original stdout and stderr; -1 when they are closed.
         ready: Whether it serves.
         intent: What it was told to end for: ``"stop"``, ``"restart"``, ``"kill"``, or nothing.
@@ -94,18 +95,30 @@ class Child:
         self._started = time.monotonic()
         self._crash_fd = spec.crash_fd
         self._tail = bytearray()
+        self._signs = FrameDecoder()
 
-    def read_ready(self) -> bool:
-        """Learn from ``ready_fd``, and close it; return whether the worker serves."""
+    def read_ready(self) -> list[Sign]:
+        """Learn from ``ready_fd``; return the signs that have come. It is closed when there will be none.
+
+        Raises:
+            ProtocolError: What has come is no sign.
+        """
+        data = b""
         with contextlib.suppress(BlockingIOError):  # a dead worker's child may hold the other end
             data = os.read(self.ready_fd, READY_BYTES)
-            self.ready = bool(data)
+        ended = not data
+        if data and not self.ready:
+            self.ready = True
             if len(data) > 1:
-                calls, jobs, events = data[1:].decode().split("\n")
-                self.spec = msgspec.structs.replace(self.spec, calls=calls, jobs=jobs, events=events)
-        os.close(self.ready_fd)
-        self.ready_fd = -1
-        return self.ready
+                calls, jobs, events, data = data[1:].split(b"\n", 3)
+                urls = {"calls": calls.decode(), "jobs": jobs.decode(), "events": events.decode()}
+                self.spec = msgspec.structs.replace(self.spec, **urls)
+            ended = not self.spec.events.startswith("tcp://")  # one on this machine is found by files
+        if ended:
+            os.close(self.ready_fd)
+            self.ready_fd = -1
+            return []
+        return [msgspec.msgpack.decode(frame, type=Sign) for frame in self._signs.feed(data)]
 
     def read_output(self) -> int:
         """Take what has come through ``output_fd``, and return how many bytes; close it at its end."""

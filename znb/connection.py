@@ -82,8 +82,8 @@ class WorkerSpec(msgspec.Struct, frozen=True, kw_only=True):
         jobs: URL to bind for jobs.
         events: URL to bind for events.
         parent_fd: Descriptor that reads end-of-file when the zygote is gone; the worker must then end.
-        ready_fd: Descriptor to write to, and close, when the three endpoints are bound: one byte; behind it the
-            addresses, a line each, where they are others than these.
+        ready_fd: Descriptor to write to when the three endpoints are bound: one byte; behind it the addresses, a
+            line each, where they are others than these. It is closed then, or takes signs (``znb.signs``).
         crash_fd: File for ``faulthandler``; what is in it becomes part of the death certificate.
         keys: Who may connect, for endpoints on tcp; ``None`` where the file system sees to that.
     """

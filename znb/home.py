@@ -30,6 +30,7 @@ from znb.keys import WorkerKeys
 from znb.lifecycle import DeathCertificate
 from znb.postmortem import OomWatch
 from znb.rundir import remove_services, socket_path
+from znb.signs import Sign
 
 __all__ = ["NOWHERE", "Home", "Kin", "LocalHome", "Process"]
 
@@ -73,11 +74,13 @@ class Kin:
         on_ready: Called when it serves.
         on_dead: Called when it is gone.
         on_failed: Called when it cannot be made after all, with why; for homes that do not know at once.
+        on_sign: Called when it says where something of it is found; for those whose processes are elsewhere.
     """
 
     on_ready: Callable[[Process], object]
     on_dead: Callable[[Process, DeathCertificate], object]
     on_failed: Callable[[Process, str], object]
+    on_sign: Callable[[Process, Sign], object]
 
 
 class Home(Protocol):
@@ -229,9 +232,14 @@ class LocalHome:
     def _on_ready(self, child: Child, kin: Kin, _mask: int) -> None:
         if child.ready_fd < 0:
             return  # buried since select returned
-        self._selector.unregister(child.ready_fd)
-        if child.read_ready():
+        descriptor, was_ready = child.ready_fd, child.ready
+        signs = child.read_ready()
+        if child.ready_fd < 0:
+            self._selector.unregister(descriptor)
+        if child.ready and not was_ready:
             kin.on_ready(child)
+        for sign in signs:
+            kin.on_sign(child, sign)
 
     def _on_output(self, child: Child, _mask: int) -> None:
         descriptor = child.output_fd

@@ -281,6 +281,7 @@ class Nursery:
             functools.partial(self._on_ready, slot),
             functools.partial(self._on_dead, slot),
             functools.partial(self._on_failed, slot),
+            lambda _child, _sign: None,  # its home has put it up
         )
         try:
             child = self._home.make(spec, kin)

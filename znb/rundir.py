@@ -22,6 +22,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import secrets
 import stat
 from collections.abc import Iterator
 from pathlib import Path
@@ -43,6 +44,7 @@ __all__ = [
     "runtime_dir",
     "socket_dir",
     "socket_path",
+    "write_private",
 ]
 
 #: Name of the connection file in a cluster's directory.
@@ -166,6 +168,19 @@ def remove_services(pid: int) -> None:
     for pattern in (f"*.{pid}{SERVICE_SUFFIX}", f"*.{pid}.*.calls"):
         for path in runtime_dir().glob(pattern):
             path.unlink(missing_ok=True)
+
+
+def write_private(path: Path, content: bytes) -> None:
+    """Write a file that only this user can read; it appears whole, in place of an earlier one."""
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
+        with os.fdopen(descriptor, "wb") as stream:
+            stream.write(content)
+        temporary.rename(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
 
 
 @contextlib.contextmanager

@@ -38,11 +38,9 @@ import time
 import traceback
 from collections.abc import Callable, Sized
 from contextlib import AbstractContextManager
-from pathlib import Path
 from typing import Any, ClassVar
 
 import psutil
-import zmq
 
 from znb import tracebacks
 from znb.auth import Gate
@@ -65,6 +63,7 @@ from znb.serialize.settled import copied, is_settled
 from znb.shared import drop
 from znb.shell import Shell
 from znb.shipping import pack, unpack
+from znb.signs import OUTSIDE, Place
 from znb.spans import RECORDER, OpenSpan, follow_threads, mark, serving
 from znb.traces import FEED
 from znb.traces.errors import describer
@@ -115,8 +114,11 @@ class Worker:
         follow_threads()
         self.reactor.start()
         urls = self.reactor.wait_call(self._bind)
-        os.write(self.spec.ready_fd, b"\1" + "\n".join(urls).encode())
-        os.close(self.spec.ready_fd)
+        os.write(self.spec.ready_fd, b"\1" + "".join(f"{url}\n" for url in urls).encode())
+        if self._gate is not None and self.spec.events.startswith("tcp://"):
+            OUTSIDE.settle(Place(self.spec.events, self._gate), self.spec.ready_fd)
+        else:
+            os.close(self.spec.ready_fd)
         self.shell.start()
         try:
             self.runner.run(self.shell.idle)
@@ -154,10 +156,7 @@ class Worker:
         """Listen; return the addresses for calls, jobs and events."""
         self.shell.exempt()  # what is printed here must not wait for credits that this thread brings
         if self._gate is not None:
-            questions = self.reactor.socket(zmq.ROUTER)
-            self._gate.open(questions)
-            self.reactor.add_socket(questions, self._gate.on_question)
-            self.reactor.credentials = self._gate.prepare
+            self._gate.guard(self.reactor)
         calls = self._calls.bind(self.spec.calls)
         jobs = self._jobs.bind(self.spec.jobs)
         self.reactor.add_reader(self.spec.parent_fd, self._orphaned)
@@ -404,5 +403,5 @@ def main(spec: WorkerSpec) -> None:
     """Be the worker that ``spec`` describes, until told to end."""
     faulthandler.enable(spec.crash_fd)
     worker = Worker(spec)
-    home.settle(spec.events, spec.name, worker.codec, Path(spec.cluster_dir).name)
+    home.settle(spec.events, spec.name, worker.codec, spec.cluster)
     worker.run()

@@ -65,6 +65,11 @@ class Workers:
     def __len__(self) -> int:
         return len(self.names)
 
+    @property
+    def headed_here(self) -> bool:
+        """Whether the cluster was started on this machine, where its streams and services are found by name."""
+        return self._cluster.connection_file.exists()
+
     def run(
         self,
         source: str,

@@ -31,6 +31,7 @@ from znb.errors import ProtocolError, ZnbError
 from znb.home import Kin, LocalHome, Process
 from znb.launchers import line
 from znb.lifecycle import DeathCertificate
+from znb.signs import Sign
 from znb.wire import WIRE_VERSION
 from znb.zygote import preload
 
@@ -178,7 +179,7 @@ class Agent:
             name=order.name, generation=order.generation, cluster=self._welcome.cluster, cluster_dir="",
             calls="", jobs="", events="", parent_fd=-1, ready_fd=-1, crash_fd=-1,
         )  # fmt: skip
-        kin = Kin(self._on_ready, functools.partial(self._on_dead, key), lambda _process, _reason: None)
+        kin = Kin(self._on_ready, functools.partial(self._on_dead, key), lambda _process, _reason: None, self._on_sign)
         try:
             process = self._home.make(spec, kin)
         except (OSError, ZnbError) as error:
@@ -190,6 +191,9 @@ class Agent:
     def _on_ready(self, process: Process) -> None:
         spec = process.spec
         self._end.send(line.Ready(spec.name, spec.generation, spec.calls, spec.jobs, spec.events))
+
+    def _on_sign(self, process: Process, sign: Sign) -> None:
+        self._end.send(line.Found(process.spec.name, process.spec.generation, sign))
 
     def _on_dead(self, key: tuple[str, int], _process: Process, certificate: DeathCertificate) -> None:
         del self._workers[key]

@@ -174,7 +174,7 @@ class Door:
                     return
                 self._gate.admit([client])
             if self._questions in ready:
-                self._gate.on_question(self._questions.recv_multipart())
+                self._gate.on_question(self._questions, self._questions.recv_multipart())
             if self._router in ready:
                 self._on_message(*self._router.recv_multipart()[:2])
             for descriptor in [one for one in ready if isinstance(one, int)]:

@@ -9,7 +9,7 @@ import dataclasses
 import importlib.metadata
 import platform
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from typing import Literal, Protocol
 
 import msgspec
@@ -22,7 +22,7 @@ from znb.launchers.engine import Line
 from znb.lifecycle import DeathCertificate
 from znb.wire import WIRE_VERSION
 
-__all__ = ["FarProcess", "Host", "compare_versions", "refuse_wire"]
+__all__ = ["FarProcess", "Host", "choose_host", "compare_versions", "refuse_wire", "waiting_text"]
 
 #: Seconds for what ends a moment after its line to have ended, and said why.
 LAST_WORDS = 0.2
@@ -134,6 +134,44 @@ class Host:
         if "znb is not installed there" in words:
             words += f"\nInstall it there: python -m pip install znb=={znb.__version__}"
         return f":\n{words}" if words else ""
+
+
+def choose_host(hosts: Collection[Host], last: Host | None, wanted: int, *, crowded: bool) -> Host | None:
+    """Return where one more process goes; ``None`` if it has to wait.
+
+    Args:
+        hosts: Those that there are.
+        last: Where the one before it of its name was.
+        wanted: Processes that there are to be in all.
+        crowded: Whether hosts take more than they have places, if there are more processes than places in all.
+    """
+    there = [host for host in hosts if host.state in {"opening", "up"}]
+    free = [host for host in there if len(host.workers) < host.slots or (not host.slots and not host.workers)]
+    if last in free:
+        return last
+    if free:
+        return min(free, key=Host.share)
+    known = all(host.slots for host in hosts)
+    if there and known and crowded and wanted > sum(host.slots for host in hosts):
+        return min(there, key=Host.share)
+    return None
+
+
+def waiting_text(names: Sequence[str], hosts: Collection[Host], launcher: str) -> str:
+    """Return what workers wait for; nothing if their hosts are being reached for.
+
+    Args:
+        names: The workers.
+        hosts: Those that there are.
+        launcher: What gives places; empty if it gives more when it is asked to.
+    """
+    down = ", ".join(host.name for host in hosts if host.state == "down")
+    if names and down:
+        return f"waiting: {', '.join(names)} for {down} to be reached again"
+    if names and hosts and launcher:
+        places = sum(host.slots for host in hosts)
+        return f"waiting: {', '.join(names)} for a place; {launcher} has {places}, and all are taken"
+    return ""
 
 
 def refuse_wire(name: str, hello: line.Hello) -> str:

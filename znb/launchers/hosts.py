@@ -26,6 +26,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import msgspec
 
@@ -35,8 +36,11 @@ from znb.errors import NoWorkers, ProtocolError
 from znb.home import Kin
 from znb.keys import WorkerKeys
 from znb.launchers import line
+from znb.launchers.board import Board
 from znb.launchers.engine import Engine
-from znb.launchers.far import FarProcess, Host, compare_versions, refuse_wire
+from znb.launchers.far import FarProcess, Host, choose_host, compare_versions, refuse_wire, waiting_text
+from znb.lifecycle import DeathCertificate
+from znb.signs import Sign
 
 __all__ = ["HostsHome"]
 
@@ -83,6 +87,7 @@ class HostsHome:
         self._said = ""
         self._more = False
         self._beat_at = 0.0
+        self._board = Board(config.name, Path(config.socket_dir))
         self._posted: collections.deque[Callable[[], object]] = collections.deque()
         self._wake_read, self._wake_write = socket.socketpair()
         self._wake_read.setblocking(False)
@@ -233,32 +238,15 @@ class HostsHome:
 
     def _tell_waiting(self) -> None:
         """Say which workers wait, if it is not that their hosts are being reached for."""
-        names = ", ".join(process.spec.name for process in self._waiting)
-        down = ", ".join(host.name for host in self._hosts.values() if host.state == "down")
-        places = sum(host.slots for host in self._hosts.values())
-        text = ""
-        if names and down:
-            text = f"waiting: {names} for {down} to be reached again"
-        elif names and self._hosts and not self._engine.on_demand:
-            text = f"waiting: {names} for a place; {self._config.launcher} has {places}, and all are taken"
+        names = [process.spec.name for process in self._waiting]
+        text = waiting_text(names, self._hosts.values(), "" if self._engine.on_demand else self._config.launcher)
         if text and text != self._said:
             self._note(text)
         self._said = text
 
     def _choose(self, name: str) -> Host | None:
-        there = [host for host in self._hosts.values() if host.state in {"opening", "up"}]
-        free = [host for host in there if len(host.workers) < host.slots or (not host.slots and not host.workers)]
         last = self._hosts.get(self._last.get(name, ""))
-        if last in free:
-            return last
-        if free:
-            return min(free, key=Host.share)
-        places = sum(host.slots for host in self._hosts.values())
-        wanted = self._count()
-        known = all(host.slots for host in self._hosts.values())
-        if there and known and wanted > places and not self._engine.elastic:
-            return min(there, key=Host.share)
-        return None
+        return choose_host(self._hosts.values(), last, self._count(), crowded=not self._engine.elastic)
 
     def _count(self) -> int:
         """Return how many processes there are, or shall be."""
@@ -278,7 +266,11 @@ class HostsHome:
             or process.place.workers.pop((process.spec.name, process.spec.generation), None) is None
         ):
             return
-        process.kin.on_dead(process, process.certify(reason))
+        self._bury(process, process.certify(reason))
+
+    def _bury(self, process: FarProcess, certificate: DeathCertificate) -> None:
+        self._board.take_down((process.spec.name, process.spec.generation))
+        process.kin.on_dead(process, certificate)
 
     # -- hosts -----------------------------------------------------------------------------------------------
 
@@ -373,14 +365,25 @@ class HostsHome:
                 process.pid = message.pid
             case line.Ready():
                 self._on_ready(host, process, message)
+            case line.Found():
+                self._on_found(host, process, message.sign)
             case line.Failed():
                 del host.workers[record.name, record.generation]
                 process.kin.on_failed(process, f"{message.reason} (on {host.name})")
             case line.Dead():
                 del host.workers[record.name, record.generation]
                 intentional = message.certificate.intentional or bool(process.intent)
-                process.kin.on_dead(process, msgspec.structs.replace(message.certificate, intentional=intentional))
+                self._bury(process, msgspec.structs.replace(message.certificate, intentional=intentional))
                 self._settle()
+
+    def _on_found(self, host: Host, process: FarProcess, sign: Sign) -> None:
+        """Put up where something of a worker is found, with an address that leads there from here."""
+        if sign.url and host.forwarded:
+            forwarded = self._engine.forward(host.name, (sign.url,))
+            if forwarded is None:
+                return  # the engine has said why
+            sign = msgspec.structs.replace(sign, url=forwarded[0])
+        self._board.put_up((process.spec.name, process.spec.generation), sign)
 
     def _on_ready(self, host: Host, process: FarProcess, message: line.Ready) -> None:
         urls = (message.calls, message.jobs)
@@ -484,7 +487,7 @@ class HostsHome:
     def _bury_all(self, host: Host, reason: str) -> None:
         workers, host.workers = host.workers, {}
         for process in workers.values():
-            process.kin.on_dead(process, process.certify(reason))
+            self._bury(process, process.certify(reason))
 
     def _hang_up(self, host: Host) -> None:
         """Close the line to a host's agent."""

@@ -22,6 +22,7 @@ agent → head  holds                   means
 ``Made``      process id              a process was made
 ``Failed``    the reason              it could not be
 ``Ready``     addresses               a worker serves
+``Found``     a sign                  something of a worker is found elsewhere (``znb.signs``)
 ``Dead``      certificate             it has ended
 ``Beat``                              I am still here
 ============ ======================= ============================================================================
@@ -48,6 +49,7 @@ from znb.control import BACKLOG_MAX_BYTES, READ_BYTES, FrameDecoder
 from znb.errors import ProtocolError
 from znb.keys import WorkerKeys
 from znb.lifecycle import DeathCertificate
+from znb.signs import Sign
 
 __all__ = [
     "BEAT",
@@ -56,6 +58,7 @@ __all__ = [
     "Dead",
     "End",
     "Failed",
+    "Found",
     "FromAgent",
     "Hello",
     "Keys",
@@ -200,6 +203,14 @@ class Ready(_Message, frozen=True):
     events: str
 
 
+class Found(_Message, frozen=True):
+    """See the table."""
+
+    name: str
+    generation: int
+    sign: Sign
+
+
 class Dead(_Message, frozen=True):
     """See the table."""
 
@@ -207,7 +218,7 @@ class Dead(_Message, frozen=True):
 
 
 ToAgent = Welcome | Make | Signal | End | Keys | Beat | Leave
-FromAgent = Hello | Made | Failed | Ready | Dead | Beat
+FromAgent = Hello | Made | Failed | Ready | Found | Dead | Beat
 
 
 class LineEnd:

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 
 import zmq
 
-from znb.errors import ProtocolError, ServiceUnavailable
+from znb.errors import ProtocolError, ServiceUnavailable, ZnbError
 from znb.locks import Condition
 from znb.pubsub import places
 from znb.pubsub.ledger import open_ledger, read_ledger
@@ -90,6 +90,7 @@ class _Peer:
         numbers: The last message of each topic that was taken.
         arrived: The last message of each topic that has come.
         cursor: Index of the message to go on with.
+        keyed: Whether it has proved the keys of a cluster of this user.
         ledger: Where it notes how much it has published.
         missed_at: When its address was first missing; 0 while it is there.
     """
@@ -105,6 +106,7 @@ class _Peer:
         self.cursor = 0
         self.cluster = ""
         self.forgotten = 0
+        self.keyed = False
         self.ledger = open_ledger(url)
         self.missed_at = 0.0
         self.dialled = time.monotonic()
@@ -292,8 +294,8 @@ class Feed:
         peer = self._peers[url] = _Peer(url, socket)
         self._reactor.add_socket(socket, lambda frames: self._on_message(peer, frames))
         try:
-            socket.connect(url)
-        except zmq.ZMQError:
+            peer.keyed = places.dial(socket, url)
+        except (zmq.ZMQError, ZnbError):  # a cluster that ends just now has no keys any more
             logger.warning("%s is no address of streams", url)
             self._left.add(url)
             self._leave(url)
@@ -339,7 +341,7 @@ class Feed:
                 peer.ledger.close()
 
     def _hello(self, peer: _Peer) -> None:
-        self._send(peer, Hello(self.topics, self._since, self._interval, peer.key, peer.cursor))
+        self._send(peer, Hello(self.topics, self._since, self._interval, peer.key, peer.cursor, now=time.time()))
 
     def _renew(self) -> None:
         self._reactor.call_later(RENEW_INTERVAL, self._renew)
@@ -380,7 +382,7 @@ class Feed:
         self._tell()
 
     def _on_batch(self, peer: _Peer, batch: Batch, frames: list[Any]) -> None:
-        trusted = is_local(peer.url) and peer.url.startswith("ipc:")
+        trusted = peer.keyed or (is_local(peer.url) and peer.url.startswith("ipc:"))
         position = 0
         with self._changed:
             waiting, arrived, source, cluster = self._waiting, peer.arrived, peer.source, peer.cluster

@@ -7,7 +7,7 @@ what they dropped, bound their queues in messages rather than in bytes, and not 
 message    direction    content
 ========= ============ ==================================================================================
 hello      sub → pub    topics (prefixes), since, seconds between batches, publisher's key and cursor (to go on
-                        after a pause), version
+                        after a pause), version, time there
 taken      sub → pub    the batch's bytes: it has arrived, and the publisher may send as many more
 bye        sub → pub    nothing; the subscriber is gone
 put        sub → pub    id, and an item to publish there in the sender's name
@@ -125,7 +125,7 @@ class Item(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 
 class Hello(msgspec.Struct, frozen=True, array_like=True, tag="hello"):
-    """Subscribe, or say that one still does."""
+    """Subscribe, or say that one still does; ``now`` is the subscriber's clock."""
 
     topics: tuple[str, ...]
     since: float
@@ -133,6 +133,7 @@ class Hello(msgspec.Struct, frozen=True, array_like=True, tag="hello"):
     key: str = ""
     cursor: int = 0
     version: int = VERSION
+    now: float = 0.0
 
 
 class Taken(msgspec.Struct, frozen=True, array_like=True, tag="taken"):

@@ -3,7 +3,8 @@
 ::
 
     <runtime>/4711.5f3a.notebook.events          a process of this user: pid . incarnation . name
-    <runtime>/<cluster>/w0.1.5f3a.events         a worker (see ``znb.rundir``)
+    <runtime>/<cluster>/w0.1.5f3a.events         a worker (see ``znb.rundir``); of one elsewhere a file: its
+                                                 address, ``#``, the cluster with the keys (``znb.signs``)
     <runtime>/….events.count                     beside each: how much it has published (``ledger``)
     <runtime>/4711.5f3a.subscriber               a socket: this process waits for publishers that may come
 
@@ -27,6 +28,7 @@ from typing import Any
 
 import zmq
 
+from znb.auth import client_options
 from znb.connection import find_cluster
 from znb.errors import ServiceUnavailable, ZnbError
 from znb.rpc import registry
@@ -37,6 +39,7 @@ __all__ = [
     "Mark",
     "check_place",
     "count_subscribers",
+    "dial",
     "events_url",
     "find_sockets",
     "is_url",
@@ -100,16 +103,16 @@ def find_sockets(place: str = EVERYWHERE) -> set[str]:
     """
     root = runtime_dir()
     if is_url(place):
-        pids = {str(service.pid) for service in registry.list_services() if _same_address(service.url, place)}
+        pids = {service.pid for service in registry.list_services() if _same_address(service.url, place)}
         return _sockets_of(root, pids) if pids else {place}
     if place != EVERYWHERE:
         return resolve(place)
-    found = {f"ipc://{path}" for path in _sockets_in(root)}
+    found = set(_sockets_in(root))
     with os.scandir(root) as entries:
         folders = [Path(entry.path) for entry in entries if entry.is_dir(follow_symlinks=False)]
     for folder in folders:
         with contextlib.suppress(OSError):  # it ends just now
-            found.update(f"ipc://{path}" for path in _sockets_in(socket_dir(folder)))
+            found.update(_sockets_in(socket_dir(folder)))
     return found
 
 
@@ -122,8 +125,8 @@ def resolve(name: str) -> set[str]:
     root = runtime_dir()
     if (root / name / FILE_NAME).exists():
         folder = Path(find_cluster(name).cluster_dir)
-        return {f"ipc://{path}" for path in _sockets_in(socket_dir(folder))}
-    pids = {str(service.pid) for service in registry.list_services() if service.name == name}
+        return set(_sockets_in(socket_dir(folder)))
+    pids = {service.pid for service in registry.list_services() if service.name == name}
     if not pids:
         raise ServiceUnavailable(
             name,
@@ -133,8 +136,23 @@ def resolve(name: str) -> set[str]:
     return _sockets_of(root, pids)
 
 
-def _sockets_of(root: Path, pids: set[str]) -> set[str]:
-    return {f"ipc://{path}" for path in _sockets_in(root) if path.name.partition(".")[0] in pids}
+def dial(socket: zmq.Socket[bytes], place: str) -> bool:
+    """Connect a socket to where streams are found; return whether by the keys of a cluster.
+
+    Raises:
+        zmq.ZMQError: It is no address.
+        ServiceUnavailable: Its cluster has ended.
+    """
+    url, _, cluster = place.partition("#")
+    keys = find_cluster(cluster).keys if cluster and (runtime_dir() / cluster / FILE_NAME).exists() else None
+    if keys is not None:
+        client_options(keys)(socket)
+    socket.connect(url)
+    return keys is not None
+
+
+def _sockets_of(root: Path, pids: set[int]) -> set[str]:
+    return set(_sockets_in(root, tuple(f"{pid}." for pid in pids)))
 
 
 def _same_address(address: str, url: str) -> bool:
@@ -190,10 +208,19 @@ def _marks() -> list[Path]:
     return [path for path in marks if _is_alive(path)]  # all of them, to remove those of the dead
 
 
-def _sockets_in(folder: Path) -> list[Path]:
+def _sockets_in(folder: Path, beginnings: tuple[str, ...] = ("",)) -> list[str]:
+    """Return the addresses that a folder leads to, of files whose names begin so."""
     with os.scandir(folder) as entries:
-        paths = [Path(entry.path) for entry in entries if entry.name.endswith(SOCKET)]
-    return [path for path in paths if _is_alive(path)]
+        named = [entry for entry in entries if entry.name.endswith(SOCKET) and entry.name.startswith(beginnings)]
+        found = [(Path(entry.path), entry.is_file(follow_symlinks=False)) for entry in named]
+    urls = []
+    for path, is_sign in found:
+        if is_sign:
+            with contextlib.suppress(OSError):  # it has just been taken down
+                urls.append(path.read_text(encoding="utf-8"))
+        elif _is_alive(path):
+            urls.append(f"ipc://{path}")
+    return urls
 
 
 def _is_alive(path: Path) -> bool:

@@ -21,8 +21,9 @@ import zmq
 from znb.errors import CallTimeout, ProtocolError, ServiceUnavailable
 from znb.pubsub.home import home
 from znb.pubsub.messages import Done, Item, Put, check_topic, decode_message, encode_message, encode_value
-from znb.pubsub.places import EVERYWHERE, check_place, events_url, find_sockets, is_url
+from znb.pubsub.places import EVERYWHERE, check_place, dial, events_url, find_sockets, is_url
 from znb.pubsub.publisher import Publisher, PublisherStats, source_name
+from znb.signs import OUTSIDE, Sign
 from znb.transport.sockets import prepare_socket
 
 __all__ = ["Streams", "publish", "streams"]
@@ -58,11 +59,15 @@ class Streams:
         with self._lock:
             if self._publisher is None or self._pid != os.getpid():
                 source = self.source
-                address = home.address
+                address, outside = home.address, OUTSIDE.place
                 made = Publisher(
-                    address.url if address else events_url(source), source, address.cluster if address else ""
+                    address.url if address else events_url(source),
+                    source,
+                    address.cluster if address else "",
+                    outside.gate if address and outside else None,
                 )
                 made.start()
+                OUTSIDE.tell(Sign("events", made.key, made.url))
                 self._publisher, self._pid = made, os.getpid()
                 if not self._at_exit:
                     self._at_exit = True
@@ -82,7 +87,11 @@ class Streams:
         """
         with self._lock:
             made, self._publisher = self._publisher, None
-        return made.close() if made is not None and self._pid == os.getpid() else 0
+        if made is None or self._pid != os.getpid():
+            return 0
+        heard = made.close()
+        OUTSIDE.tell(Sign("events", made.key))
+        return heard
 
 
 #: The streams of this process. ``publish`` is called from anywhere, so there is nobody who could hold them.
@@ -147,7 +156,7 @@ def put(url: str, item: Item, frames: tuple[bytes, ...], timeout: float = PUT_TI
     with zmq.Context() as context, context.socket(zmq.DEALER) as socket:
         prepare_socket(socket, url)
         try:
-            socket.connect(url)
+            dial(socket, url)
         except zmq.ZMQError as error:
             raise ServiceUnavailable(url, f"this is no address ({error})") from None
         socket.send_multipart([encode_message(Put(identifier, item)), *frames])

@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 
 import zmq
 
+from znb.auth import Gate
 from znb.errors import ProtocolError, ZnbError
 from znb.locks import Event
 from znb.pubsub.board import TOPICS, TOPICS_BYTES, Board, BoardStats, Reader
@@ -56,6 +57,8 @@ FIND_TIME = 0.3
 #: Seconds that the first message waits for those who have been told of it, and again until they have got it; they take
 #: some milliseconds.
 GREETING_TIME = 0.1
+#: Seconds by which clocks differ that do not show the same time; NTP keeps them within some milliseconds.
+CLOCKS_DIFFER = 2.0
 #: Topics that a subscriber is told of, for its messages to people.
 TOPICS_TOLD = 20
 #: Readers of one publisher; more is a defect of theirs.
@@ -95,10 +98,12 @@ class Publisher:
         url: Where it is found.
         source: What its messages say they come from.
         cluster: The cluster that this process belongs to; empty for none.
+        gate: Lets in who may subscribe; ``None`` where the file system sees to that.
     """
 
-    def __init__(self, url: str, source: str, cluster: str = "") -> None:
+    def __init__(self, url: str, source: str, cluster: str = "", gate: Gate | None = None) -> None:
         self.url = url
+        self._gate = gate
         self.source = source
         self.key = secrets.token_hex(8)
         self.cluster = cluster
@@ -219,10 +224,12 @@ class Publisher:
     # -- the reactor's thread ------------------------------------------------------------------------------
 
     def _bind(self) -> None:
-        if not is_local(self.url):
+        if self._gate is not None:
+            self._gate.guard(self._reactor)
+        elif not is_local(self.url):
             raise ZnbError(f"streams listen on this machine only, not at {self.url}")
         self._socket = self._reactor.socket(zmq.ROUTER, self.url)
-        self._reactor.bind(self._socket, self.url)
+        self.url = self._reactor.bind(self._socket, self.url)
         self._reactor.add_socket(self._socket, self._on_message)
         self._reactor.call_later(LEASE_INTERVAL, self._forget_silent)
 
@@ -258,7 +265,7 @@ class Publisher:
             if hello.key == self.key:
                 reader = self._board.resume(hello.topics, hello.cursor)
             else:
-                reader, base = self._board.open(hello.topics, hello.since)
+                reader, base = self._board.open(hello.topics, hello.since + clock_offset(hello.now, time.time()))
             topics = self._board.topics(TOPICS_TOLD)
         self._peers[peer] = made = _Peer(reader, hello.interval)
         forgotten = self._board.stats().forgotten
@@ -334,6 +341,14 @@ class Publisher:
         Bye: _on_bye,
         Put: _on_put,
     }
+
+
+def clock_offset(there: float, here: float) -> float:
+    """Return by how many seconds this machine's clock is ahead of a subscriber's.
+
+    What a message takes on its way looks the same, so less than ``CLOCKS_DIFFER`` is none.
+    """
+    return here - there if abs(here - there) > CLOCKS_DIFFER else 0.0
 
 
 def source_name(argv: list[str], *, kernel: bool) -> str:

@@ -197,7 +197,9 @@ def _expose(obj: Any, name: str | None, bind: str | None, on: Any, options: dict
         workers = workers_of(on)
         check_shared(bind, workers)
         made = {**_with_keys(options), "group": security.new_group()}
-        workers.call_anew(called, _expose_here, obj, called, bind, made)
+        placed = workers.call_anew(called, _expose_here, obj, called, bind, made)
+        if workers.headed_here:
+            registry.wait_found(called, placed.values() if isinstance(placed, dict) else [placed])
     return obj
 
 

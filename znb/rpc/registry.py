@@ -16,19 +16,22 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import logging
 import os
 import re
 import secrets
 import socket
 import stat
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
 import msgspec
 
 from znb.connection import process_start
 from znb.errors import AuthError, ServiceUnavailable, ZnbError
-from znb.rundir import SERVICE_SUFFIX, runtime_dir
+from znb.rundir import SERVICE_SUFFIX, runtime_dir, write_private
+from znb.signs import OUTSIDE, Sign
 from znb.transport import is_local
 
 __all__ = [
@@ -39,8 +42,11 @@ __all__ = [
     "find_service",
     "list_services",
     "publish",
+    "wait_found",
     "withdraw",
 ]
+
+logger = logging.getLogger("znb.rpc")
 
 #: Layout of the file; others are not read.
 FILE_FORMAT = 1
@@ -50,6 +56,8 @@ MAX_BYTES = 100_000
 PATH_MAX_BYTES = 100
 #: Names that are safe in a path and on a command line.
 NAME_PATTERN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,39}")
+#: Seconds for the word of services on other machines to come here, and between two looks whether it has.
+FOUND_TIMEOUT, FOUND_INTERVAL = 10.0, 0.005
 #: Seconds for a local connection; only a machine that has stopped breathing takes longer.
 PROBE_TIMEOUT = 1.0
 
@@ -97,9 +105,13 @@ def check_service_name(name: str) -> str:
 def default_url(name: str) -> str:
     """Return the address at which a service of this name listens unless it is told another.
 
+    A worker on another machine listens where its cluster is let in; else it is a socket that only this user reaches.
+
     Raises:
         ZnbError: The runtime directory is too deep for a socket.
     """
+    if OUTSIDE.place is not None:
+        return OUTSIDE.place.bind
     path = runtime_dir() / f"{name}.{os.getpid()}.{secrets.token_hex(2)}.calls"
     if len(os.fsencode(path)) > PATH_MAX_BYTES:
         raise ZnbError(
@@ -122,35 +134,30 @@ def publish(name: str, url: str, *, group: str, doc: str, methods: list[str]) ->
         doc=doc,
         methods=methods,
     )
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    try:
-        with os.fdopen(descriptor, "wb") as stream:
-            stream.write(msgspec.json.encode(content))
-        temporary.rename(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    record = msgspec.json.encode(content)
+    write_private(path, record)
+    OUTSIDE.tell(Sign("service", path.stem, url.partition("#")[0], record))
     return path
 
 
 def withdraw(path: Path) -> None:
     """Remove the file of a service. May be called twice."""
     path.unlink(missing_ok=True)
+    OUTSIDE.tell(Sign("service", path.stem))
 
 
 def list_services() -> list[ServiceFile]:
     """Return the services of this user that are alive, oldest first; removes the files of dead ones."""
-    found = []
+    found: dict[str, ServiceFile] = {}
     for path in runtime_dir().glob(f"*{SERVICE_SUFFIX}"):
         entry = _read(path)
         if entry is None or entry.host != os.uname().nodename:
             continue
         if _is_alive(entry):
-            found.append(entry)
+            found[entry.url] = entry  # a worker of an engine's on this machine has its own file, and one of the head
         else:
             _remove(path, entry)
-    return sorted(found, key=lambda entry: (entry.created, entry.pid))
+    return sorted(found.values(), key=lambda entry: (entry.created, entry.pid))
 
 
 def find_service(name: str) -> list[ServiceFile]:
@@ -168,6 +175,20 @@ def find_service(name: str) -> list[ServiceFile]:
         raise ServiceUnavailable(name, "there is no service of this name", hint=hint)
     group = named[-1].group
     return [entry for entry in named if entry.group == group]
+
+
+def wait_found(name: str, addresses: Iterable[str]) -> None:
+    """Wait until services at these addresses can be found by name: the word of those on other machines takes a moment.
+
+    Who cannot be found after ``FOUND_TIMEOUT`` seconds is spoken of in the log.
+    """
+    keys = {address.partition("#")[2] for address in addresses if address.startswith("tcp://")}
+    deadline = time.monotonic() + FOUND_TIMEOUT
+    while missing := keys - {service.url.partition("#")[2] for service in list_services()}:
+        if time.monotonic() > deadline:
+            logger.warning("%d of the replicas of %s cannot be found by name yet", len(missing), name)
+            return
+        time.sleep(FOUND_INTERVAL)
 
 
 def find_pid(url: str) -> int | None:

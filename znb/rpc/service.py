@@ -126,6 +126,7 @@ class Service:
         self.asked_url = bind
         self._queue = check_count("queue", queue)
         self._keys = keys
+        self._given_keys = keys
         self._insecure = insecure
         self._group = group or security.new_group()
         self._refused = 0
@@ -188,6 +189,8 @@ class Service:
         SAMPLER.install()
         follow_threads()
         url = self.asked_url or registry.default_url(self.name)
+        if self._keys is None and not self.asked_url and url.startswith("tcp://"):
+            self._keys = security.make_keys()  # it can be reached from outside, where its address tells the key
         self.crew = Crew(f"znb-{self.name}")
         self.server = Server(self.crew, self._dispatch, raw=True, max_bytes=self._max_bytes, express=self._express)
         self.crew.start()
@@ -212,7 +215,7 @@ class Service:
         """
         keys = options.get("keys")
         same_place = bind in {None, self.url, self.asked_url}
-        same_keys = self._keys is not None if keys is True else keys == self._keys
+        same_keys = self._keys is not None if keys is True else keys == self._given_keys
         insecure, most = options.get("insecure", False), options.get("max_bytes", MAX_BYTES)
         return same_place and same_keys and insecure == self._insecure and most == self._max_bytes
 
