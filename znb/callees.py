@@ -15,6 +15,7 @@ import contextlib
 import logging
 import threading
 import time
+from pathlib import Path
 
 import msgspec
 
@@ -75,6 +76,9 @@ class Callees:
                 self._store.lose(self._keys.pop(address), str(error.fields.get("reason", error)))
 
     def _read_all(self, address: str, deadline: float) -> None:
+        path = address.partition("#")[0].removeprefix("ipc://")
+        if path.startswith("/") and not Path(path).exists():  # a caller would wait for it to come back
+            raise ServiceUnavailable(address, "its process has ended")
         with contextlib.closing(rpc.Caller([address], [address], rpc.Limits(), ())) as caller:
             more = True
             while more:
