@@ -85,8 +85,8 @@ def is_gone(pid):
     return process_start(pid) == ""
 
 
-def wait_until(condition, what):
-    deadline = time.monotonic() + PATIENCE
+def wait_until(condition, what, patience=PATIENCE):
+    deadline = time.monotonic() + patience
     pause = threading.Event()
     while not condition():
         assert time.monotonic() < deadline, f"never: {what}"

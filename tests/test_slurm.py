@@ -22,8 +22,8 @@ def slurm(module_world):
         yield where
 
 
-def jobs():
-    command = ["squeue", "--noheader", "--format=%T"]
+def squeue(columns="%T"):
+    command = ["squeue", "--noheader", f"--format={columns}"]
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
 
 
@@ -34,11 +34,11 @@ def set_node(state):
 
 def test_one_allocation_that_is_given_back(slurm):
     with Cluster.start(2, on="slurm:main") as started:
-        assert jobs() == ["RUNNING"]
+        assert squeue() == ["RUNNING"]
         started.scale(3)
-        assert jobs() == ["RUNNING", "RUNNING"]
+        assert squeue() == ["RUNNING", "RUNNING"]
         assert len(set(started.run("import os; os.getpid()").values())) == 3
-    wait_until(lambda: not jobs(), "the end of the allocations")
+    wait_until(lambda: not squeue(), "the end of the allocations")
 
 
 def test_a_job_that_waits_says_why_and_goes_with_an_interrupt(slurm, capfd, runtime_dir):
@@ -56,7 +56,7 @@ def test_a_job_that_waits_says_why_and_goes_with_an_interrupt(slurm, capfd, runt
             Cluster.start(1, on="slurm")
         thread.join()
         assert "Slurm's job" in "".join(told)
-        wait_until(lambda: not jobs(), "the end of the request")
+        wait_until(lambda: not squeue(), "the end of the request")
         assert list(runtime_dir.iterdir()) == []
     finally:
         set_node("resume")
@@ -74,3 +74,13 @@ def test_a_job_that_is_cancelled_from_outside_is_replaced(slurm, capfd):
         wait_until(lambda: started.workers[0].generation > 1 and started.workers[0].state == "idle", "another w0")
         assert started["w0"].run("1 + 1") == 2
         assert "was lost" in capfd.readouterr().err
+
+
+def test_workers_that_are_lost_to_the_time_limit_are_named_as_such(slurm, capfd):
+    with Cluster.start(1, on="slurm") as started:
+        (job,) = squeue("%A")
+        subprocess.run(["scontrol", "update", f"jobid={job}", "EndTime=now+3"], check=True)
+        again = "another w0; Slurm looks at limits every 30 s"
+        wait_until(lambda: started.workers[0].generation > 1 and started.workers[0].state == "idle", again, 60)
+        assert started["w0"].run("1 + 1") == 2
+        assert f"was lost: Slurm's job {job} has reached its time limit" in capfd.readouterr().err

@@ -14,9 +14,11 @@ from __future__ import annotations
 import contextlib
 import importlib
 import os
+import shlex
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -25,7 +27,17 @@ from typing import Protocol
 from znb.control import ZygoteConfig
 from znb.errors import ZnbError
 
-__all__ = ["Desk", "Engine", "EngineBase", "Line", "ProcessLine", "SocketLine", "agent_command", "load_engine"]
+__all__ = [
+    "Desk",
+    "Engine",
+    "EngineBase",
+    "Line",
+    "ProcessLine",
+    "agent_command",
+    "command_output",
+    "load_engine",
+    "remote_command",
+]
 
 #: Bytes of what a command wrote to its standard error that a message shows.
 TAIL_BYTES = 4000
@@ -128,10 +140,26 @@ class Engine(Protocol):
 
 
 class EngineBase:
-    """What most engines need not say: hosts are there for good, and can be reached or not."""
+    """What most engines need not say: hosts are there for good, and can be reached or not.
+
+    Args:
+        config: What the head was told.
+
+    Attributes:
+        config: That.
+        desk: Where to offer hosts, once it is open.
+    """
 
     elastic = False
     on_demand = False
+    desk: Desk
+
+    def __init__(self, config: ZygoteConfig) -> None:
+        self.config = config
+
+    def open(self, desk: Desk) -> None:
+        """Take note of where to offer hosts."""
+        self.desk = desk
 
     def want(self, workers: int) -> None:
         """Do nothing: there are the hosts that there are."""
@@ -173,6 +201,42 @@ def agent_command(python: str, peer: str = "") -> list[str]:
         peer: A host on the head's side, by which the agent finds its own address; empty where ssh tells it.
     """
     return [python, "-c", AGENT, "znb-agent", peer]
+
+
+def remote_command(python: str, code: str) -> str:
+    """Return what the user's shell on a host is to run: some code, with the first interpreter that there is.
+
+    Args:
+        python: The interpreter; empty for one at the same path as here, else the first of ``PATH``.
+        code: What it runs.
+    """
+    candidates = [python] if python else [sys.executable, "python3", "python"]
+    tried = " ".join(shlex.quote(candidate) for candidate in candidates)
+    script = (
+        f'for python in {tried}; do command -v "$python" >/dev/null 2>&1 && exec "$python" -c "$0" znb-agent; done; '
+        f'echo "there is no Python there: tried {" ".join(candidates)}" >&2; exit 127'
+    )
+    return f"exec sh -c {shlex.quote(script)} {shlex.quote(code)}"
+
+
+def command_output(*command: str, timeout: float = 30.0) -> str:
+    """Return what a command prints, without the white space around it.
+
+    Args:
+        command: The program and its arguments.
+        timeout: Seconds that it may take.
+
+    Raises:
+        OSError: It cannot be run, fails, or takes too long; the message has what it wrote to standard error.
+    """
+    try:
+        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, check=False, timeout=timeout)
+    except subprocess.TimeoutExpired:
+        raise OSError(f"{command[0]} has not ended within {timeout:g} s") from None
+    if done.returncode:
+        words = done.stderr.decode(errors="replace").strip()
+        raise OSError(f"{command[0]} has ended with status {done.returncode}: {words}")
+    return done.stdout.decode(errors="replace").strip()
 
 
 class ProcessLine:
@@ -225,29 +289,3 @@ class ProcessLine:
                 os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait()
         self._stderr.close()
-
-
-class SocketLine:
-    """A line to an agent that messages of an engine lead to: both directions in one socket.
-
-    Args:
-        connection: The head's end.
-    """
-
-    def __init__(self, connection: socket.socket) -> None:
-        self.read_fd = self.write_fd = connection.detach()
-        #: What the engine has to say of its end; set by it.
-        self.reason = ""
-        self.alive = True
-
-    def running(self) -> bool:
-        """Whether the engine has not said otherwise."""
-        return self.alive
-
-    def errors(self) -> str:
-        """Return what the engine has said."""
-        return self.reason
-
-    def kill(self) -> None:
-        """Nothing: the closed socket tells the engine."""
-        self.alive = False

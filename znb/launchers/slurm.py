@@ -10,28 +10,24 @@ commands take long when its controller is busy; the head's thread does not. Sour
 
 from __future__ import annotations
 
-import collections
 import os
 import re
+import select
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections import Counter
 
 from znb.control import ZygoteConfig
-from znb.launchers.engine import Desk, EngineBase, ProcessLine, agent_command
+from znb.launchers.engine import EngineBase, ProcessLine, agent_command, command_output
 from znb.launchers.local import LocalLauncher
 from znb.locks import Event
 
 __all__ = ["SlurmEngine", "SlurmLauncher"]
 
-#: Seconds between two looks at a job that waits, or runs.
-LOOK_EVERY = 2.0
-#: Seconds for one of Slurm's commands.
-COMMAND_TIMEOUT = 30.0
-#: Seconds before the end of a job's time from which its end is put down to that.
-END_MARGIN = 5.0
+#: Seconds between two looks at a job, and before the end of its time from which its end is put down to that.
+LOOK_EVERY, END_MARGIN = 2.0, 5.0
 
 
 class SlurmLauncher(LocalLauncher):
@@ -42,159 +38,110 @@ class SlurmLauncher(LocalLauncher):
 
 
 class SlurmEngine(EngineBase):
-    """Starts agents by srun (see ``znb.launchers.engine.Engine``).
+    """Starts agents by srun (see ``znb.launchers.engine.Engine``); its ``place`` is a partition."""
 
-    Args:
-        config: What the head was told; its ``place`` is a partition.
-    """
-
-    elastic = True
-    on_demand = True
+    elastic = on_demand = True
 
     def __init__(self, config: ZygoteConfig) -> None:
-        self._config = config
-        self._desk: Desk | None = None
+        super().__init__(config)
         self._allocations: list[Allocation] = []
-        self._hosts: dict[str, tuple[Allocation, str]] = {}
-
-    def open(self, desk: Desk) -> None:
-        """Wait to be told how many workers are wanted."""
-        self._desk = desk
+        self.hosts: dict[str, tuple[Allocation, str]] = {}  # by the name that the head has for a node of an allocation
 
     def want(self, workers: int) -> None:
         """Ask for an allocation for those that there are no places for."""
         more = workers - sum(allocation.tasks for allocation in self._allocations)
-        if more > 0 and self._desk is not None:
-            self._allocations.append(Allocation(self._config, more, self._desk, self._name_host))
+        if more > 0:
+            self._allocations.append(Allocation(self, more))
             self._allocations[-1].start()
 
     def start_agent(self, host: str) -> ProcessLine:
         """Start an agent on a node of an allocation."""
-        allocation, node = self._hosts[host]
+        allocation, node = self.hosts[host]
         step = ["srun", f"--jobid={allocation.job}", "--overlap", "-N1", "-n1", f"--nodelist={node}"]
-        return ProcessLine([*step, *agent_command(self._config.python or sys.executable, os.uname().nodename)])
+        return ProcessLine([*step, *agent_command(self.config.python or sys.executable, os.uname().nodename)])
 
     def explain(self, host: str) -> str:
         """Return why a node is gone, if Slurm has a reason for it."""
-        return self._hosts[host][0].explain() if host in self._hosts else ""
+        return self.hosts[host][0].late()
 
     def close(self) -> None:
         """Give the allocations back."""
         for allocation in self._allocations:
             allocation.close()
 
-    def _name_host(self, allocation: Allocation, node: str) -> str:
-        host = node if node not in self._hosts else f"{node}/{allocation.job}"
-        self._hosts[host] = (allocation, node)
-        return host
-
 
 class Allocation(threading.Thread):
-    """One allocation, from its request to its end.
+    """One allocation, from its request to its end: Slurm's ``job``, for so many workers (0 when it has ended)."""
 
-    Attributes:
-        job: Slurm's id of it, once it has one.
-        tasks: Workers that it is for; 0 when it has ended.
-    """
-
-    def __init__(
-        self, config: ZygoteConfig, tasks: int, desk: Desk, name_host: Callable[[Allocation, str], str]
-    ) -> None:
+    def __init__(self, engine: SlurmEngine, tasks: int) -> None:
         super().__init__(name="znb-slurm", daemon=True)
-        self.job = ""
-        self.tasks = tasks
-        self._config = config
-        self._desk = desk
-        self._name_host = name_host
-        self._ends_at = float("inf")
+        self.job, self.tasks, self._ends_at, self._engine = "", tasks, float("inf"), engine
         self._process: subprocess.Popen[bytes] | None = None
         self._closed = Event()
 
-    def explain(self) -> str:
-        """Return why it has ended, if it has reached its time limit."""
+    def late(self) -> str:
+        """Return that it has reached its time limit, if it has."""
         late = time.time() > self._ends_at - END_MARGIN
         return f"Slurm's job {self.job} has reached its time limit" if late else ""
 
     def close(self) -> None:
         """Give it back."""
         self._closed.set()
-        if self._process is not None and self._process.poll() is None:
+        if self._process is not None:
             self._process.terminate()
         if self.job:
-            subprocess.run(["scancel", "--quiet", self.job], check=False, timeout=COMMAND_TIMEOUT)
+            subprocess.run(["scancel", "--quiet", self.job], check=False, timeout=LOOK_EVERY * 10)
 
     def run(self) -> None:
         """Ask for it, offer its nodes, and say when it has ended."""
         hosts: list[str] = []
         try:
             self._allocate()
-            for node, tasks in self._nodes().items():
-                hosts.append(self._name_host(self, node))
-                self._desk.offer(hosts[-1], tasks)
+            step = ("srun", f"--jobid={self.job}", f"--ntasks={self.tasks}", "--overlap")
+            for node, tasks in Counter(command_output(*step, "sh", "-c", "echo $SLURMD_NODENAME").split()).items():
+                hosts.append(node if node not in self._engine.hosts else f"{node}/{self.job}")
+                self._engine.hosts[hosts[-1]] = (self, node)
+                self._engine.desk.offer(hosts[-1], tasks)
             reason = self._watch()
-        except (OSError, ValueError, subprocess.SubprocessError) as error:
-            words = getattr(error, "stderr", b"") or b""
-            reason = f"{error} {words.decode(errors='replace')}".strip()
+        except (OSError, ValueError) as error:
+            reason = str(error)
         if self._closed.is_set():
             return
         self.tasks = 0
         for host in hosts:
-            self._desk.withdraw(host, reason)
+            self._engine.desk.withdraw(host, reason)
         if not hosts:
-            self._desk.fail(f"Slurm gave no allocation: {reason}")
+            self._engine.desk.fail(f"Slurm gave no allocation: {reason}")
 
     def _allocate(self) -> None:
         """Return when it is there, telling meanwhile how it stands."""
-        command = ["salloc", "--no-shell", f"--ntasks={self.tasks}", f"--job-name=znb-{self._config.name}"]
-        if self._config.place:
-            command.append(f"--partition={self._config.place}")
-        words: collections.deque[str] = collections.deque(maxlen=20)
+        config, said, more = self._engine.config, "", b" "
+        command = ["salloc", "--no-shell", f"--ntasks={self.tasks}", f"--job-name=znb-{config.name}"]
+        command += [f"--partition={config.place}"] if config.place else []
         with subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
             self._process = process
-            threading.Thread(target=self._tell_state, name="znb-squeue", daemon=True).start()
-            for line in process.stderr or ():
-                words.append(line.decode(errors="replace").strip())
-                if found := re.search(r"job allocation (\d+)", words[-1]):
-                    self.job = found[1]
+            while more and process.stderr is not None:
+                if select.select([process.stderr], [], [], LOOK_EVERY)[0]:
+                    more = os.read(process.stderr.fileno(), 4096)
+                    said += more.decode(errors="replace")
+                    self.job = "".join(re.findall(r"job allocation (\d+)", said)[:1])
+                elif self.job and (state := self._ask("%T %r").partition(" "))[0] == "PENDING":
+                    self._engine.desk.notice(f"Slurm's job {self.job} is pending: {state[2]}")
         if process.returncode:
-            raise OSError("\n".join(words) or f"salloc ended with status {process.returncode}")
-
-    def _tell_state(self) -> None:
-        while self._process is not None and self._process.poll() is None and not self._closed.wait(LOOK_EVERY):
-            state, _, reason = self._ask("%T %r").partition(" ")
-            if state == "PENDING":
-                self._desk.notice(f"Slurm's job {self.job} is pending: {reason}")
-
-    def _nodes(self) -> dict[str, int]:
-        """Return its nodes, with the tasks that each has."""
-        command = [
-            "srun",
-            f"--jobid={self.job}",
-            f"--ntasks={self.tasks}",
-            "--overlap",
-            "sh",
-            "-c",
-            "echo $SLURMD_NODENAME",
-        ]
-        done = subprocess.run(command, check=True, capture_output=True, stdin=subprocess.DEVNULL,
-                              timeout=COMMAND_TIMEOUT)  # fmt: skip
-        return dict(collections.Counter(done.stdout.decode().split()))
+            raise OSError(said.strip() or f"salloc ended with status {process.returncode}")
 
     def _watch(self) -> str:
         """Return, when it has ended, why."""
-        while not self._closed.wait(LOOK_EVERY):
+        state = ""
+        while state in {"", "RUNNING", "CONFIGURING", "SUSPENDED"} and not self._closed.wait(LOOK_EVERY):
             state, _, end = self._ask("%T %e").partition(" ")
             if end[:1].isdigit():  # else there is no limit
                 self._ends_at = time.mktime(time.strptime(end, "%Y-%m-%dT%H:%M:%S"))
-            if state not in {"RUNNING", "CONFIGURING", "SUSPENDED"}:
-                return self.explain() or f"Slurm's job {self.job} has ended: {state.lower() or 'completed'}"
-        return ""
+        return self.late() or f"Slurm's job {self.job} has ended: {state.lower()}"
 
     def _ask(self, columns: str) -> str:
-        """Return what squeue says of it."""
-        if not self.job:
-            return ""
-        command = ["squeue", "--noheader", f"--jobs={self.job}", "--states=all", f"--format={columns}"]
-        return (
-            subprocess.run(command, check=False, capture_output=True, timeout=COMMAND_TIMEOUT).stdout.decode().strip()
-        )
+        """Return what squeue says of it; nothing while Slurm's controller is busy, which ends no job."""
+        try:
+            return command_output("squeue", "--noheader", f"--jobs={self.job}", "--states=all", f"--format={columns}")
+        except OSError as error:
+            return "COMPLETED" if "Invalid job id" in str(error) else ""

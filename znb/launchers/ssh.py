@@ -14,7 +14,6 @@ from __future__ import annotations
 import concurrent.futures
 import functools
 import re
-import shlex
 import sys
 import threading
 from collections.abc import Sequence
@@ -24,7 +23,7 @@ from znb.control import ZygoteConfig
 from znb.errors import ZnbError
 from znb.launchers import EventHandler, ReactorLike
 from znb.launchers.deploy import Archive, deploy, prelude
-from znb.launchers.engine import AGENT, Desk, EngineBase, ProcessLine
+from znb.launchers.engine import AGENT, Desk, EngineBase, ProcessLine, remote_command
 from znb.launchers.local import LocalLauncher
 from znb.launchers.tunnel import OPTIONS, forward
 
@@ -85,14 +84,14 @@ class SshEngine(EngineBase):
     """
 
     def __init__(self, config: ZygoteConfig) -> None:
-        self._config = config
+        super().__init__(config)
         self._hosts = parse_hosts(config.place)
         self._forwards = 0
         self._code = AGENT
 
     def open(self, desk: Desk) -> None:
         """Offer the hosts, when they have been sent what they need if that is wanted."""
-        if self._config.deploy:
+        if self.config.deploy:
             threading.Thread(target=self._deploy, args=(desk,), name="znb-deploy", daemon=True).start()
         else:
             self._offer(desk)
@@ -117,11 +116,11 @@ class SshEngine(EngineBase):
 
     def _command(self, host: str, code: str) -> list[str]:
         """Return what runs code on a host, and nothing else."""
-        return ["ssh", *OPTIONS, "-o", "ControlPath=none", "--", host, remote_command(self._config.python, code)]
+        return ["ssh", *OPTIONS, "-o", "ControlPath=none", "--", host, remote_command(self.config.python, code)]
 
     def start_agent(self, host: str) -> ProcessLine:
         """Start an agent on a host."""
-        command = remote_command(self._config.python, self._code)
+        command = remote_command(self.config.python, self._code)
         return ProcessLine(["ssh", *OPTIONS, "-o", f"ControlPath={self._control(host)}", "--", host, command])
 
     def forward(self, host: str, urls: Sequence[str]) -> Sequence[str] | None:
@@ -129,7 +128,7 @@ class SshEngine(EngineBase):
         pairs = []
         for url in urls:
             self._forwards += 1
-            local = Path(self._config.socket_dir, f"forward.{self._forwards}")
+            local = Path(self.config.socket_dir, f"forward.{self._forwards}")
             pairs.append((local, url.removeprefix("tcp://")))
         try:
             forward(host, self._control(host), pairs)
@@ -139,20 +138,4 @@ class SshEngine(EngineBase):
         return [f"ipc://{local}" for local, _ in pairs]
 
     def _control(self, host: str) -> Path:
-        return Path(self._config.socket_dir, f"ssh.{list(self._hosts).index(host)}")
-
-
-def remote_command(python: str, code: str) -> str:
-    """Return what the user's shell on a host is to run: some code, with the first interpreter that there is.
-
-    Args:
-        python: The interpreter; empty for one at the same path as here, else the first of ``PATH``.
-        code: What it runs.
-    """
-    candidates = [python] if python else [sys.executable, "python3", "python"]
-    tried = " ".join(shlex.quote(candidate) for candidate in candidates)
-    script = (
-        f'for python in {tried}; do command -v "$python" >/dev/null 2>&1 && exec "$python" -c "$0" znb-agent; done; '
-        f'echo "there is no Python there: tried {" ".join(candidates)}" >&2; exit 127'
-    )
-    return f"exec sh -c {shlex.quote(script)} {shlex.quote(code)}"
+        return Path(self.config.socket_dir, f"ssh.{list(self._hosts).index(host)}")
