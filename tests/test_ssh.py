@@ -19,7 +19,7 @@ import zmq.utils.z85
 
 import engines
 import znb
-from cluster_harness import is_gone, wait_gone, wait_until
+from cluster_harness import PATIENCE, is_gone, wait_gone, wait_until
 from farhosts import far_hosts
 from kernels import Kernel
 from znb import Cluster, cluster
@@ -27,6 +27,9 @@ from znb.connection import list_clusters, read_cluster_file, write_cluster_file
 from znb.errors import AuthError, NoWorkers, ServiceUnavailable, ZnbError
 from znb.launchers import StartOptions
 from znb.launchers.ssh import parse_hosts
+from znb.pubsub.messages import Hello, encode_message
+from znb.pubsub.places import find_sockets
+from znb.rpc.registry import find_service
 
 HERE = {"PYTHONPATH": str(Path(__file__).parent)}
 
@@ -268,6 +271,40 @@ def test_a_host_that_cannot_be_reached_directly_is_reached_through_its_ssh(hosts
         started.restart("w0")
         assert started.run("1 + 1") == {"w0": 2, "w1": 2}
         assert all(pid in hosts[0].pids() for pid in [worker.pid for worker in started.workers])
+
+
+@on_hosts
+def test_streams_and_services_of_a_hidden_host_come_through_its_ssh(hosts):
+    with Cluster.start(on="ssh:hidden*2", env=HERE) as started:
+        with znb.subscribe("hidden", timeout=PATIENCE) as stream:
+            started.run("import znb; znb.publish('hidden', 5)")
+            assert {next(stream).source, next(stream).source} == {"w0", "w1"}
+        znb.expose(reverse, name="hidden-reverse", on=started[:])
+        assert {service.url.partition(":")[0] for service in find_service("hidden-reverse")} == {"ipc"}
+        with znb.connect("hidden-reverse") as service:
+            assert service.reverse(b"abc") == b"cba"
+
+
+def reverse(data):
+    return data[::-1]
+
+
+@on_hosts
+def test_streams_ask_for_the_keys_that_hold_now(hosts):
+    with Cluster.start(on="ssh:alpha*1", env=HERE) as started:
+        started.run("import znb; znb.publish('keyed', 1)")
+        wait_until(lambda: find_sockets("default"), "a sign")
+        (place,) = find_sockets("default")
+        url, _, cluster = place.partition("#")
+        assert (url[:6], cluster) == ("tcp://", "default")
+        started.rotate_keys()
+        with znb.subscribe("keyed", timeout=PATIENCE) as stream:
+            assert next(stream).value == 1
+        with zmq.Context() as context, context.socket(zmq.DEALER) as stranger:
+            stranger.linger = 0
+            stranger.connect(url)
+            stranger.send(encode_message(Hello(("",), 0.0)))
+            assert not stranger.poll(500), "who has no keys is told nothing"
 
 
 # -- what is put

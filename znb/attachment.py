@@ -200,7 +200,8 @@ class Attachment:
         """Take note that somebody else has ended the cluster, or that its supervisor is gone."""
         if self.closed:
             return
-        self.ended = f"the cluster {self.name!r} has ended: {reason or 'it was stopped from elsewhere'}; start another"
+        why = reason or "it was stopped from elsewhere"
+        self.ended = f"the cluster {self.name!r} has ended: {why}; {self.launcher.advice}"
         self.submits.refuse(self.ended)
         self._end(self.ended)
 

@@ -46,7 +46,7 @@ def check_listen(value: object) -> str:
         ValueError: It is no such address, or every one of this machine's.
     """
     url = check_bind("listen", value, "tcp://10.0.0.5:7000")
-    if url.startswith("tcp://*"):
+    if url.startswith(("tcp://*", "tcp://0.0.0.0:", "tcp://[::]:")):
         raise ValueError(f"listen must name the address at which others reach this machine, got {value!r}")
     return url
 

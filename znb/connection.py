@@ -16,6 +16,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import select
 import socket
 import time
 from collections.abc import Iterator
@@ -53,6 +54,7 @@ __all__ = [
     "read_cluster_file",
     "remove_cluster",
     "runtime_dir",
+    "wait_process_end",
     "write_cluster_file",
 ]
 
@@ -410,4 +412,29 @@ def remove_cluster(file: ClusterFile, *, timeout: float = PROBE_TIMEOUT) -> bool
         if time.monotonic() > deadline:
             return False
         time.sleep(POLL_INTERVAL)
+    return True
+
+
+def wait_process_end(pid: int, start: str, timeout: float) -> bool:
+    """Wait until a process that is not our child has ended; return whether it has.
+
+    Args:
+        pid: Its id.
+        start: Its ``process_start``.
+        timeout: Seconds to wait.
+    """
+    deadline = time.monotonic() + timeout
+    if process_start(pid) == start and hasattr(os, "pidfd_open"):
+        with contextlib.suppress(OSError):
+            descriptor = os.pidfd_open(pid)
+            try:
+                poller = select.poll()
+                poller.register(descriptor, select.POLLIN)
+                poller.poll(timeout * 1000)
+            finally:
+                os.close(descriptor)
+    while process_start(pid) == start:
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.01)
     return True

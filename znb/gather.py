@@ -260,7 +260,7 @@ class Gather:
                         pending, f"{worker} is frozen (stopped by a signal); `kill -CONT {pid}` lets it go on"
                     )
                 elif not pending.started and now - pending.frozen >= NOTICE_AFTER:
-                    self._set_notice(pending, f"{worker} does not answer: its interpreter is held by native code")
+                    self._set_notice(pending, f"{worker} {pending.link.explain_silence()}")
 
     def _ask_what_runs(self, worker: str, pending: _Pending, now: float) -> None:
         pending.asked = now

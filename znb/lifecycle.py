@@ -147,6 +147,7 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
         keep: Whether it goes on without clients.
         stopping: Whether it is about to end.
         notes: What its user should know, such as hosts with other versions.
+        client_key: Public key that its clients need now; empty if they need none.
     """
 
     cluster: str
@@ -157,3 +158,4 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     keep: bool
     stopping: bool
     notes: tuple[str, ...] = ()
+    client_key: str = ""

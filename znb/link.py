@@ -284,6 +284,11 @@ class Link:
         for key, parts in zip(keys, self.control("_znb_definitions", keys, timeout=DEFINITION_TIMEOUT), strict=True):
             self.codec.learn(key, tuple(parts))
 
+    def explain_silence(self) -> str:
+        """Return why the worker may not answer."""
+        away = f", or {self.host} is out of reach" if self.host else ""
+        return f"does not answer: its interpreter is held by native code{away}"
+
     def frozen(self) -> bool:
         """Whether the worker's process is on this machine and stopped (SIGSTOP, Ctrl-Z, a debugger)."""
         if self.host:

@@ -23,6 +23,8 @@ __all__ = ["ClusterStatus", "JobStats", "WorkerInfo", "WorkerJobs", "WorkerStatu
 
 #: Seconds within which a worker's I/O thread answers unless its interpreter is held or stopped.
 ANSWER_TIMEOUT = 0.5
+#: The same for one on another machine, to which a connection may be being made: some trips there and back.
+FAR_ANSWER_TIMEOUT = 2.0
 #: What a worker counts of its jobs.
 COUNTED = ("queued", "running", "done", "failed", "cancelled", "retried")
 
@@ -259,7 +261,7 @@ class WorkerInfo:
         link = self._link_of(self.name)
         if link is None:
             raise WorkerLost(self.name, "has no process at the moment")
-        return dict(link.control("_znb_stats", timeout=ANSWER_TIMEOUT))
+        return dict(link.control("_znb_stats", timeout=FAR_ANSWER_TIMEOUT if self._member.host else ANSWER_TIMEOUT))
 
     def load(self) -> tuple[int, float]:
         """Return what to compare when the least busy worker is wanted: queue length, then time in the current cell."""
@@ -267,7 +269,7 @@ class WorkerInfo:
         return (status.queued + (status.state != "idle"), status.seconds)
 
     def status(self) -> WorkerStatus:
-        """Return what the worker does now; never waits longer than ``ANSWER_TIMEOUT``."""
+        """Return what the worker does now; never waits longer than ``FAR_ANSWER_TIMEOUT``."""
         common: dict[str, Any] = {
             "name": self.name,
             "pid": self.pid,

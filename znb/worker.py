@@ -41,6 +41,7 @@ from contextlib import AbstractContextManager
 from typing import Any, ClassVar
 
 import psutil
+import zmq
 
 from znb import tracebacks
 from znb.auth import Gate
@@ -113,7 +114,14 @@ class Worker:
         SAMPLER.install()
         follow_threads()
         self.reactor.start()
-        urls = self.reactor.wait_call(self._bind)
+        try:
+            urls = self.reactor.wait_call(self._bind)
+        except zmq.ZMQError as error:
+            self.reactor.stop()
+            needs = (
+                "; a worker takes two ports, and one more for its streams and for each service" if self._gate else ""
+            )
+            raise SystemExit(f"cannot listen at {self.spec.calls}: {error}{needs}") from None
         os.write(self.spec.ready_fd, b"\1" + "".join(f"{url}\n" for url in urls).encode())
         if self._gate is not None and self.spec.events.startswith("tcp://"):
             OUTSIDE.settle(Place(self.spec.events, self._gate), self.spec.ready_fd)

@@ -197,6 +197,8 @@ class Zygote:
             self._stop("its zygote was asked to end (SIGTERM)")
         if signal.SIGCHLD in numbers:
             self._home.reap()
+            if self._door is not None:
+                self._door.keep()
 
     def _abandon(self) -> None:
         """Close, in a fork, what belongs to the zygote."""
@@ -261,15 +263,13 @@ class Zygote:
             self._send(debt.peer, Reply(id=debt.id, error=answer))
 
     def _tell(
-        self,
-        event: EventName,
-        worker: WorkerStatus | None = None,
-        certificate: DeathCertificate | None = None,
-        reason: str = "",
-    ) -> None:
+        self, event: EventName, worker: WorkerStatus | None = None, certificate: DeathCertificate | None = None,
+        reason: str = "", keys: ClientKeys | None = None,
+    ) -> None:  # fmt: skip
         """Send an event to every client that has said hello."""
         members = self._nursery.members() if event == "scaled" else None
-        message = ClusterEvent(event=event, worker=worker, certificate=certificate, workers=members, reason=reason)
+        message = ClusterEvent(event=event, worker=worker, certificate=certificate, workers=members, reason=reason,
+                               keys=keys)  # fmt: skip
         for peer in [peer for peer in self._peers if peer.greeted]:
             self._send(peer, message)
 
@@ -386,8 +386,7 @@ class Zygote:
             self._door.admit(request.keys.public)
         self._file = msgspec.structs.replace(self._file, keys=request.keys)
         write_cluster_file(self._file)
-        for peer in [peer for peer in self._peers if peer.greeted]:
-            self._send(peer, ClusterEvent(event="keys", keys=request.keys))
+        self._tell("keys", keys=request.keys)
 
     def _do_detach(self, request: Request, debt: Debt) -> None:
         debt.peer.greeted = False
@@ -412,6 +411,7 @@ class Zygote:
             keep=self._keep,
             stopping=self._stopping,
             notes=self._home.notes,
+            client_key=self._file.keys.public if self._file.keys is not None else "",
         )
 
     def _settle(self) -> None:

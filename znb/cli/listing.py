@@ -42,6 +42,7 @@ def _look(replicas: Sequence[ServiceFile]) -> dict[str, Any]:
         "name": known.name,
         "urls": [entry.url for entry in replicas],
         "pids": [entry.pid for entry in replicas],
+        "workers": [entry.worker for entry in replicas],
         "doc": known.doc,
         "methods": {name: {"signature": "(…)", "doc": "", "kind": ""} for name in known.methods},
         "error": "",
@@ -60,8 +61,8 @@ def services_text(records: Iterable[Mapping[str, Any]]) -> str:
 
 
 def _service_lines(record: Mapping[str, Any]) -> list[str]:
-    pids, urls = record["pids"], record["urls"]
-    where = f"{urls[0]}, pid {pids[0]}" if len(pids) == 1 else f"{len(pids)} replicas, pids {', '.join(map(str, pids))}"
+    whose = [worker or f"pid {pid}" for pid, worker in zip(record["pids"], record["workers"], strict=True)]
+    where = f"{record['urls'][0]}, {whose[0]}" if len(whose) == 1 else f"{len(whose)} replicas: {', '.join(whose)}"
     first = str(record["doc"]).partition("\n")[0]
     lines = [f"{record['name']}  {where}", *([f"  {first}"] if first else [])]
     if record["error"]:

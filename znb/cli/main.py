@@ -17,6 +17,7 @@ from znb.cli import clusters, services, streams, traces
 from znb.cli.commands import Command, CommandTable, HelpWanted, Parser, WrongUsage
 from znb.cli.values import at_least_one
 from znb.errors import AuthError, ProtocolError, RemoteError, ZnbError
+from znb.launchers import PlaceError
 
 __all__ = ["main", "run"]
 
@@ -71,6 +72,8 @@ def run(words: Sequence[str], table: CommandTable) -> int:
         return _fail(error, RAISED)
     except (AuthError, ProtocolError) as error:
         return _fail(error, REFUSED)
+    except PlaceError as error:
+        return _fail(error, WRONG_USAGE)
     except ZnbError as error:
         return _fail(error, UNREACHABLE)
     except KeyboardInterrupt:

@@ -165,10 +165,10 @@ def _together(things: dict[str, Any]) -> Any:
 
 def _note_namesakes(name: str) -> None:
     """Say that another service of this name runs, which callers will find no more."""
-    pids = [str(entry.pid) for entry in list_services() if entry.name == name]
-    if pids:
+    whose = [entry.worker or f"pid {entry.pid}" for entry in list_services() if entry.name == name]
+    if whose:
         print(
-            f"znb: another service {name!r} runs (pid {', '.join(pids)}); from now on callers by name find this one",
+            f"znb: another service {name!r} runs ({', '.join(whose)}); from now on callers by name find this one",
             file=sys.stderr,
         )
 

@@ -113,7 +113,7 @@ def _explain_busy(links: Sequence[Link], label: str) -> Busy:
         reasons[name] = f"{name} is busy with {running['label']} for {running['seconds']:.0f} s"
     if idle:
         return Busy()
-    reasons |= {name: f"{name} does not answer: its interpreter is held by native code" for name in silent}
+    reasons |= {link.name: f"{link.name} {link.explain_silence()}" for link in links if link.name in silent}
     return Busy("; ".join(reasons[link.name] for link in links), stuck=0 < len(links) == waiting)
 
 

@@ -29,6 +29,7 @@ __all__ = [
     "GROUP",
     "EventHandler",
     "Launcher",
+    "PlaceError",
     "ReactorLike",
     "StartOptions",
     "Where",
@@ -52,6 +53,10 @@ BUILT_IN: Mapping[str, str] = MappingProxyType(
 )
 
 EventHandler = Callable[[ClusterEvent], object]
+
+
+class PlaceError(ZnbError, ValueError):
+    """What was said of where workers are to run makes no sense."""
 
 
 class ReactorLike(Protocol):
@@ -134,18 +139,21 @@ class Launcher(Protocol):
         where: The place, as the user may write it, such as ``"local"``.
         reused: Whether ``start`` found a cluster of the name running, and attached to it.
         demanding: Whether ``demand`` is of use to it.
+        advice: What to do when the connection to its cluster has ended.
         file: The content of its connection file; ``None`` before it is started, and when it has ended.
     """
 
     where: str
     reused: bool
     demanding: bool
+    advice: str
     file: ClusterFile | None
 
     def start(self, n: int | None, options: StartOptions) -> Snapshot:
         """Start a cluster of ``n`` workers (``None``: for all places), or attach to the one that runs.
 
         Raises:
+            PlaceError: The place makes no sense, or an option there.
             NoWorkers: It could not be started; the message has what its processes wrote.
             CallTimeout: It took longer than ``options.timeout``; nothing of it is left.
         """
@@ -232,7 +240,7 @@ def make_launcher(where: str, reactor: ReactorLike, on_event: EventHandler) -> L
         on_event: Called with every ``ClusterEvent`` once the launcher is started or connected.
 
     Raises:
-        ZnbError: There is no such launcher, or it does not know that place.
+        PlaceError: There is no such launcher, or it does not know that place.
     """
     name, place = parse_where(where)
     if name in BUILT_IN:
@@ -245,7 +253,7 @@ def make_launcher(where: str, reactor: ReactorLike, on_event: EventHandler) -> L
         if name not in added:
             known = ", ".join(sorted({*BUILT_IN, *added}))
             hint = f"a package may add it by an entry point in the group {GROUP}"
-            raise ZnbError(f"there is no launcher {name!r} (in {where!r}); there are: {known}; {hint}")
+            raise PlaceError(f"there is no launcher {name!r} (in {where!r}); there are: {known}; {hint}")
         factory = added[name].load()
     launcher: Launcher = factory(place, reactor, on_event)
     return launcher

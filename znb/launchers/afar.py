@@ -27,6 +27,8 @@ class AfarLauncher(LocalLauncher):
         on_event: Called on the reactor's thread with every event.
     """
 
+    advice = "if it goes on there, connect to it again"
+
     def __init__(self, reactor: ReactorLike, on_event: EventHandler) -> None:
         super().__init__("", reactor, on_event)
         self._tell = on_event

@@ -49,7 +49,7 @@ class Board:
             path.unlink(missing_ok=True)
             return
         self._files.setdefault(owner, {})[sign.kind, sign.key] = path
-        content = f"{sign.url}#{self._cluster}".encode() if sign.kind == "events" else _relocate(sign)
+        content = f"{sign.url}#{self._cluster}".encode() if sign.kind == "events" else _relocate(sign, owner[0])
         try:
             write_private(path, content)
         except OSError as error:  # a full disk, say: it cannot be found, but goes on
@@ -68,9 +68,10 @@ class Board:
         return runtime_dir() / f"{key}.{self._cluster}.{worker}{SERVICE_SUFFIX}"
 
 
-def _relocate(sign: Sign) -> bytes:
+def _relocate(sign: Sign, worker: str) -> bytes:
     """Return a service's record with its address as seen from here, and this process as the one that it ends with."""
     record = msgspec.json.decode(sign.record, type=dict[str, object])
     key = str(record["url"]).partition("#")[2]
-    here = {"url": f"{sign.url}#{key}" if key else sign.url, "host": os.uname().nodename, "pid": os.getpid()}
+    url = f"{sign.url}#{key}" if key else sign.url
+    here = {"url": url, "host": os.uname().nodename, "pid": os.getpid(), "worker": f"{worker} on {record['host']}"}
     return msgspec.json.encode({**record, **here})

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from znb.control import ZygoteConfig
-from znb.errors import ZnbError
+from znb.launchers import PlaceError
 from znb.launchers.carrier import MessageLine
 from znb.launchers.daskside import make_demand, start_agent, write_agent
 from znb.launchers.engine import Desk, EngineBase, agent_command
@@ -43,6 +43,11 @@ class DaskLauncher(LocalLauncher):
     engine = "znb.launchers.dask:DaskEngine"
     demanding = True
 
+    def check_place(self, place: str) -> None:
+        """Make sure that there is a scheduler in it."""
+        if not place:
+            raise PlaceError("which Dask cluster? Say where its scheduler is: dask:tcp://HOST:8786")
+
 
 class DaskEngine(EngineBase):
     """Starts agents by way of a Dask scheduler (see ``znb.launchers.engine.Engine``).
@@ -55,8 +60,6 @@ class DaskEngine(EngineBase):
 
     def __init__(self, config: ZygoteConfig) -> None:
         super().__init__(config)
-        if not config.place:
-            raise ZnbError("which Dask cluster? Say where its scheduler is: dask:tcp://HOST:8786")
         self._distributed: Any = importlib.import_module("distributed")
         self._tasks: queue.SimpleQueue[Callable[[], object] | None] = queue.SimpleQueue()
         self._lines: dict[str, MessageLine] = {}

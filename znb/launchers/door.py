@@ -35,12 +35,13 @@ from znb.auth import Gate
 from znb.child import name_process
 from znb.connection import ClusterFile
 from znb.control import READ_BYTES, ControlClient, bootstrap_command, bootstrap_input, read_frame
-from znb.errors import AuthError, ServiceUnavailable, ZnbError
+from znb.errors import ServiceUnavailable, ZnbError
 from znb.keys import WorkerKeys
 from znb.launchers import EventHandler, ReactorLike
 from znb.launchers.afar import AfarLauncher
+from znb.launchers.local import stale_file
 from znb.lifecycle import Snapshot
-from znb.transport import bind_socket
+from znb.transport import bind_socket, prepare_socket
 
 __all__ = ["Connector", "DoorProcess", "main"]
 
@@ -91,7 +92,12 @@ class DoorProcess:
     """
 
     def __init__(self, url: str, control: str, keys: WorkerKeys, lease: float) -> None:
-        config = DoorConfig(url=url, control=control, keys=keys, lease=lease)
+        self._config = DoorConfig(url=url, control=control, keys=keys, lease=lease)
+        self.url = url
+        self._closed = False
+        self._open()
+
+    def _open(self) -> None:
         self._process = subprocess.Popen(
             bootstrap_command(sys.executable, f"{__name__}:main", "znb-door"),
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True,
@@ -99,18 +105,33 @@ class DoorProcess:
         said = b""
         if self._process.stdin is not None and self._process.stdout is not None:
             with contextlib.suppress(BrokenPipeError):
-                self._process.stdin.write(bootstrap_input(list(sys.path), config))
+                self._process.stdin.write(bootstrap_input(list(sys.path), self._config))
                 self._process.stdin.flush()
             if select.select([self._process.stdout], [], [], OPEN_TIMEOUT)[0]:
                 said = self._process.stdout.readline()
             self._process.stdout.close()
-        self.url = said.decode().strip()
-        if not self.url.startswith("tcp://"):
-            self.close()
-            raise ZnbError(f"cannot listen at {url}: {self.url or 'the process that should does not start'}")
+        answer = said.decode().strip()
+        if not answer.startswith("tcp://"):
+            self._end()
+            raise ZnbError(f"cannot listen at {self.url}: {answer or 'the process that should does not start'}")
+        self.url = answer
+        self._config = msgspec.structs.replace(self._config, url=answer)
+
+    def keep(self) -> None:
+        """Open it again, at the same address, if its process was killed: copies of the connection file lead there."""
+        if self._closed or self._process.poll() is None:
+            return
+        self._end()
+        sys.stderr.write(f"the process that listens at {self.url} was killed; another one takes its place\n")
+        try:
+            self._open()
+        except ZnbError as error:
+            sys.stderr.write(f"{error}\n")
 
     def admit(self, client: str) -> None:
         """Let in who holds this key of clients from now on, and nobody else."""
+        keys = msgspec.structs.replace(self._config.keys, client=client)
+        self._config = msgspec.structs.replace(self._config, keys=keys)
         if self._process.stdin is not None:
             with contextlib.suppress(BrokenPipeError):
                 self._process.stdin.write(client.encode())
@@ -123,6 +144,10 @@ class DoorProcess:
 
     def close(self) -> None:
         """End it. May be called twice."""
+        self._closed = True
+        self._end()
+
+    def _end(self) -> None:
         self._process.kill()
         self._process.wait()
         if self._process.stdin is not None:
@@ -147,8 +172,8 @@ class Door:
         self._questions = context.socket(zmq.ROUTER)
         self._router = context.socket(zmq.ROUTER)
         self._gate.open(self._questions)  # before anything is bound that it guards
+        prepare_socket(self._router, config.url)
         self._gate.prepare(self._router)
-        self._router.setsockopt(zmq.LINGER, 0)
         self._router.setsockopt(zmq.SNDHWM, BACKLOG)
         self._router.setsockopt(zmq.ROUTER_MANDATORY, 1)
         self._poller = zmq.Poller()
@@ -292,8 +317,7 @@ class Connector(AfarLauncher):
             self._close()
             self._release()
             if isinstance(error, ServiceUnavailable) and self._lost and not self._heard:
-                stale = "this connection file is of another start of the cluster, or its keys have been changed since"
-                raise AuthError(f"{file.door} refuses the keys for {file.name!r}: {stale}; copy it again") from None
+                raise stale_file(file) from None
             raise
         return snapshot
 

@@ -168,7 +168,7 @@ def waiting_text(names: Sequence[str], hosts: Collection[Host], launcher: str) -
     down = ", ".join(host.name for host in hosts if host.state == "down")
     if names and down:
         return f"waiting: {', '.join(names)} for {down} to be reached again"
-    if names and hosts and launcher:
+    if names and hosts and launcher and all(host.slots for host in hosts):
         places = sum(host.slots for host in hosts)
         return f"waiting: {', '.join(names)} for a place; {launcher} has {places}, and all are taken"
     return ""

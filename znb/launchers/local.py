@@ -15,7 +15,6 @@ import contextlib
 import functools
 import logging
 import os
-import select
 import signal
 import socket
 import subprocess
@@ -36,17 +35,18 @@ from znb.connection import (
     process_start,
     read_cluster_file,
     remove_cluster,
+    wait_process_end,
 )
 from znb.control import ControlClient, Reply, ZygoteConfig, bootstrap_command, bootstrap_input
-from znb.errors import CallTimeout, NoWorkers, ProtocolError, ServiceUnavailable, ZnbError
+from znb.errors import AuthError, CallTimeout, NoWorkers, ProtocolError, ServiceUnavailable, ZnbError
 from znb.keys import ClientKeys
-from znb.launchers import EventHandler, ReactorLike, StartOptions
+from znb.launchers import EventHandler, PlaceError, ReactorLike, StartOptions
 from znb.lifecycle import ClusterEvent, Snapshot
 from znb.locks import Event, Future
 from znb.rundir import CONTROL_NAME, FILE_NAME, LOG_NAME, make_socket_dir
 from znb.wire import WIRE_VERSION
 
-__all__ = ["LocalLauncher"]
+__all__ = ["LocalLauncher", "stale_file"]
 
 logger = logging.getLogger("znb.launchers.local")
 
@@ -86,6 +86,8 @@ class LocalLauncher:
     engine = ""
     #: Whether it is to be told how many workers the jobs there are could use.
     demanding = False
+    #: What to do when the connection to its cluster has ended.
+    advice = "start another"
     #: Whether it can send hosts what workers need.
     deploys = False
 
@@ -95,7 +97,7 @@ class LocalLauncher:
         elif place in {"", "tcp"}:
             self.where = f"local:{place}" if place else "local"
         else:
-            raise ZnbError(f"'local:{place}' is no place for workers: expected 'local' alone, or 'local:tcp'")
+            raise PlaceError(f"'local:{place}' is no place for workers: expected 'local' alone, or 'local:tcp'")
         self._place = place
         self.reused = False
         self.file: ClusterFile | None = None
@@ -114,8 +116,9 @@ class LocalLauncher:
 
     def start(self, n: int | None, options: StartOptions) -> Snapshot:
         """Start a cluster of ``n`` workers (``None``: for all places), or attach to the one that runs."""
+        self.check_place(self._place)
         if options.deploy and not self.deploys:
-            raise ZnbError(f"nothing can be deployed on {self.where!r}: that is for hosts that ssh leads to")
+            raise PlaceError(f"nothing can be deployed on {self.where!r}: that is for hosts that ssh leads to")
         deadline = time.monotonic() + options.timeout
         with claim_cluster(options.name, timeout=options.timeout) as claimed:
             if isinstance(claimed, ClusterFile):
@@ -129,6 +132,13 @@ class LocalLauncher:
             except BaseException:
                 self._abort(claimed)
                 raise
+
+    def check_place(self, place: str) -> None:
+        """Make sure that workers can be started at a place, as far as can be said without looking there.
+
+        Raises:
+            PlaceError: They cannot.
+        """
 
     def connect(self, file: ClusterFile) -> Snapshot:
         """Attach to a running cluster."""
@@ -239,6 +249,8 @@ class LocalLauncher:
                 f"the workers of {snapshot.cluster!r} speak version {snapshot.wire_version} of the wire protocol, "
                 f"this process version {WIRE_VERSION}: use the same version of znb"
             )
+        if self.file is not None and self.file.keys is not None and snapshot.client_key != self.file.keys.public:
+            raise stale_file(self.file)
         return snapshot
 
     def _explain(self, name: str, directory: Path, reason: str) -> NoWorkers:
@@ -365,7 +377,7 @@ class LocalLauncher:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._process.wait(EXIT_TIMEOUT)
             return self._process.returncode is not None
-        return self.file is None or _wait_gone(self.file.zygote_pid, self.file.zygote_start, EXIT_TIMEOUT)
+        return self.file is None or wait_process_end(self.file.zygote_pid, self.file.zygote_start, EXIT_TIMEOUT)
 
     def _is_gone(self) -> bool:
         if self._process is not None:
@@ -460,6 +472,12 @@ class LocalLauncher:
             future.set_exception(ServiceUnavailable(self.file.name if self.file else self.where, reason))
 
 
+def stale_file(file: ClusterFile) -> AuthError:
+    """Return the error for a connection file whose keys are not those of the cluster."""
+    stale = "this connection file is of another start of the cluster, or its keys have been changed since"
+    return AuthError(f"{file.door or file.host} refuses the keys for {file.name!r}: {stale}; copy it again")
+
+
 def _close_copy(reference: weakref.ref[ControlClient]) -> None:
     client = reference()
     if client is not None:
@@ -472,22 +490,3 @@ def _read_log(directory: Path) -> str:
         log.seek(max(0, log.seek(0, os.SEEK_END) - LOG_TAIL_BYTES))
         return log.read().decode(errors="replace").strip()
     return ""
-
-
-def _wait_gone(pid: int, start: str, timeout: float) -> bool:
-    """Wait until a process that is not our child has ended; return whether it has."""
-    deadline = time.monotonic() + timeout
-    if process_start(pid) == start and hasattr(os, "pidfd_open"):
-        with contextlib.suppress(OSError):
-            descriptor = os.pidfd_open(pid)
-            try:
-                poller = select.poll()
-                poller.register(descriptor, select.POLLIN)
-                poller.poll(timeout * 1000)
-            finally:
-                os.close(descriptor)
-    while process_start(pid) == start:
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.01)
-    return True

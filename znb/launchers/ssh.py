@@ -21,7 +21,7 @@ from pathlib import Path
 
 from znb.control import ZygoteConfig
 from znb.errors import ZnbError
-from znb.launchers import EventHandler, ReactorLike
+from znb.launchers import PlaceError
 from znb.launchers.deploy import Archive, deploy, prelude
 from znb.launchers.engine import AGENT, Desk, EngineBase, ProcessLine, remote_command
 from znb.launchers.local import LocalLauncher
@@ -32,14 +32,14 @@ __all__ = ["SshEngine", "SshLauncher", "parse_hosts"]
 #: Hosts that are sent what they need at a time.
 SENDERS = 8
 #: A host, as ssh takes it, and how many workers it has places for.
-HOST = re.compile(r"(?P<host>[^\s*,-][^\s*,]*)(\*(?P<slots>[1-9]\d{0,3}))?")
+HOST = re.compile(r"(?P<host>[^\s*,\x00-\x1f\x7f-][^\s*,\x00-\x1f\x7f]*)(\*(?P<slots>[1-9]\d{0,3}))?")
 
 
 def parse_hosts(place: str) -> dict[str, int]:
     """Return the hosts of a place, with the workers that each has places for; 0 for one for each CPU.
 
     Raises:
-        ZnbError: That is no list of hosts.
+        PlaceError: That is no list of hosts.
 
     Example:
         >>> parse_hosts("alpha*4,me@beta")
@@ -50,30 +50,23 @@ def parse_hosts(place: str) -> dict[str, int]:
         found = HOST.fullmatch(part.strip())
         if found is None:
             expected = "ssh:HOST[*N][,HOST[*N]…], such as ssh:alpha*4,me@beta"
-            raise ZnbError(f"{part!r} in 'ssh:{place}' is no host: expected {expected}")
+            raise PlaceError(f"{part!r} in 'ssh:{place}' is no host: expected {expected}")
         if found["host"] in hosts:
-            raise ZnbError(f"{found['host']} is twice in 'ssh:{place}'; say how many workers it has by *N")
+            raise PlaceError(f"{found['host']} is twice in 'ssh:{place}'; say how many workers it has by *N")
         hosts[found["host"]] = int(found["slots"] or 0)
     return hosts
 
 
 class SshLauncher(LocalLauncher):
-    """The launcher of workers on hosts that ssh leads to (see ``znb.launchers.Launcher``).
-
-    Args:
-        place: The hosts, as for ``parse_hosts``; empty to connect to a cluster that runs.
-        reactor: The I/O thread.
-        on_event: Called on the reactor's thread with every event.
-    """
+    """The launcher of workers on hosts that ssh leads to (see ``znb.launchers.Launcher``)."""
 
     name = "ssh"
     engine = "znb.launchers.ssh:SshEngine"
     deploys = True
 
-    def __init__(self, place: str, reactor: ReactorLike, on_event: EventHandler) -> None:
-        super().__init__(place, reactor, on_event)
-        if place:
-            parse_hosts(place)
+    def check_place(self, place: str) -> None:
+        """Make sure that it names hosts."""
+        parse_hosts(place)
 
 
 class SshEngine(EngineBase):

@@ -75,6 +75,7 @@ class ServiceFile(msgspec.Struct, frozen=True, kw_only=True):
         created: Unix time of the start.
         doc: First line of what it says about itself.
         methods: Names of its methods when it was started.
+        worker: The worker that it is on and that worker's machine, if that is another one; ``pid`` is its head's then.
     """
 
     format: int
@@ -86,6 +87,7 @@ class ServiceFile(msgspec.Struct, frozen=True, kw_only=True):
     created: float
     doc: str = ""
     methods: list[str] = []
+    worker: str = ""
 
 
 def check_service_name(name: str) -> str:
@@ -223,7 +225,7 @@ def _read(path: Path) -> ServiceFile | None:
 def _is_alive(entry: ServiceFile) -> bool:
     if not process_start(entry.pid):
         return False  # though a child of it may still hold its socket
-    scheme, _, rest = entry.url.partition("://")
+    scheme, _, rest = entry.url.partition("#")[0].partition("://")
     if scheme == "ipc":
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
             probe.settimeout(PROBE_TIMEOUT)
@@ -240,6 +242,6 @@ def _remove(path: Path, entry: ServiceFile) -> None:
     with contextlib.suppress(FileNotFoundError):
         path.unlink()
     if entry.url.startswith("ipc://"):
-        leftover = Path(entry.url.removeprefix("ipc://"))
+        leftover = Path(entry.url.partition("#")[0].removeprefix("ipc://"))
         if leftover.parent == path.parent:
             leftover.unlink(missing_ok=True)
