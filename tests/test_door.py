@@ -4,11 +4,13 @@ import contextlib
 import functools
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
 
 import msgspec
+import psutil
 import pytest
 
 import engines
@@ -17,7 +19,7 @@ from farhosts import far_hosts
 from znb import Cluster, cluster
 from znb.auth import DOMAIN
 from znb.connection import read_cluster_file
-from znb.errors import NoWorkers, ZnbError
+from znb.errors import AuthError, NoWorkers, ZnbError
 from znb.keys import make_cluster_keys
 from znb.launchers import StartOptions
 
@@ -125,9 +127,44 @@ def test_an_address_that_is_taken_or_foreign_fails_the_start():
         Cluster.start(1, listen="tcp://192.0.2.1:7000")
 
 
-def test_every_address_at_once_is_refused():
+@pytest.mark.parametrize("host", ["*", "0.0.0.0", "[::]"])
+def test_every_address_at_once_is_refused(host):
     with pytest.raises(ValueError, match="must name the address at which others reach this machine"):
-        Cluster.start(1, listen="tcp://*:7000")
+        Cluster.start(1, listen=f"tcp://{host}:7000")
+
+
+def test_an_address_of_ipv6():
+    with Cluster.start(1, listen="tcp://[::1]:*") as there:
+        assert read_cluster_file(there.connection_file).door.startswith("tcp://[::1]:")
+        assert there.run("1 + 1") == 2
+
+
+@on_hosts
+def test_a_door_that_is_killed_opens_again_at_its_address(elsewhere, tmp_path):
+    with Cluster.start(1, listen=f"tcp://{elsewhere.gateway}:*") as there:
+        head = psutil.Process(read_cluster_file(there.connection_file).zygote_pid)
+
+        def doors():
+            return [child for child in head.children() if "znb-door" in child.cmdline()]
+
+        (door,) = doors()
+        there.rotate_keys()
+        door.kill()
+        wait_until(lambda: doors() and doors() != [door], "another one")
+        told = elsewhere(
+            "import sys, znb; print(znb.Cluster.connect(sys.argv[1], observe=True).run('6 * 7'))",
+            copy_of(there, tmp_path),
+        )
+        assert told.stdout == "42\n", told.stderr
+
+
+def test_an_old_copy_is_refused_here_too(tmp_path):
+    with Cluster.start(1, on="local:tcp") as there:
+        old = tmp_path / "old.json"
+        shutil.copy(there.connection_file, old)
+        there.rotate_keys()
+        with pytest.raises(AuthError, match="refuses the keys for 'default': this connection file is of another start"):
+            Cluster.connect(old)
 
 
 @on_hosts

@@ -11,7 +11,7 @@ import msgspec
 
 from znb.cli.commands import Command, Parser, WrongUsage
 from znb.cli.tables import cluster_table, count_workers
-from znb.cli.values import add_place_options, add_ssh_option, start_options
+from znb.cli.values import add_place_options, add_ssh_option, not_in_force, start_options
 from znb.cluster import Cluster
 from znb.connection import list_clusters
 
@@ -31,6 +31,8 @@ def _start(args: argparse.Namespace) -> None:
         cluster.close()
     workers = count_workers(count)
     print(f"{name} was running already, with {workers}." if reused else f"Started {name} with {workers}.")
+    if reused and not_in_force(args):
+        print(not_in_force(args))
     print(f"From a notebook:  %znb cluster connect {name}")
     print(f'From Python:      znb.Cluster.connect("{name}")')
     print(f"To end it:        znb stop {name}")

@@ -34,6 +34,7 @@ __all__ = [
     "keys_of",
     "launchers",
     "listen_address",
+    "not_in_force",
     "not_negative",
     "place",
     "seconds",
@@ -42,6 +43,9 @@ __all__ = [
     "variable",
     "variables",
 ]
+
+#: Where workers run unless told otherwise.
+HERE = "local"
 
 
 def at_least_one(text: str) -> int:
@@ -193,7 +197,7 @@ def add_place_options(parser: Parser) -> None:
         "--on",
         metavar="WHERE",
         type=place,
-        default="local",
+        default=HERE,
         offers="places",
         help="where they run (default: local, on this machine)",
     )
@@ -256,3 +260,11 @@ def start_options(args: argparse.Namespace) -> dict[str, Any]:
         "listen": args.listen,
         "deploy": args.deploy,
     }
+
+
+def not_in_force(args: argparse.Namespace) -> str:
+    """Return what to say of the options for a new cluster to who gets one that runs; empty if there were none."""
+    given = [f"--{name}" for name, value in start_options(args).items() if value and name not in {"name", "on"}]
+    if args.on != HERE:
+        given.insert(0, f"--on {args.on}")
+    return f"{', '.join(given)}: not in force, as it was started before." if given else ""

@@ -8,7 +8,7 @@ from IPython.display import display
 
 from znb.cli.commands import Command, Parser, WrongUsage
 from znb.cli.tables import cluster_table, count_workers
-from znb.cli.values import add_place_options, add_ssh_option, not_negative, start_options
+from znb.cli.values import add_place_options, add_ssh_option, not_in_force, not_negative, start_options
 from znb.cluster import DEFAULT_NAME, Cluster
 from znb.connection import find_cluster, list_clusters
 from znb.magics.session import Session
@@ -24,7 +24,7 @@ def _start(session: Session, args: argparse.Namespace) -> None:
         cluster = Cluster.start(args.n, keep=args.keep, **start_options(args))
         reused = cluster.reused
     if reused:
-        print(_running_already(cluster, args.n))
+        print(f"{_running_already(cluster, args.n)} {not_in_force(args)}".rstrip())
     _show(session, cluster)
 
 
