@@ -132,20 +132,16 @@ def test_a_cluster_on_this_machine_alone_has_none():
         assert plain._attached.membership.members["w0"].calls.startswith("ipc://")
 
 
-def test_a_connection_file_of_an_earlier_start_is_refused(cluster, keys, monkeypatch):
+def test_keys_that_a_worker_does_not_know_are_refused(cluster, keys, monkeypatch):
     import msgspec
 
-    from znb.connection import ClusterFile
     from znb.errors import AuthError
     from znb.launchers import local
 
     strangers, _ = make_cluster_keys()
     stale = msgspec.structs.replace(strangers, server=keys.server)
-    real = local.LocalLauncher._learn
-    monkeypatch.setattr(
-        local.LocalLauncher, "_learn", lambda self, file: real(self, msgspec.structs.replace(file, keys=stale))
-    )
-    assert ClusterFile
+    real = local.client_options
+    monkeypatch.setattr(local, "client_options", lambda _keys: real(stale))
     with Cluster.connect(cluster.connection_file, observe=True) as other:
         with pytest.raises(AuthError, match="w0 refused this client's keys"):
             other["w0"].run("1")

@@ -35,12 +35,21 @@ def test_services_that_run():
         "name": "a",
         "urls": ["ipc:///x"],
         "pids": [1],
+        "workers": [""],
         "doc": "First.\nSecond.",
         "methods": {"tail": TAIL},
         "error": "",
     }
-    two = {"name": "b", "urls": ["x", "y"], "pids": [2, 3], "doc": "", "methods": {}, "error": "nobody answered"}
+    two = {
+        "name": "b",
+        "urls": ["x", "y"],
+        "pids": [2, 3],
+        "workers": ["", "w0 on alpha"],
+        "doc": "",
+        "methods": {},
+        "error": "nobody answered",
+    }
     assert services_text([one, two]) == (
-        "a  ipc:///x, pid 1\n  First.\n  tail(name) → items\nb  2 replicas, pids 2, 3\n  It does not answer: nobody answered"
+        "a  ipc:///x, pid 1\n  First.\n  tail(name) → items\nb  2 replicas: pid 2, w0 on alpha\n  It does not answer: nobody answered"
     )
     assert services_text([]) == ""

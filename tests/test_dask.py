@@ -1,17 +1,20 @@
 """Workers beside those of a Dask cluster: what only Dask does. The rest is in test_every_launcher."""
 
+import functools
 import importlib.util
+import re
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from cluster_harness import wait_until
-from znb import Cluster
-from znb.errors import ZnbError
-from znb.launchers import place_text
+from znb import Cluster, cluster
+from znb.errors import NoWorkers, ZnbError
+from znb.launchers import StartOptions, place_text
 
 if importlib.util.find_spec("distributed") is None:
     pytest.skip("NO TEST OF DASK: distributed is not installed", allow_module_level=True)
@@ -105,3 +108,41 @@ def test_dask_adapts_to_the_jobs_there_are(dask):
         assert list(results) == list(range(400))
         wait_until(lambda: len(cluster) == 1, "that it has shrunk")
         assert cluster.submit(pow, 2, 10).result() == 1024
+
+
+def test_a_dask_worker_that_is_frozen_or_killed_costs_its_own_workers_alone(dask, monkeypatch):
+    monkeypatch.setattr(cluster, "StartOptions", functools.partial(StartOptions, lease=3.0))
+    with Cluster.start(on=f"dask:{dask.address}", env=HERE) as started:
+        parents = started.run("import os; os.getppid()")
+        frozen = psutil.Process(parents["w0"]).parent()  # of the agent: the Dask worker
+        generation = {worker.name: worker.generation for worker in started.workers}
+        frozen.suspend()
+        try:
+            wait_until(lambda: started.workers[0].generation > generation["w0"], "that it counts as gone")
+            assert started["w1"].run("1 + 1") == 2
+            assert list(started.map(abs, range(-20, 0))) == list(range(20, 0, -1))
+            assert started.workers[1].generation == generation["w1"]
+        finally:
+            frozen.kill()
+        idle = ["idle", "idle"]
+        wait_until(lambda: [each.state for each in started.workers] == idle, "that Dask has another one")
+        assert started.run("2 + 2") == {"w0": 4, "w1": 4}
+        assert started.workers[1].generation == generation["w1"], "it has nothing to do with that"
+
+
+def test_a_scheduler_that_is_gone_is_said_and_the_cluster_can_be_stopped(dask, capfd):
+    with Cluster.start(on=f"dask:{dask.address}", env=HERE) as started:
+        dask.process.kill()  # Dask gives it up after 10 s
+        waiting = started.submit(nap, 1000)
+        told = ""
+        while "is gone" not in told:
+            with pytest.raises(TimeoutError):
+                waiting.result(2)
+            told += capfd.readouterr().err
+        waiting.cancel()
+        assert re.search(r"the Dask scheduler at \S+ is gone", told)
+        with Cluster.connect(observe=True) as other:  # which does not wait for workers that nobody will bring
+            assert [each.state for each in other.status().workers] == ["lost", "lost"]
+            with pytest.raises(NoWorkers, match="w0 failed so often at its start"):
+                other.run("1")
+    assert Cluster.list() == []

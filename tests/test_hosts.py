@@ -12,7 +12,7 @@ import pytest
 from cluster_harness import is_gone, wait_gone, wait_until
 from znb import Cluster, cluster
 from znb.errors import CallTimeout, NoWorkers, ProtocolError, ZnbError
-from znb.launchers import GROUP, StartOptions, line
+from znb.launchers import GROUP, PlaceError, StartOptions, line
 
 HERE = {"PYTHONPATH": str(Path(__file__).parent)}
 
@@ -153,8 +153,10 @@ def wait_for(path, number):
 def test_no_number_of_workers_where_there_are_as_many_as_asked_for(runtime_dir, monkeypatch):
     with pytest.raises(NoWorkers, match=r"how many workers\? slurm gives as many as it is asked for"):
         Cluster.start(on="slurm")
-    with pytest.raises(NoWorkers, match="which Dask cluster"):
+    with pytest.raises(PlaceError, match="which Dask cluster"):
         Cluster.start(1, on="dask")
+    with pytest.raises(PlaceError, match="'' in 'ssh:' is no host"):
+        Cluster.start(1, on="ssh")
     assert list(runtime_dir.iterdir()) == []
 
 

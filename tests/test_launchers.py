@@ -11,7 +11,7 @@ import pytest
 
 from cluster_harness import PATIENCE, Harness, harness, is_gone, wait_gone, wait_until
 from znb import launchers
-from znb.connection import list_clusters
+from znb.connection import list_clusters, process_start, wait_process_end
 from znb.errors import CallTimeout, NoWorkers, ProtocolError, ServiceUnavailable, ZnbError
 from znb.launchers import StartOptions, Where, local, make_launcher, parse_where
 from znb.launchers.local import LocalLauncher
@@ -310,11 +310,11 @@ def test_closing_works_when_the_reactor_has_ended(monkeypatch):
 
 def test_waiting_for_a_process_that_is_no_child():
     with subprocess.Popen(["sleep", "1000"]) as process:
-        start = local.process_start(process.pid)
-        assert not local._wait_gone(process.pid, start, 0.05)
+        start = process_start(process.pid)
+        assert not wait_process_end(process.pid, start, 0.05)
         process.kill()
-        assert local._wait_gone(process.pid, start, PATIENCE)
-    assert local._wait_gone(process.pid, start, 0)
+        assert wait_process_end(process.pid, start, PATIENCE)
+    assert wait_process_end(process.pid, start, 0)
 
 
 def test_the_default_options_are_those_of_the_design():

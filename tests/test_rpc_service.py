@@ -1617,6 +1617,8 @@ class FakeWorkers:
         self.calls.append(name)
         return self.call(function, *args)
 
+    headed_here = True
+
     def forget_call(self, name):
         self.calls.remove(name)
 

@@ -113,10 +113,10 @@ class Attachment:
         return snapshot
 
     def follow(self, snapshot: Snapshot) -> None:
-        """Wait until the links are those of a snapshot."""
+        """Wait until there are links to all workers of a snapshot that serve."""
         ensure_descriptors(len(snapshot.workers))
         self.reactor.wait_call(self.membership.on_members, snapshot.workers)
-        self.membership.wait_links([worker.name for worker in snapshot.workers])
+        self.membership.wait_links([worker.name for worker in snapshot.workers if worker.state == "ready"])
 
     def _absence(self) -> str:
         return self.membership.why_none()

@@ -71,7 +71,6 @@ class Item:
         places: For each machine that has it: the place, and the worker that holds it.
         coming: Machines that it is on its way to, and from where: a machine, or ``""`` for this process.
         wanted: Machines that need it.
-        direct: Machines that no worker can send it to.
     """
 
     key: bytes
@@ -80,7 +79,6 @@ class Item:
     places: dict[str, tuple[bytes, Worker]] = dataclasses.field(default_factory=dict)
     coming: dict[str, str] = dataclasses.field(default_factory=dict)
     wanted: list[str] = dataclasses.field(default_factory=list)
-    direct: set[str] = dataclasses.field(default_factory=set)
 
 
 class Spread:
@@ -89,6 +87,7 @@ class Spread:
     def __init__(self) -> None:
         self._items: dict[bytes, Item] = {}
         self._machines: dict[Worker, str] = {}
+        self._apart: set[tuple[str, str]] = set()  # machines whose workers could not reach each other: from, to
 
     def offer(self, memory: Any) -> None:
         """Bring memory to every machine that has workers, also to those that come later."""
@@ -151,11 +150,11 @@ class Spread:
     def _source(self, item: Item, machine: str) -> str | None:
         """Return which machine is to send it, ``""`` for this process; ``None`` for none at present."""
         busy = set(item.coming.values())
-        if machine not in item.direct:
-            near = [where for where, (_, link) in item.places.items() if link.connection.url.startswith("tcp://")]
-            free = [where for where in near if where not in busy]
-            if near:
-                return free[0] if free else None
+        near = [where for where, (_, link) in item.places.items() if link.connection.url.startswith("tcp://")]
+        near = [where for where in near if (where, machine) not in self._apart]
+        free = [where for where in near if where not in busy]
+        if near:
+            return free[0] if free else None
         return None if "" in busy else ""
 
     def _on_landed(self, item: Item, machine: str, holder: Worker, reply: Reply | Lost) -> None:
@@ -164,7 +163,7 @@ class Spread:
             return
         if isinstance(reply, Lost) or reply.name != "OK" or not reply.args[0] or not holder.alive:
             if source:
-                item.direct.add(machine)
+                self._apart.update([(source, machine)] if holder.alive and source in item.places else [])
             if source or not holder.alive:
                 self._want(item, machine)
             self._send(item)

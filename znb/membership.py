@@ -26,6 +26,9 @@ __all__ = ["Listener", "Membership"]
 
 #: Seconds that a call waits for a worker that is being started or replaced before it says so.
 NOTICE_AFTER = 1.0
+#: What is said of a worker that is not replaced any more, and what to do about it.
+GIVEN_UP = "failed so often at its start that it is not replaced any more"
+TRY_AGAIN = "`%znb cluster restart {}` tries again"
 
 
 class Listener(Protocol):
@@ -186,10 +189,7 @@ class Membership:
         with self._changed:
             if event.event == "gave_up":
                 reason = event.reason.rstrip(".")
-                self._given_up[name] = (
-                    f"{name} failed so often at its start that it is not replaced any more: {reason}. "
-                    f"`%znb cluster restart {name}` tries again"
-                )
+                self._given_up[name] = f"{name} {GIVEN_UP}: {reason}. {TRY_AGAIN.format(name)}"
             elif event.event in {"started", "replaced", "ready"}:
                 self._given_up.pop(name, None)
 
@@ -198,6 +198,9 @@ class Membership:
         with self._changed:
             gone = [link for name, link in self._links.items() if name not in {m.name for m in members}]
             self._members = {member.name: self._newer(member) for member in members}
+            for member in members:
+                if member.state == "dead" and member.name not in self._given_up:  # before this client was there
+                    self._given_up[member.name] = f"{member.name} {GIVEN_UP}. {TRY_AGAIN.format(member.name)}"
         for link in gone:
             self._end_link(link, link.lost(LEFT))
         for member in members:

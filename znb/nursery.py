@@ -29,7 +29,7 @@ import msgspec
 
 from znb.connection import WorkerSpec
 from znb.control import ZygoteConfig
-from znb.errors import ZnbError
+from znb.errors import NoWorkers, ZnbError
 from znb.home import NOWHERE, Home, Kin, Process
 from znb.lifecycle import DeathCertificate, WorkerStatus
 
@@ -122,8 +122,8 @@ class Nursery:
         self._generations: dict[str, int] = {}
         self._children: list[Process] = []
         self._stopping = False
-        #: Whether there are to be as many workers as places, which come and go.
-        self.follows = False
+        #: So many workers are to be there, if there are as many places, which come and go; ``None`` if they do not.
+        self.most: int | None = None
 
     @property
     def empty(self) -> bool:
@@ -136,6 +136,23 @@ class Nursery:
         return tuple(slot.current() for slot in sorted(slots, key=lambda slot: int(slot.name[1:])))
 
     # -- what clients ask for --------------------------------------------------------------------------------
+
+    def count_places(self, n: int | None) -> int | None:
+        """Return how many workers there can be of those asked for; ``None`` if that is not known yet.
+
+        Args:
+            n: How many are asked for; ``None`` for one for each place.
+        """
+        if n is not None and not self._home.elastic:
+            return n
+        places = self._home.places()
+        if places is None or not self._home.elastic:
+            return places
+        self.most = WORKERS_MAX if n is None else n
+        if places < (1 if n is None else n):
+            text = f"{self._config.launcher} has places for {places} workers; others come as soon as it has more"
+            self._tell("notice", reason=text)
+        return min(places, self.most)
 
     def start(self, names: Iterable[str] | None, n: int) -> Goal:
         """Make sure that there are workers of these names; or of ``n`` names that are free."""
@@ -155,9 +172,13 @@ class Nursery:
 
     def follow_places(self) -> None:
         """Have a worker for each place, if that is wanted. Those that have a place keep it."""
-        places = self._home.places() if self.follows and not self._stopping else None
-        if places is None:
+        try:
+            places = self._home.places() if self.most is not None and not self._stopping else None
+        except NoWorkers:  # there will be no more, as those that wait for one have been told
+            self.most = None
+        if places is None or self.most is None:
             return
+        places = min(places, self.most)
         names = [worker.name for worker in self.members()]
         if places > len(names):
             self._grow(self._free_names(places - len(names)), Goal())
@@ -169,8 +190,9 @@ class Nursery:
 
     def retire(self, names: Iterable[str]) -> Goal:
         """Have workers leave for good; their names are free then."""
-        self.follows = False
-        return self._leave(names)
+        goal = self._leave(names)
+        self.most = None if self.most is None else len(self.members())
+        return goal
 
     def _leave(self, names: Iterable[str]) -> Goal:
         goal = Goal()
@@ -240,6 +262,8 @@ class Nursery:
         """Return why a goal will not be reached, ``""`` if it has been, ``None`` if that is open."""
         for name, generation in goal.ready.items():
             slot = self._slots.get(name)
+            if (slot is None or slot.leaving) and self.most is not None and not self._stopping:
+                continue  # its place is gone
             if slot is None or slot.leaving or self._stopping:
                 return f"{name} was stopped before it was ready"
             if slot.child is None:

@@ -344,19 +344,18 @@ class Zygote:
         if members and request.first:  # two who start it at once mean the same workers
             debt.goal = self._nursery.scale(len(members))
             return
-        n = request.n
-        if n is None and request.names is None:
-            n = self._home.places()
-            debt.deferred = request if n is None else None
-            self._nursery.follows = self._home.elastic
-        if debt.deferred is None:
-            debt.goal = self._nursery.start(request.names, n or 0)
+        n = self._nursery.count_places(request.n) if request.names is None else 0
+        debt.deferred = request if n is None else None
+        if n is not None:
+            debt.goal = self._nursery.start(request.names, n)
 
     def _do_scale(self, request: Request, debt: Debt) -> None:
         if request.n is None:
             raise ProtocolError("a request to scale does not say to how many workers")
-        self._nursery.follows = False
-        debt.goal = self._nursery.scale(request.n)
+        n = self._nursery.count_places(request.n)
+        debt.deferred = request if n is None else None
+        if n is not None:
+            debt.goal = self._nursery.scale(n)
 
     def _do_restart(self, request: Request, debt: Debt) -> None:
         debt.goal = self._nursery.restart(request.names)

@@ -29,11 +29,14 @@ class MessageLine:
     """The head's end (see ``znb.launchers.engine.Line``).
 
     Args:
-        send: Called with what the head writes, and with nothing at its end; on a thread of the line's own.
+        send: Called with what the head writes, and with nothing at its end; on a thread of the line's own, which may
+            be held up.
+        begin: Called before, on that thread; ``None`` for nothing to do.
     """
 
-    def __init__(self, send: Callable[[bytes], object]) -> None:
+    def __init__(self, send: Callable[[bytes], object], begin: Callable[[MessageLine], object] | None = None) -> None:
         ours, self._theirs = socket.socketpair()
+        self._begin = begin
         self.read_fd = self.write_fd = ours.detach()
         self._send = send
         self._alive = True
@@ -69,6 +72,8 @@ class MessageLine:
     def _pump(self) -> None:
         data = b" "
         with self._theirs:
+            if self._begin is not None:
+                self._begin(self)
             while data:
                 try:
                     data = self._theirs.recv(PART_BYTES)

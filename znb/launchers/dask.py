@@ -61,10 +61,11 @@ class DaskEngine(EngineBase):
     def __init__(self, config: ZygoteConfig) -> None:
         super().__init__(config)
         self._distributed: Any = importlib.import_module("distributed")
-        self._tasks: queue.SimpleQueue[Callable[[], object] | None] = queue.SimpleQueue()
+        self._demands: queue.SimpleQueue[int | None] = queue.SimpleQueue()
         self._lines: dict[str, MessageLine] = {}
         self._known: dict[str, int] = {}
         self._count = 0
+        self._looked = False
         self._thread: threading.Thread | None = None
 
     def open(self, desk: Desk) -> None:
@@ -76,19 +77,15 @@ class DaskEngine(EngineBase):
         """Start an agent beside a Dask worker."""
         self._count += 1
         name = f"znb-{os.getpid()}-{self._count}"
-        self._lines[name] = MessageLine(lambda data: self._tasks.put(lambda: self._write(host, name, data)))
-        self._tasks.put(lambda: self._start(host, name))
-        return self._lines[name]
+        return MessageLine(functools.partial(self._write, host, name), functools.partial(self._start, host, name))
 
     def demand(self, workers: int) -> None:
         """Have what ``adapt()`` asks of the scheduler include the workers that znb's jobs could use."""
-        tell = {"name": f"znb-{os.getpid()}", "workers": workers}
-        self._tasks.put(lambda: self._client.run_on_scheduler(make_demand(), **tell))
+        self._demands.put(workers)
 
     def close(self) -> None:
         """Let the Dask cluster go; it goes on."""
-        self.demand(0)
-        self._tasks.put(None)
+        self._demands.put(None)
         if self._thread is not None:
             self._thread.join(ANSWER_TIMEOUT)
 
@@ -102,41 +99,52 @@ class DaskEngine(EngineBase):
         except (OSError, ValueError, TimeoutError) as error:
             desk.fail(f"no Dask scheduler at {self.config.place}: {error}")
             return
-        with self._client:
-            while True:
-                self._follow(desk)
-                with contextlib.suppress(queue.Empty):
-                    task = self._tasks.get(timeout=LOOK_EVERY)
-                    if task is None:
-                        return
-                    try:
-                        task()
-                    except Exception as error:  # noqa: BLE001 - whatever Dask raises: the agent is not to be had
-                        sys.stderr.write(f"Dask: {error!r}\n")
+        while self._client.status != "closed":
+            with contextlib.suppress(OSError, TypeError):  # it may be connecting again
+                self._follow(desk, self._client.scheduler_info(n_workers=-1).get("workers"))
+            with contextlib.suppress(queue.Empty):
+                wanted = self._demands.get(timeout=LOOK_EVERY)
+                self._ask(self._client.run_on_scheduler, make_demand(), name=f"znb-{os.getpid()}", workers=wanted or 0)
+                if wanted is None:
+                    break
+        else:
+            self._follow(desk, {})
+            desk.fail(f"the Dask scheduler at {self.config.place} is gone")
+        self._client.close(timeout=ANSWER_TIMEOUT)
 
-    def _follow(self, desk: Desk) -> None:
-        """Tell which Dask workers have come and gone."""
-        try:
-            workers = self._client.scheduler_info(n_workers=-1)["workers"]
-        except (OSError, TypeError):
-            workers = {}
+    def _follow(self, desk: Desk, workers: dict[str, Any] | None) -> None:
+        """Tell which Dask workers have come and gone; nothing if that is not known at the moment."""
+        if workers is None:
+            return
         there = {address: worker["nthreads"] for address, worker in workers.items()}
+        if there == self._known and self._looked:
+            return
+        self._looked = True
         for address in [known for known in self._known if known not in there]:
             del self._known[address]
             desk.withdraw(address, f"its Dask worker {address} is gone")
-        new = [(address, threads) for address, threads in there.items() if self._known.get(address) != threads]
-        for address, threads in new:
-            self._known[address] = threads
-            desk.offer(address, threads, more=address != new[-1][0])
+        for address, threads in there.items():
+            if self._known.get(address) != threads:
+                self._known[address] = threads
+                desk.offer(address, threads, more=True)
+        desk.complete()
 
-    def _start(self, host: str, name: str) -> None:
+    # -- the threads of lines --------------------------------------------------------------------------------
+
+    def _start(self, host: str, name: str, line: MessageLine) -> None:
+        self._lines[name] = line
         self._client.subscribe_topic(name, functools.partial(self._on_event, name))
         command = agent_command(self.config.python or "", os.uname().nodename)
         try:
             self._client.run(start_agent, name, command, workers=[host], on_error="raise")
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - whatever Dask raises: the agent is not to be had
             self._lines.pop(name).end(f"{error}")
-            raise
+
+    def _ask(self, ask: Callable[..., object], *args: Any, **options: Any) -> None:
+        try:
+            ask(*args, **options)
+        except Exception as error:  # noqa: BLE001 - whatever Dask raises: who is gone is told of by its scheduler
+            sys.stderr.write(f"Dask: {error!r}\n")
 
     def _on_event(self, name: str, event: tuple[Any, Any]) -> None:
         """Hand what an agent wrote to the head; text is its last word. On the client's thread."""
@@ -148,4 +156,4 @@ class DaskEngine(EngineBase):
 
     def _write(self, host: str, name: str, data: bytes) -> None:
         if host in self._known:
-            self._client.run(write_agent, name, data, workers=[host], on_error="ignore")
+            self._ask(self._client.run, write_agent, name, data, workers=[host], on_error="ignore")

@@ -64,6 +64,9 @@ class Desk(Protocol):
         With ``more`` another one is offered next, and nobody counts the places until then.
         """
 
+    def complete(self) -> None:
+        """Every host that there is has been offered; there may be none."""
+
     def withdraw(self, host: str, reason: str) -> None:
         """A host is gone for good, and its workers with it."""
 
@@ -132,8 +135,11 @@ class Engine(Protocol):
     def forward(self, host: str, urls: Sequence[str]) -> Sequence[str] | None:
         """Return addresses on this machine that lead to addresses on a host which are not reachable directly.
 
-        ``None``: there is no way.
+        ``None``: there is no way. On a thread of the host's own; this and ``withdraw`` may block.
         """
+
+    def withdraw(self, host: str, urls: Sequence[str]) -> None:
+        """Take back what ``forward`` has returned: nobody needs it any more."""
 
     def close(self) -> None:
         """Give back what was allocated; all agents have ended. May be called twice."""
@@ -174,6 +180,9 @@ class EngineBase:
     def forward(self, host: str, urls: Sequence[str]) -> Sequence[str] | None:  # noqa: ARG002 - as above
         """Return that there is no way."""
         return None
+
+    def withdraw(self, host: str, urls: Sequence[str]) -> None:
+        """Do nothing: nothing was forwarded."""
 
     def close(self) -> None:
         """Do nothing: nothing was allocated."""

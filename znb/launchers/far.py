@@ -5,9 +5,14 @@ Both belong to the head's one thread.
 
 from __future__ import annotations
 
+import collections
+import contextlib
 import dataclasses
+import functools
 import importlib.metadata
 import platform
+import selectors
+import socket
 import time
 from collections.abc import Callable, Collection, Sequence
 from typing import Literal, Protocol
@@ -22,7 +27,7 @@ from znb.launchers.engine import Line
 from znb.lifecycle import DeathCertificate
 from znb.wire import WIRE_VERSION
 
-__all__ = ["FarProcess", "Host", "choose_host", "compare_versions", "refuse_wire", "waiting_text"]
+__all__ = ["FarProcess", "Host", "Inbox", "choose_host", "compare_versions", "refuse_wire", "waiting_text"]
 
 #: Seconds for what ends a moment after its line to have ended, and said why.
 LAST_WORDS = 0.2
@@ -59,6 +64,11 @@ class FarProcess:
         self.asked = False
         self.born = time.monotonic()
         self._home = home
+
+    @property
+    def key(self) -> tuple[str, int]:
+        """What tells it from all others."""
+        return self.spec.name, self.spec.generation
 
     @property
     def host(self) -> str:
@@ -103,7 +113,7 @@ class Host:
         due: Monotonic time at which it is to be tried again, or has to be up.
         failures: How often in a row it could not be reached.
         was_up: Whether it was up once, so that it is tried again.
-        forwarded: Whether its addresses lead through the engine.
+        reached: How its workers are: at their own addresses, at those that the user has chosen, or through the engine.
     """
 
     name: str
@@ -117,7 +127,7 @@ class Host:
     due: float = 0.0
     failures: int = 0
     was_up: bool = False
-    forwarded: bool = False
+    reached: Literal["directly", "asked", "forward"] = "directly"
 
     def share(self) -> float:
         """Return how full it is."""
@@ -134,6 +144,33 @@ class Host:
         if "znb is not installed there" in words:
             words += f"\nInstall it there: python -m pip install znb=={znb.__version__}"
         return f":\n{words}" if words else ""
+
+
+class Inbox:
+    """Calls that other threads want the head's thread to make, in their order.
+
+    Args:
+        selector: The head's.
+    """
+
+    def __init__(self, selector: selectors.BaseSelector) -> None:
+        self._posted: collections.deque[Callable[[], object]] = collections.deque()
+        self._read, self._write = socket.socketpair()
+        self._read.setblocking(False)
+        self._write.setblocking(False)
+        selector.register(self._read, selectors.EVENT_READ, self._on_posted)
+
+    def post(self, fn: Callable[..., object], /, *args: object) -> None:
+        """Have the head's thread call ``fn(*args)``. Any thread."""
+        self._posted.append(functools.partial(fn, *args))
+        with contextlib.suppress(BlockingIOError):
+            self._write.send(b"\0")
+
+    def _on_posted(self, _mask: int) -> None:
+        with contextlib.suppress(BlockingIOError):
+            self._read.recv(4096)
+        while self._posted:
+            self._posted.popleft()()
 
 
 def choose_host(hosts: Collection[Host], last: Host | None, wanted: int, *, crowded: bool) -> Host | None:

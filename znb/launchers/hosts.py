@@ -18,14 +18,11 @@ Invariants: those of ``znb.home``. Everything runs on the head's one thread, but
 
 from __future__ import annotations
 
-import collections
-import contextlib
 import functools
 import selectors
-import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import msgspec
@@ -38,14 +35,15 @@ from znb.keys import WorkerKeys
 from znb.launchers import line
 from znb.launchers.board import Board
 from znb.launchers.engine import Engine
-from znb.launchers.far import FarProcess, Host, choose_host, compare_versions, refuse_wire, waiting_text
+from znb.launchers.far import FarProcess, Host, Inbox, choose_host, compare_versions, refuse_wire, waiting_text
+from znb.launchers.forwards import Forwards, reach
 from znb.lifecycle import DeathCertificate
 from znb.signs import Sign
 
 __all__ = ["HostsHome"]
 
-#: Seconds to try whether a host can be reached directly.
-PROBE_TIMEOUT = 2.0
+#: Seconds for an engine to offer hosts before it is spoken of.
+PATIENCE = 2.0
 #: Seconds before a host that is down is tried again, at first and at most.
 RETRY_AFTER, RETRY_MAX = 1.0, 8.0
 #: Seconds that agents have to leave at the end.
@@ -85,14 +83,12 @@ class HostsHome:
         self._last: dict[str, str] = {}
         self._failure = ""
         self._said = ""
-        self._more = False
+        self._complete = False
         self._beat_at = 0.0
         self._board = Board(config.name, Path(config.socket_dir))
-        self._posted: collections.deque[Callable[[], object]] = collections.deque()
-        self._wake_read, self._wake_write = socket.socketpair()
-        self._wake_read.setblocking(False)
-        self._wake_write.setblocking(False)
-        selector.register(self._wake_read, selectors.EVENT_READ, self._on_posted)
+        self.post = Inbox(selector).post
+        self._forwards = Forwards(engine, self.post)
+        self._patient_until = time.monotonic() + PATIENCE
         engine.open(self)
 
     # -- the desk: any thread --------------------------------------------------------------------------------
@@ -100,6 +96,10 @@ class HostsHome:
     def offer(self, host: str, slots: int, *, more: bool = False) -> None:
         """There is a host, which has room for so many workers; with ``more`` another one follows at once."""
         self.post(self._on_offer, host, slots, more)
+
+    def complete(self) -> None:
+        """Every host that there is has been offered; there may be none."""
+        self.post(setattr, self, "_complete", True)
 
     def withdraw(self, host: str, reason: str) -> None:
         """A host is gone for good, and its workers with it."""
@@ -112,12 +112,6 @@ class HostsHome:
     def notice(self, text: str) -> None:
         """Something that the user waits for takes its time."""
         self.post(self._note, text)
-
-    def post(self, fn: Callable[..., object], *args: object) -> None:
-        """Have the head's thread call ``fn(*args)``."""
-        self._posted.append(functools.partial(fn, *args))
-        with contextlib.suppress(BlockingIOError):
-            self._wake_write.send(b"\0")
 
     # -- the home --------------------------------------------------------------------------------------------
 
@@ -149,7 +143,7 @@ class HostsHome:
             raise NoWorkers(self._failure or "no workers could be started")
         if self._engine.on_demand and not self._hosts:
             raise NoWorkers(f"how many workers? {self._config.launcher} gives as many as it is asked for")
-        if self._more or not self._hosts or any(not host.slots for host in self._hosts.values()):
+        if not self._complete or any(not host.slots for host in self._hosts.values()):
             return None
         return sum(host.slots for host in self._hosts.values())
 
@@ -172,6 +166,8 @@ class HostsHome:
             due.append(self._beat_at)
         if self._closing_until is not None:
             due.append(self._closing_until)
+        if not self._hosts and not self._complete and not self._failure:
+            due.append(self._patient_until)
         return min(due, default=float("inf"))
 
     def check_time(self, now: float) -> None:
@@ -179,6 +175,9 @@ class HostsHome:
         if self._closing_until is not None and now >= self._closing_until and not self.closed:
             self._finish_closing()
             return
+        if now >= self._patient_until and not self._hosts and not self._complete and not self._failure:
+            self._patient_until = float("inf")
+            self._note(f"waiting for {self._config.launcher} to say which hosts there are")
         beat = now >= self._beat_at
         if beat:
             self._beat_at = now + min(line.BEAT, self._config.lease / 4)
@@ -232,7 +231,7 @@ class HostsHome:
             self._waiting.remove(process)
             process.place = host
             self._last[process.spec.name] = host.name
-            host.workers[process.spec.name, process.spec.generation] = process
+            host.workers[process.key] = process
             self._ask(host, process)
         self._tell_waiting()
 
@@ -261,27 +260,19 @@ class HostsHome:
         """Take a process for dead."""
         if process in self._waiting:
             self._waiting.remove(process)
-        elif (
-            process.place is None
-            or process.place.workers.pop((process.spec.name, process.spec.generation), None) is None
-        ):
+        elif process.place is None or process.place.workers.pop(process.key, None) is None:
             return
         self._bury(process, process.certify(reason))
 
     def _bury(self, process: FarProcess, certificate: DeathCertificate) -> None:
-        self._board.take_down((process.spec.name, process.spec.generation))
+        self._board.take_down(process.key)
+        self._forwards.release(process.key)
         process.kin.on_dead(process, certificate)
 
     # -- hosts -----------------------------------------------------------------------------------------------
 
-    def _on_posted(self, _mask: int) -> None:
-        with contextlib.suppress(BlockingIOError):
-            self._wake_read.recv(4096)
-        while self._posted:
-            self._posted.popleft()()
-
     def _on_offer(self, name: str, slots: int, more: bool) -> None:  # noqa: FBT001
-        self._more = more
+        self._complete = not more
         known = self._hosts.get(name)
         if known is not None:
             known.slots = slots or known.slots
@@ -312,7 +303,7 @@ class HostsHome:
         host.hello = None
         try:
             host.carrier = self._engine.start_agent(host.name)
-        except OSError as error:
+        except (OSError, ValueError) as error:
             self._lose(host, f"{host.name}: {error}")
             return
         host.end = line.LineEnd(host.carrier.read_fd, host.carrier.write_fd, line.FromAgent, greeting=line.GREETING)
@@ -378,26 +369,27 @@ class HostsHome:
 
     def _on_found(self, host: Host, process: FarProcess, sign: Sign) -> None:
         """Put up where something of a worker is found, with an address that leads there from here."""
-        if sign.url and host.forwarded:
-            forwarded = self._engine.forward(host.name, (sign.url,))
-            if forwarded is None:
-                return  # the engine has said why
-            sign = msgspec.structs.replace(sign, url=forwarded[0])
-        self._board.put_up((process.spec.name, process.spec.generation), sign)
+
+        def put_up(leads: Sequence[str] | None) -> None:
+            if leads is not None:  # else the engine has said why
+                self._board.put_up(process.key, msgspec.structs.replace(sign, url="".join(leads)))
+
+        self._forwards.lead(host, process, f"{sign.kind} {sign.key}", (sign.url,) if sign.url else (), put_up)
 
     def _on_ready(self, host: Host, process: FarProcess, message: line.Ready) -> None:
         urls = (message.calls, message.jobs)
-        if host.forwarded:
-            forwarded = self._engine.forward(host.name, urls)
-            if forwarded is None:
+
+        def ready(leads: Sequence[str] | None) -> None:
+            if leads is None:
                 process.signal(9)
-                del host.workers[message.name, message.generation]
+                del host.workers[process.key]
                 process.kin.on_failed(process, f"{host.name} cannot be reached from here at {message.calls}")
                 return
-            urls = (forwarded[0], forwarded[1])
-        process.spec = msgspec.structs.replace(process.spec, calls=urls[0], jobs=urls[1], events="")
-        process.ready = True
-        process.kin.on_ready(process)
+            process.spec = msgspec.structs.replace(process.spec, calls=leads[0], jobs=leads[1], events="")
+            process.ready = True
+            process.kin.on_ready(process)
+
+        self._forwards.lead(host, process, "itself", urls, ready)
 
     # -- beginning and end of a line -------------------------------------------------------------------------
 
@@ -415,13 +407,7 @@ class HostsHome:
 
     def _try(self, host: Host, hello: line.Hello) -> None:
         """Find out whether the host can be reached directly. On a thread of its own."""
-        reached = False
-        with (
-            contextlib.suppress(OSError),
-            socket.create_connection((hello.address, hello.probe), PROBE_TIMEOUT) as tried,
-        ):
-            tried.sendall(hello.secret)
-            reached = tried.recv(1) == b"\1"
+        reached = reach(hello.address, hello.probe, hello.secret)
         self.post(functools.partial(self._on_tried, host, hello, reached=reached))
 
     def _on_tried(self, host: Host, hello: line.Hello, *, reached: bool) -> None:
@@ -429,11 +415,11 @@ class HostsHome:
             return
         asked, _, ports = self._config.bind.removeprefix("tcp://").rpartition(":")
         address = f"[{hello.address}]" if ":" in hello.address else hello.address
+        host.reached = "directly" if reached else "forward"
         if asked not in {"", "*"}:
-            address, reached = asked, True  # the user knows better
+            address, host.reached = asked, "asked"
         elif not reached:
             address = "127.0.0.1"
-        host.forwarded = not reached
         self._welcome(host, f"tcp://{address}:{ports or '*'}")
 
     def _welcome(self, host: Host, bind: str) -> None:
@@ -471,7 +457,9 @@ class HostsHome:
     def _give_up(self, host: Host, reason: str) -> None:
         """Do without a host that never came: the user is told, and only others that came later can do without it."""
         workers, host.workers = host.workers, {}
-        if self._engine.elastic and any(other.state == "up" for other in self._hosts.values()):
+        if self._engine.elastic and any(
+            other.state in {"opening", "up"} for other in self._hosts.values() if other is not host
+        ):
             del self._hosts[host.name]
             for process in workers.values():
                 process.place = None
@@ -498,3 +486,4 @@ class HostsHome:
         if host.carrier is not None:
             host.carrier.kill()
             host.carrier = None
+        self._forwards.drop(host.name)

@@ -12,7 +12,9 @@ agent with its workers. Source: ssh(1), ssh_config(5).
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import functools
+import itertools
 import re
 import sys
 import threading
@@ -79,7 +81,8 @@ class SshEngine(EngineBase):
     def __init__(self, config: ZygoteConfig) -> None:
         super().__init__(config)
         self._hosts = parse_hosts(config.place)
-        self._forwards = 0
+        self._numbers = itertools.count(1)
+        self._forwards: dict[str, str] = {}
         self._code = AGENT
 
     def open(self, desk: Desk) -> None:
@@ -118,17 +121,23 @@ class SshEngine(EngineBase):
 
     def forward(self, host: str, urls: Sequence[str]) -> Sequence[str] | None:
         """Return sockets in the cluster's directory that lead to addresses on a host's loopback."""
-        pairs = []
-        for url in urls:
-            self._forwards += 1
-            local = Path(self.config.socket_dir, f"forward.{self._forwards}")
-            pairs.append((local, url.removeprefix("tcp://")))
+        numbers = [next(self._numbers) for _ in urls]  # hosts have threads of their own
+        made = {Path(self.config.socket_dir, f"forward.{n}"): url for n, url in zip(numbers, urls, strict=True)}
         try:
-            forward(host, self._control(host), pairs)
+            forward(host, self._control(host), [(path, url.removeprefix("tcp://")) for path, url in made.items()])
         except ZnbError as error:
             sys.stderr.write(f"{error}\n")
             return None
-        return [f"ipc://{local}" for local, _ in pairs]
+        self._forwards.update({f"ipc://{path}": url for path, url in made.items()})
+        return [f"ipc://{path}" for path in made]
+
+    def withdraw(self, host: str, urls: Sequence[str]) -> None:
+        """Take forwards back, and their sockets."""
+        pairs = [(Path(url.removeprefix("ipc://")), self._forwards.pop(url).removeprefix("tcp://")) for url in urls]
+        with contextlib.suppress(ZnbError):  # the ssh is gone, and they with it
+            forward(host, self._control(host), pairs, "cancel")
+        for path, _ in pairs:
+            path.unlink(missing_ok=True)
 
     def _control(self, host: str) -> Path:
         return Path(self.config.socket_dir, f"ssh.{list(self._hosts).index(host)}")

@@ -4,14 +4,17 @@
 connection file. One ssh leads there; the head's control socket, and the addresses of workers as they come, are
 forwarded from sockets in a 0700 folder, so no port is opened. Keys, where the cluster has them, hold end to end inside.
 
-Invariants: a forward is asked of the ssh that runs, which takes some milliseconds; the reactor's thread does it,
-because nobody may hear of a worker before it can be dialled. Source: ssh(1), ``-O forward``.
+Invariants: the ssh ends with this process, however that ends. A forward is asked of the ssh that runs, which takes
+some milliseconds; the reactor's thread does it, because nobody may hear of a worker before it can be dialled. Source:
+ssh(1), ``-O forward``.
 """
 
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
+import signal
 import subprocess
 import tempfile
 import time
@@ -41,6 +44,8 @@ OPTIONS = (
     "-o", "ControlPersist=no",
     "-o", "ControlMaster=yes",
 )  # fmt: skip
+#: Runs a command that ends when its standard input does, as it does with this process, and removes the folder ``$0``.
+UNTIL_EOF = '"$@"; rm -rf -- "$0"'
 #: Seconds for the ssh that runs to set up a forward: it is on this machine.
 FORWARD_TIMEOUT = 5.0
 #: Seconds for an ssh to connect.
@@ -49,19 +54,20 @@ CONNECT_TIMEOUT = 30.0
 POLL_INTERVAL = 0.02
 
 
-def forward(host: str, control: Path, pairs: Sequence[tuple[Path, str]]) -> None:
+def forward(host: str, control: Path, pairs: Sequence[tuple[Path, str]], verb: str = "forward") -> None:
     """Have the ssh that leads to a host forward sockets of this machine.
 
     Args:
         host: What it was started with.
         control: Its control socket.
         pairs: Sockets to make here, and where each leads to on the other side: a path, or ``ADDRESS:PORT``.
+        verb: ``cancel`` to have it forward them no more.
 
     Raises:
         ZnbError: It does not; the message has what it says.
     """
     options = [option for local, remote in pairs for option in ("-L", f"{local}:{remote}")]
-    command = ["ssh", "-O", "forward", "-o", f"ControlPath={control}", *options, "--", host]
+    command = ["ssh", "-O", verb, "-o", f"ControlPath={control}", *options, "--", host]
     try:
         done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, check=False,
                               timeout=FORWARD_TIMEOUT)  # fmt: skip
@@ -91,19 +97,24 @@ class Tunnel:
         Raises:
             ServiceUnavailable: It cannot; the message has what ssh says.
         """
-        errors = self._folder / "errors"
-        command = ["ssh", *OPTIONS, "-N", "-o", f"ControlPath={self._control}", "--", self.host]
-        with errors.open("wb") as stderr:
+        connect = ["ssh", *OPTIONS, "-o", f"ControlPath={self._control}", "--", self.host, "exec cat >/dev/null"]
+        with tempfile.TemporaryFile() as stderr:
             self._process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=stderr, start_new_session=True
+                ["sh", "-c", UNTIL_EOF, str(self._folder), *connect],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.DEVNULL,
+                stderr=stderr,
+                start_new_session=True,
             )
-        deadline = time.monotonic() + CONNECT_TIMEOUT
-        while not self._control.exists():
-            if self._process.poll() is not None or time.monotonic() > deadline:
-                said = errors.read_text(errors="replace").strip() or f"it has not connected in {CONNECT_TIMEOUT:g} s"
-                self.close()
-                raise ServiceUnavailable(f"ssh to {self.host}", said)
-            time.sleep(POLL_INTERVAL)
+            deadline = time.monotonic() + CONNECT_TIMEOUT
+            while not self._control.exists():
+                if self._process.poll() is not None or time.monotonic() > deadline:
+                    stderr.seek(0)
+                    said = stderr.read().decode(errors="replace").strip()
+                    self.close()
+                    late = f"it has not connected in {CONNECT_TIMEOUT:g} s"
+                    raise ServiceUnavailable(f"ssh to {self.host}", said or late)
+                time.sleep(POLL_INTERVAL)
 
     def lead(self, *addresses: str) -> list[Path]:
         """Return sockets here that lead to addresses there: paths, or ``ADDRESS:PORT``."""
@@ -116,9 +127,10 @@ class Tunnel:
 
     def close(self) -> None:
         """Hang up. May be called twice."""
-        if self._process is not None and self._process.poll() is None:
-            self._process.terminate()
-            self._process.wait()
+        if self._process is not None:
+            if self._process.poll() is None:
+                os.killpg(self._process.pid, signal.SIGTERM)
+            self._process.communicate()  # which closes its standard input as well
         shutil.rmtree(self._folder, ignore_errors=True)
 
 
