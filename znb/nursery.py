@@ -175,7 +175,7 @@ class Nursery:
         try:
             places = self._home.places() if self.most is not None and not self._stopping else None
         except NoWorkers:  # there will be no more, as those that wait for one have been told
-            self.most = None
+            places = self.most = None
         if places is None or self.most is None:
             return
         places = min(places, self.most)

@@ -64,6 +64,7 @@ class Debt:
         goal: What workers must have come to first.
         deferred: The request, if it cannot be begun yet.
         end: Whether the whole cluster must be gone first.
+        birth: Whether it is for the start of the cluster.
     """
 
     peer: ControlPeer
@@ -71,6 +72,7 @@ class Debt:
     goal: Goal = dataclasses.field(default_factory=Goal)
     deferred: Request | None = None
     end: bool = False
+    birth: bool = False
 
 
 class Zygote:
@@ -295,13 +297,15 @@ class Zygote:
 
     def _drop(self, peer: ControlPeer, error: Exception) -> None:
         if not isinstance(error, ConnectionResetError | BrokenPipeError):
-            sys.stderr.write(f"dropped a client: {error}\n")
-            sys.stderr.flush()
+            print(f"dropped a client: {error}", file=sys.stderr, flush=True)
         self._selector.unregister(peer.socket)
         peer.socket.close()
         self._peers.discard(peer)
         self._home.demand(sum(peer.demand for peer in self._peers))
+        unborn = any(debt.peer is peer and debt.birth for debt in self._debts)
         self._debts = [debt for debt in self._debts if debt.peer is not peer]
+        if unborn and self._config.engine and not self._is_wanted():
+            self._stop("who started it has gone, and its places may never come")
         self._check_orphaned()
 
     # -- what clients ask for --------------------------------------------------------------------------------
@@ -340,6 +344,7 @@ class Zygote:
         self._check_orphaned()
 
     def _do_start(self, request: Request, debt: Debt) -> None:
+        debt.birth = request.first
         members = self._nursery.members()
         if members and request.first:  # two who start it at once mean the same workers
             debt.goal = self._nursery.scale(len(members))
@@ -397,8 +402,6 @@ class Zygote:
     def _do_stop(self, request: Request, debt: Debt) -> None:
         debt.end = True
         self._stop("a client asked for it" if request.op == "stop" else "its last client left")
-
-    # -- replies ---------------------------------------------------------------------------------------------
 
     def _snapshot(self) -> Snapshot:
         return Snapshot(

@@ -12,7 +12,9 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import math
 import threading
+import time
 from collections.abc import Callable, Collection, Generator
 from concurrent.futures import _base as states
 from typing import Any, Protocol
@@ -301,12 +303,17 @@ class Future(locks.Future[Any]):
                 self._result, self._exception = (None, failure) if failure else batch.take(self.index)
 
     async def _wait_async(self) -> Any:
-        """Wait in an event loop; whatever ends the wait early cancels the job."""
+        """Wait in an event loop, saying why if nothing happens; whatever ends the wait early cancels the job."""
         wrapped = asyncio.wrap_future(self)
+        notice_at = time.monotonic() + NOTICE_AFTER
         try:
             while not wrapped.done():
                 # A loop that sleeps in its selector would notice the interrupt key only when the job is done.
                 await asyncio.wait({wrapped}, timeout=AWAIT_TICK)
+                if time.monotonic() >= notice_at and not wrapped.done():
+                    notice_at = math.inf
+                    if reason := await asyncio.to_thread(self._owner.explain_wait, self):
+                        self._owner.notify(f"{self.label} waits because {reason}")
             return wrapped.result()
         except (asyncio.CancelledError, KeyboardInterrupt):
             self.cancel()

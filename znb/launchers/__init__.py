@@ -254,7 +254,10 @@ def make_launcher(where: str, reactor: ReactorLike, on_event: EventHandler) -> L
             known = ", ".join(sorted({*BUILT_IN, *added}))
             hint = f"a package may add it by an entry point in the group {GROUP}"
             raise PlaceError(f"there is no launcher {name!r} (in {where!r}); there are: {known}; {hint}")
-        factory = added[name].load()
+        try:
+            factory = added[name].load()
+        except (ImportError, AttributeError) as error:
+            raise PlaceError(f"the launcher {name!r} ({added[name].value}) cannot be loaded: {error}") from None
     launcher: Launcher = factory(place, reactor, on_event)
     return launcher
 
@@ -269,7 +272,10 @@ def make_connector(file: ClusterFile, ssh: str | None, reactor: ReactorLike, on_
         on_event: As for ``make_launcher``.
     """
     if ssh is None and (not file.door or file.host == os.uname().nodename):
-        return make_launcher(file.launcher, reactor, on_event)
+        try:
+            return make_launcher(file.launcher, reactor, on_event)
+        except PlaceError:  # it has another environment: that can be attached to, and stopped, all the same
+            return make_launcher("local", reactor, on_event)
     module, *place = ("door",) if ssh is None else ("tunnel", ssh)
     launcher: Launcher = importlib.import_module(f"znb.launchers.{module}").Connector(*place, reactor, on_event)
     return launcher

@@ -5,7 +5,8 @@ and output travel in Dask's own messages: what the head writes by ``Client.run``
 scheduler. So whatever deploys Dask (LocalCluster, SSHCluster, jobqueue, Kubernetes) serves, and Dask's own security
 holds for the keys.
 
-Invariants: the Dask workers have znb as well. A thread of the engine's own talks to Dask.
+Invariants: the Dask workers have znb as well. A thread of the engine's own asks the scheduler, and one of each line
+writes to its agent: a Dask worker that is frozen holds up nobody else.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import importlib
+import itertools
 import os
 import queue
 import sys
@@ -44,17 +46,15 @@ class DaskLauncher(LocalLauncher):
     demanding = True
 
     def check_place(self, place: str) -> None:
-        """Make sure that there is a scheduler in it."""
+        """Make sure that it says where a scheduler is."""
         if not place:
             raise PlaceError("which Dask cluster? Say where its scheduler is: dask:tcp://HOST:8786")
+        if "://" not in place and place.endswith(".json") and not Path(place).exists():
+            raise PlaceError(f"there is no scheduler file {place}")
 
 
 class DaskEngine(EngineBase):
-    """Starts agents by way of a Dask scheduler (see ``znb.launchers.engine.Engine``).
-
-    Args:
-        config: What the head was told; its ``place`` is the scheduler's address, or a scheduler file.
-    """
+    """Starts agents by way of a Dask scheduler (see ``Engine``); its ``place`` is that one's address, or its file."""
 
     elastic = True
 
@@ -63,10 +63,8 @@ class DaskEngine(EngineBase):
         self._distributed: Any = importlib.import_module("distributed")
         self._demands: queue.SimpleQueue[int | None] = queue.SimpleQueue()
         self._lines: dict[str, MessageLine] = {}
-        self._known: dict[str, int] = {}
-        self._count = 0
-        self._looked = False
-        self._thread: threading.Thread | None = None
+        self._known: dict[str, int] | None = None
+        self._numbers = itertools.count(1)
 
     def open(self, desk: Desk) -> None:
         """Begin to follow the Dask cluster."""
@@ -75,8 +73,7 @@ class DaskEngine(EngineBase):
 
     def start_agent(self, host: str) -> MessageLine:
         """Start an agent beside a Dask worker."""
-        self._count += 1
-        name = f"znb-{os.getpid()}-{self._count}"
+        name = f"znb-{os.getpid()}-{next(self._numbers)}"
         return MessageLine(functools.partial(self._write, host, name), functools.partial(self._start, host, name))
 
     def demand(self, workers: int) -> None:
@@ -86,16 +83,14 @@ class DaskEngine(EngineBase):
     def close(self) -> None:
         """Let the Dask cluster go; it goes on."""
         self._demands.put(None)
-        if self._thread is not None:
-            self._thread.join(ANSWER_TIMEOUT)
-
-    # -- the engine's thread ---------------------------------------------------------------------------------
+        self._thread.join(ANSWER_TIMEOUT)
 
     def _run(self, desk: Desk) -> None:
-        place = {"scheduler_file": self.config.place} if Path(self.config.place).exists() else {}
+        key = "scheduler_file" if Path(self.config.place).exists() else "address"
         try:
-            address = None if place else self.config.place
-            self._client = self._distributed.Client(address, timeout=ANSWER_TIMEOUT, set_as_default=False, **place)
+            self._client = self._distributed.Client(
+                timeout=ANSWER_TIMEOUT, set_as_default=False, **{key: self.config.place}
+            )
         except (OSError, ValueError, TimeoutError) as error:
             desk.fail(f"no Dask scheduler at {self.config.place}: {error}")
             return
@@ -117,19 +112,13 @@ class DaskEngine(EngineBase):
         if workers is None:
             return
         there = {address: worker["nthreads"] for address, worker in workers.items()}
-        if there == self._known and self._looked:
-            return
-        self._looked = True
-        for address in [known for known in self._known if known not in there]:
-            del self._known[address]
+        known, self._known = self._known or {}, there
+        for address in known.keys() - there.keys():
             desk.withdraw(address, f"its Dask worker {address} is gone")
-        for address, threads in there.items():
-            if self._known.get(address) != threads:
-                self._known[address] = threads
-                desk.offer(address, threads, more=True)
-        desk.complete()
-
-    # -- the threads of lines --------------------------------------------------------------------------------
+        for address, threads in there.items() - known.items():
+            desk.offer(address, threads, more=True)
+        if there != known or not there:
+            desk.complete()
 
     def _start(self, host: str, name: str, line: MessageLine) -> None:
         self._lines[name] = line
@@ -155,5 +144,5 @@ class DaskEngine(EngineBase):
             self._lines.pop(name).end(event[1])
 
     def _write(self, host: str, name: str, data: bytes) -> None:
-        if host in self._known:
+        if self._known and host in self._known:
             self._ask(self._client.run, write_agent, name, data, workers=[host], on_error="ignore")

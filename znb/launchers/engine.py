@@ -15,6 +15,7 @@ import contextlib
 import importlib
 import os
 import shlex
+import shutil
 import signal
 import socket
 import subprocess
@@ -34,6 +35,7 @@ __all__ = [
     "Line",
     "ProcessLine",
     "agent_command",
+    "check_command",
     "command_output",
     "load_engine",
     "remote_command",
@@ -196,9 +198,12 @@ def load_engine(config: ZygoteConfig) -> Engine:
     """
     module, _, name = config.engine.partition(":")
     try:
-        engine: Engine = getattr(importlib.import_module(module), name)(config)
+        make = getattr(importlib.import_module(module), name)
+        engine: Engine = make(config)
     except ImportError as error:
         raise ZnbError(f"{config.launcher} needs a package that is not installed here: {error}") from None
+    except AttributeError as error:
+        raise ZnbError(f"{config.launcher} has no engine {config.engine!r}: {error}") from None
     return engine
 
 
@@ -228,6 +233,16 @@ def remote_command(python: str, code: str) -> str:
     return f"exec sh -c {shlex.quote(script)} {shlex.quote(code)}"
 
 
+def check_command(name: str) -> None:
+    """Make sure that there is a program of this name.
+
+    Raises:
+        FileNotFoundError: There is not.
+    """
+    if shutil.which(name) is None:
+        raise FileNotFoundError(f"there is no program {name!r} on this machine")
+
+
 def command_output(*command: str, timeout: float = 30.0) -> str:
     """Return what a command prints, without the white space around it.
 
@@ -238,6 +253,7 @@ def command_output(*command: str, timeout: float = 30.0) -> str:
     Raises:
         OSError: It cannot be run, fails, or takes too long; the message has what it wrote to standard error.
     """
+    check_command(command[0])
     try:
         done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, check=False, timeout=timeout)
     except subprocess.TimeoutExpired:
@@ -260,6 +276,7 @@ class ProcessLine:
     """
 
     def __init__(self, command: Sequence[str], env: Mapping[str, str] | None = None) -> None:
+        check_command(command[0])
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 - closed by kill
         ours, theirs = socket.socketpair()
         try:

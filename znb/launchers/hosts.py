@@ -439,8 +439,8 @@ class HostsHome:
         if host.name not in self._hosts or (end is not None and host.end is not end):
             return
         closing = self._closing_until is not None
+        errors = host.last_words() if not closing else ""
         reason = self._engine.explain(host.name) or reason
-        errors = host.last_words() if host.state == "opening" and not closing else ""
         self._hang_up(host)
         if closing:
             self._check_closed()
@@ -451,7 +451,7 @@ class HostsHome:
         host.state = "down"
         host.due = time.monotonic() + min(RETRY_AFTER * 2**host.failures, RETRY_MAX)
         host.failures += 1
-        self._bury_all(host, f"was lost: {reason}")
+        self._bury_all(host, ": ".join(["was lost", reason, *errors.splitlines()[-1:]]))
         self._settle()
 
     def _give_up(self, host: Host, reason: str) -> None:

@@ -14,6 +14,7 @@ import contextlib
 import importlib
 import os
 import queue
+import socket
 import threading
 from typing import Any
 
@@ -26,6 +27,8 @@ __all__ = ["RayEngine", "RayLauncher"]
 
 #: What an actor does at the same time as the others: each has a thread of its own.
 METHODS = ("read", "write", "wait")
+#: Seconds for somebody to answer at Ray's address.
+REACH_TIMEOUT = 5.0
 #: Seconds for Ray to take the actors back.
 CLOSE_TIMEOUT = 10.0
 #: Seconds after which an actor that Ray has no room for is spoken of.
@@ -81,9 +84,10 @@ class RayEngine(EngineBase):
 
     def _run(self, desk: Desk) -> None:
         try:
+            self._reach()
             self._ray.init(address=self.config.place or "auto", log_to_driver=False, logging_level="error",
                            namespace=f"znb-{self.config.name}")  # fmt: skip
-        except (ConnectionError, ValueError, RuntimeError) as error:
+        except (OSError, ValueError, RuntimeError) as error:
             desk.fail(f"no Ray cluster at {self.config.place or 'auto'}: {error}")
             return
         count = 0
@@ -100,6 +104,12 @@ class RayEngine(EngineBase):
         for actor in self._actors.values():
             self._ray.kill(actor)
         self._ray.shutdown()
+
+    def _reach(self) -> None:
+        """Make sure that somebody listens at Ray's address: Ray itself tries for minutes."""
+        host, _, port = self.config.place.rpartition(":")
+        if host and port.isdigit():
+            socket.create_connection((host, int(port)), REACH_TIMEOUT).close()
 
     def _follow(self, desk: Desk, name: str) -> None:
         """Tell when an actor is there, and when it is gone."""

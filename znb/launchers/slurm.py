@@ -20,7 +20,7 @@ import time
 from collections import Counter
 
 from znb.control import ZygoteConfig
-from znb.launchers.engine import EngineBase, ProcessLine, agent_command, command_output
+from znb.launchers.engine import EngineBase, ProcessLine, agent_command, check_command, command_output
 from znb.launchers.local import LocalLauncher
 from znb.locks import Event
 
@@ -116,6 +116,7 @@ class Allocation(threading.Thread):
     def _allocate(self) -> None:
         """Return when it is there, telling meanwhile how it stands."""
         config, said, more = self._engine.config, "", b" "
+        check_command("salloc")
         command = ["salloc", "--no-shell", f"--ntasks={self.tasks}", f"--job-name=znb-{config.name}"]
         command += [f"--partition={config.place}"] if config.place else []
         with subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:

@@ -40,6 +40,8 @@ def _running_already(cluster: Cluster, wanted: int | None) -> str:
 
 
 def _connect(session: Session, args: argparse.Namespace) -> None:
+    if args.ssh and not args.which:
+        raise WrongUsage("--ssh leads to the machine of a connection file: give its copy as well")
     file = find_cluster(args.which)
     cluster = session.held(file.name)
     if cluster is None or cluster.identity != file.identity:

@@ -10,6 +10,7 @@ address is needed for another door. Everything is closed when the interpreter en
 from __future__ import annotations
 
 import atexit
+import logging
 import os
 import threading
 from collections.abc import Iterable
@@ -22,6 +23,8 @@ from znb.rpc.hooks import Hook, check_hooks
 from znb.rpc.service import MAX_BYTES, QUEUE, THREADS, Service
 
 __all__ = ["Host", "check_shared", "expose", "host", "serve", "unexpose"]
+
+logger = logging.getLogger("znb.rpc")
 
 
 class Host:
@@ -198,8 +201,12 @@ def _expose(obj: Any, name: str | None, bind: str | None, on: Any, options: dict
         check_shared(bind, workers)
         made = {**_with_keys(options), "group": security.new_group()}
         placed = workers.call_anew(called, _expose_here, obj, called, bind, made)
+        addresses = list(placed.values()) if isinstance(placed, dict) else [placed]
         if workers.headed_here:
-            registry.wait_found(called, placed.values() if isinstance(placed, dict) else [placed])
+            registry.wait_found(called, addresses)
+        else:
+            there = "callers on the machine where the cluster was started find %s by name; from here it is called at %s"
+            logger.warning(there, called, ", ".join(addresses))
     return obj
 
 
