@@ -14,6 +14,7 @@ import time
 from pathlib import Path
 
 import msgspec
+import psutil
 import pytest
 import zmq.utils.z85
 
@@ -283,6 +284,31 @@ def test_streams_and_services_of_a_hidden_host_come_through_its_ssh(hosts):
         assert {service.url.partition(":")[0] for service in find_service("hidden-reverse")} == {"ipc"}
         with znb.connect("hidden-reverse") as service:
             assert service.reverse(b"abc") == b"cba"
+        folder = Path(read_cluster_file(started.connection_file).control).parent
+        assert len(list(folder.glob("forward.*"))) == 2 * 2 + 2 + 2, "calls and jobs, streams, services"
+        znb.unexpose("hidden-reverse")
+        started.restart()
+        wait_until(lambda: len(list(folder.glob("forward.*"))) == 2 * 2, "that what nobody needs is taken back")
+
+
+@on_hosts
+def test_an_ssh_that_is_frozen_holds_up_nobody_else(hosts, impatient):
+    with Cluster.start(on="ssh:hidden*1,beta*1", env=HERE) as started:
+        head = psutil.Process(read_cluster_file(started.connection_file).zygote_pid)
+        ssh = [child for child in head.children() if "hidden" in child.cmdline()]
+        generations = [worker.generation for worker in started.workers]
+        started["w0"].run("import znb, threading; say = threading.Timer(0.5, znb.publish, ('late', 1)); say.start()")
+        for process in ssh:
+            process.suspend()
+        try:
+            wait_until(lambda: started.workers[0].generation > generations[0], "that hidden counts as gone")
+            assert started["w1"].run("1 + 1") == 2
+            assert started.workers[1].generation == generations[1]
+        finally:
+            for process in ssh:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    process.resume()
+        wait_until(lambda: started.workers[0].state == "idle", "that hidden is back")
 
 
 def reverse(data):
