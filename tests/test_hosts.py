@@ -4,7 +4,6 @@ import functools
 import os
 import re
 import signal
-import threading
 from pathlib import Path
 
 import pytest
@@ -110,20 +109,20 @@ def test_hosts_that_come_are_used_and_those_that_go_lose_nothing(tmp_path, capfd
     hosts.mkdir()
     (hosts / "first").touch()
     with Cluster.start(1, on=f"elastic:{hosts}", env=HERE) as started:
-        growing = threading.Thread(target=started.scale, args=(2,))
-        growing.start()
-        wait_until(lambda: "waiting: w1 for a place" in capfd.readouterr().err, "the reason why it waits")
+        started.scale(2)
+        assert len(started) == 1
+        assert "has 1 place now; more workers come with more places" in capfd.readouterr().err
         (hosts / "second").touch()
-        growing.join()
+        wait_until(lambda: [worker.state for worker in started.workers] == ["idle", "idle"], "w1")
         assert [worker.host for worker in started.workers] == ["first", "second"]
         results = started.map(functools.partial(wait_for, str(tmp_path / "go")), range(20), buffersize=20)
         wait_until(lambda: all(worker.state == "busy" for worker in started.workers), "work on both")
         (hosts / "second").unlink()
-        wait_until(lambda: started.workers[1].state != "busy", "the end of w1")
+        wait_until(lambda: len(started) == 1, "the end of w1")
         (tmp_path / "go").touch()
         assert list(results) == list(range(20))
         (hosts / "third").touch()
-        wait_until(lambda: started.workers[1].state == "idle", "w1 on another host")
+        wait_until(lambda: [worker.state for worker in started.workers] == ["idle", "idle"], "w1 on another host")
         assert started.workers[1].host == "third"
 
 
@@ -132,13 +131,12 @@ def test_a_host_that_comes_and_cannot_be_used_harms_nobody(tmp_path, capfd):
     hosts.mkdir()
     (hosts / "first").touch()
     with Cluster.start(1, on=f"elastic:{hosts}", env=HERE) as started:
+        started.scale(2)
         (hosts / "bad").touch()
-        growing = threading.Thread(target=started.scale, args=(2,))
-        growing.start()
         told = []
         wait_until(lambda: told.append(capfd.readouterr().err) or "bad cannot be used" in "".join(told), "a notice")
         (hosts / "second").touch()
-        growing.join()
+        wait_until(lambda: [worker.state for worker in started.workers] == ["idle", "idle"], "w1")
         assert [worker.host for worker in started.workers] == ["first", "second"]
 
 

@@ -278,7 +278,7 @@ def test_replicas_on_workers(kernel):
     assert said.startswith("Service 'far' on w0, w1: Place.{made}, pid()\n")
     notebook.run("svc = znb.connect('far')\npids = {w.pid for w in cluster.workers}").ok()
     assert notebook.run("{svc.pid() for _ in range(20)} == pids, svc.Place.made()").ok().value == "(True, True)"
-    assert "far  2 replicas, pids " in notebook.run("%znb services").ok().stdout
+    assert "far  2 replicas: pid " in notebook.run("%znb services").ok().stdout
 
     notebook.run("@znb.expose(on='w1')\ndef one():\n    import os\n    return os.getpid()").ok()
     assert notebook.run("znb.connect('one').one() == cluster.workers[1].pid").ok().value == "True"

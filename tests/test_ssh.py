@@ -370,7 +370,7 @@ def test_what_is_put_goes_on_from_host_to_host(hosts):
         with started.put(bytes(10_000_000)) as shared:
             spread = started._attached._spread
             wait_until(lambda: [len(item.places) for item in spread._items.values()] == [2], "both hosts")
-            assert not any(item.direct for item in spread._items.values()), "one has it from the other"
+            assert not spread._apart, "one has it from the other"
             assert started.submit(len, shared).result() == 10_000_000
             assert started.run("1 + 1") == {"w0": 2, "w1": 2}
 

@@ -44,6 +44,8 @@ __all__ = ["HOLD", "Holdings", "Spread"]
 HOLD = "_znb_hold"
 #: Bytes of a piece.
 PIECE_BYTES = 4 << 20
+#: Seconds to find that one machine cannot reach another, which is found once.
+REACH_TIMEOUT = 2.0
 #: Pieces under way at a time.
 WINDOW = 4
 
@@ -283,7 +285,7 @@ class Holdings:
 
     def _fetch(self, request: Request, key: bytes, size: int, url: str) -> None:
         self._drop(key)
-        connection = Connection(self._reactor, url, watch=True, prepare=self._prepare)
+        connection = Connection(self._reactor, url, watch=True, prepare=self._prepare, patience=REACH_TIMEOUT)
 
         def ended(reply: Reply | Lost, place: bytes) -> None:
             connection.close(ZnbError("all pieces are here"))

@@ -150,8 +150,8 @@ class Nursery:
             return places
         self.most = WORKERS_MAX if n is None else n
         if places < (1 if n is None else n):
-            text = f"{self._config.launcher} has places for {places} workers; others come as soon as it has more"
-            self._tell("notice", reason=text)
+            there = f"{self._config.launcher} has {places} place{'s' * (places != 1)} now"
+            self._tell("notice", reason=f"{there}; more workers come with more places")
         return min(places, self.most)
 
     def start(self, names: Iterable[str] | None, n: int) -> Goal:

@@ -116,6 +116,7 @@ class SshEngine(EngineBase):
 
     def start_agent(self, host: str) -> ProcessLine:
         """Start an agent on a host."""
+        self._control(host).unlink(missing_ok=True)  # that of an ssh which was killed: another would not replace it
         command = remote_command(self.config.python, self._code)
         return ProcessLine(["ssh", *OPTIONS, "-o", f"ControlPath={self._control(host)}", "--", host, command])
 

@@ -161,6 +161,7 @@ class Connection:
         prepare: Sets options of the socket before it dials, such as keys.
         on_change: Told of what happens to the connection, one ``MONITORED`` event at a time; without ``watch``.
         peer: Who listens there, if its process may be looked at.
+        patience: Seconds that the server may take to accept the connection; ``None`` for what suits its address.
     """
 
     def __init__(
@@ -173,8 +174,10 @@ class Connection:
         prepare: Callable[[zmq.Socket[bytes]], object] | None = None,
         on_change: Callable[[int], object] | None = None,
         peer: Peer | None = None,
+        patience: float | None = None,
     ) -> None:
         self.reactor = reactor
+        self._patience = patience
         self._tell_change = on_change
         self.url = url
         self._watch = watch
@@ -252,7 +255,7 @@ class Connection:
             self.reactor.add_monitor(self._socket, MONITORED, self._tell_change)
         if self._watch:
             self.reactor.add_monitor(self._socket, MONITORED, self._on_change)
-            timeout = connect_timeout(self.url)
+            timeout = connect_timeout(self.url) if self._patience is None else self._patience
             silent = ServiceUnavailable(self.url, f"nobody answered within {timeout:g} s")
             self._dialling = self.reactor.call_later(timeout, self._hang_up, silent)
         self._socket.connect(self.url)
