@@ -1,5 +1,6 @@
 """Jobs on real processes: nothing is lost, nothing comes twice, limits hold, and workers come back in working order."""
 
+import asyncio
 import contextlib
 import functools
 import itertools
@@ -641,6 +642,14 @@ def test_no_workers_is_said(capfd):
         with pytest.raises(TimeoutError):
             future.result(timeout=1.5)
         assert "no workers" in capfd.readouterr().err
+
+        async def wait():
+            async with asyncio.timeout(3):
+                await cluster.submit(pow, 2, 4)
+
+        with pytest.raises(TimeoutError):
+            asyncio.run(wait())
+        assert "pow waits because there are no workers" in capfd.readouterr().err
         cluster.scale(1)
         assert future.result() == 8
 
