@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -18,6 +20,7 @@ from hypothesis import strategies as st
 
 import znb
 from job_functions import start_callbacks, wait_until
+from znb.rpc.callers import CALLED
 from znb.spans import RECORDER, OpenSpan, current
 from znb.tracing import TRACES
 
@@ -680,6 +683,23 @@ def services(module_world):
         process.stdin.close()
         process.wait(20)
         process.stdout.close()
+
+
+def test_a_service_out_of_reach_keeps_nobody_else_away(services):
+    near, far = services
+    with contextlib.ExitStack() as stack:
+        mute = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(5)]
+        addresses = [
+            f"tcp://127.0.0.1:{each.getsockname()[1]}" for each in mute
+        ]  # they take connections, and say nothing
+        CALLED.note(addresses)
+        with znb.connect(near) as svc:
+            for _ in range(2):
+                with znb.trace("hops") as t:
+                    assert svc.hop(far, 1) == 1
+                assert [span.name.rpartition(".")[2] for span in t.spans if span.kind == "serve"] == ["hop", "leaf"]
+        for address in addresses:
+            CALLED.forget(address)
 
 
 def test_services_are_followed_through_processes_that_this_one_does_not_know(services):

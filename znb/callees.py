@@ -5,12 +5,13 @@ has called, until there are no more. A service that is a worker's, or this proce
 twice is told apart by its process.
 
 Invariants: nobody waits longer than was allowed; one that does not answer, or does not tell (an older one, or one that
-anybody may call), is left alone until it is called again; no connection is kept. Any thread may call; one at a time
-collects.
+anybody may call), is left alone until it is called again, or for some seconds; no connection is kept. Any thread may
+call; one at a time collects.
 """
 
 from __future__ import annotations
 
+import concurrent.futures
 import contextlib
 import logging
 import threading
@@ -28,6 +29,11 @@ __all__ = ["Callees"]
 
 logger = logging.getLogger("znb.traces")
 
+#: Services that are asked at the same time.
+ASKED_AT_ONCE = 16
+#: Seconds for which one that did not answer in time is left alone.
+LATE_FOR = 10.0
+
 
 class Callees:
     """Reads the services that a trace leads to.
@@ -40,19 +46,22 @@ class Callees:
         self._store = store
         self._lock = threading.Lock()
         self._keys: dict[str, str] = {}
+        self._late: dict[str, float] = {}
 
     def collect(self, timeout: float) -> bool:
         """Bring everything that was recorded there until now; return whether all that was in time."""
         deadline = time.monotonic() + timeout
-        with self._lock:
-            asked: set[str] = set()
+        with self._lock, concurrent.futures.ThreadPoolExecutor(ASKED_AT_ONCE, "znb-callees") as pool:
+            now = time.monotonic()
+            late = {address for address, until in self._late.items() if until > now}
+            asked = set(late)
             while todo := {*CALLED.addresses(), *self._store.called} - asked:
-                for address in todo:
-                    if time.monotonic() > deadline:
-                        return False
-                    asked.add(address)
-                    self._read(address, deadline)
-        return True
+                if time.monotonic() > deadline:
+                    return False
+                asked |= todo
+                # All at once: one that is out of reach must not keep the others' spans away.
+                late.update(address for address, ok in pool.map(lambda a: (a, self._read(a, deadline)), todo) if not ok)
+        return not late
 
     def read(self, address: str, timeout: float) -> None:
         """Bring what one process has recorded.
@@ -63,17 +72,22 @@ class Callees:
         with self._lock:
             self._read_all(address, time.monotonic() + timeout)
 
-    def _read(self, address: str, deadline: float) -> None:
+    def _read(self, address: str, deadline: float) -> bool:
+        """Bring what one process has recorded, if it tells; return whether it answered in time."""
         try:
             self._read_all(address, deadline)
         except CallTimeout:
             logger.debug("%s does not say in time what it has recorded", address)
+            self._late[address] = time.monotonic() + LATE_FOR
+            return False
         except Exception as error:  # noqa: BLE001 - whatever it answers, there is nothing to be had
             logger.debug("%s does not say what it has recorded: %s", address, error)
             CALLED.forget(address)
             self._store.called.discard(address)
             if isinstance(error, ServiceUnavailable) and address in self._keys:
                 self._store.lose(self._keys.pop(address), str(error.fields.get("reason", error)))
+        self._late.pop(address, None)
+        return True
 
     def _read_all(self, address: str, deadline: float) -> None:
         path = address.partition("#")[0].removeprefix("ipc://")
