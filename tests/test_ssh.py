@@ -532,6 +532,7 @@ def test_a_copied_connection_file_and_ssh_lead_to_a_cluster(hosts, tmp_path):
             wait_until(lambda: here.workers[0].generation == 2, "the replacement")
             here.scale(3)
             assert here.run("1 + 1") == {"w0": 2, "w1": 2, "w2": 2}
+            assert len(here._attached.launcher._tunnel._local) == 1 + 2 * 3, "and none of the process that was killed"
             assert [worker.host for worker in here.workers] == [os.uname().nodename] * 3
         assert there["w1"].run("'still there'") == "still there"
 

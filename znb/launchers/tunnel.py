@@ -12,6 +12,7 @@ ssh(1), ``-O forward``.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import shutil
 import signal
@@ -90,6 +91,7 @@ class Tunnel:
         self._control = self._folder / "ssh"
         self._process: subprocess.Popen[bytes] | None = None
         self._local: dict[str, Path] = {}
+        self._numbers = itertools.count()
 
     def open(self) -> None:
         """Connect.
@@ -120,10 +122,17 @@ class Tunnel:
         """Return sockets here that lead to addresses there: paths, or ``ADDRESS:PORT``."""
         new = [address for address in dict.fromkeys(addresses) if address not in self._local]
         if new:
-            pairs = [(self._folder / f"{len(self._local) + i}", address) for i, address in enumerate(new)]
+            pairs = [(self._folder / f"{next(self._numbers)}", address) for address in new]
             forward(self.host, self._control, pairs)
             self._local.update({address: path for path, address in pairs})
         return [self._local[address] for address in addresses]
+
+    def forget(self, *addresses: str) -> None:
+        """Lead there no more."""
+        pairs = [(self._local.pop(address), address) for address in addresses]
+        forward(self.host, self._control, pairs, "cancel")
+        for path, _ in pairs:
+            path.unlink(missing_ok=True)
 
     def close(self) -> None:
         """Hang up. May be called twice."""
@@ -146,6 +155,7 @@ class Connector(AfarLauncher):
     def __init__(self, host: str, reactor: ReactorLike, on_event: EventHandler) -> None:
         super().__init__(reactor, on_event)
         self._tunnel = Tunnel(host)
+        self._targets: dict[str, tuple[int, tuple[str, str]]] = {}
 
     def connect(self, file: ClusterFile) -> Snapshot:
         """Attach to a running cluster."""
@@ -173,7 +183,13 @@ class Connector(AfarLauncher):
     def _relocate(self, worker: WorkerStatus) -> WorkerStatus:
         if worker.state != "ready":
             return worker
-        calls, jobs = self._tunnel.lead(_target(worker.calls), _target(worker.jobs))
+        targets = (_target(worker.calls), _target(worker.jobs))
+        calls, jobs = self._tunnel.lead(*targets)
+        generation, before = self._targets.get(worker.name, (worker.generation, targets))
+        if worker.generation >= generation:
+            self._targets[worker.name] = (worker.generation, targets)
+        if worker.generation > generation:  # it has replaced that process
+            self._tunnel.forget(*before)
         return msgspec.structs.replace(worker, calls=f"ipc://{calls}", jobs=f"ipc://{jobs}")
 
     def _release(self) -> None:
