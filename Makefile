@@ -60,7 +60,7 @@ test: $(DEV) $(BUNDLES) $(BROWSER) $(DEBIAN_TEST) other-environments
 	@failed=0; \
 	tools/npm.sh test || failed=1; \
 	$(BIN)/python -m pytest -m serial $(TESTFLAGS) || [ $$? -eq 5 ] || failed=1; \
-	$(BIN)/python -m pytest -m 'not serial' -n 2 $(TESTFLAGS) || failed=1; \
+	$(BIN)/python -m pytest -m 'not serial' -n 2 --dist worksteal $(TESTFLAGS) || failed=1; \
 	exit $$failed
 
 check: $(DEV) $(NPM)
