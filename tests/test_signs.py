@@ -10,6 +10,8 @@ import pytest
 import zmq
 
 from znb import connect
+from znb.child import Child
+from znb.connection import WorkerSpec
 from znb.control import FrameDecoder, encode_frame
 from znb.errors import ServiceUnavailable
 from znb.launchers.board import Board
@@ -112,6 +114,36 @@ def test_a_full_disk_is_written_down(board, capfd, monkeypatch):
     monkeypatch.setattr("znb.launchers.board.write_private", full)
     board.put_up(OWNER, Sign("events", "k", "tcp://10.0.0.7:4000"))
     assert "No space left" in capfd.readouterr().err
+
+
+def test_a_record_that_is_none_harms_nobody(board, capfd):
+    board.put_up(OWNER, Sign("service", "s", "tcp://10.0.0.7:4000", b"nonsense"))
+    board.put_up(OWNER, Sign("service", "t", "tcp://10.0.0.7:4000", b"{}"))
+    assert capfd.readouterr().err.count(".service: ") == 2
+    assert registry.list_services() == []
+
+
+def test_what_a_worker_writes_there_by_mistake_harms_nobody(capfd):
+    read, write = os.pipe()
+    os.set_blocking(read, False)
+    urls = dict.fromkeys(("calls", "jobs", "events"), "tcp://127.0.0.1:1")
+    spec = WorkerSpec(
+        name="w0", generation=1, cluster="c", cluster_dir="", parent_fd=-1, ready_fd=-1, crash_fd=-1, **urls
+    )
+    child = Child(spec, os.getpid(), read, -1)
+    os.write(write, b"\1")
+    assert child.read_ready() == []
+    assert child.ready
+    sign = Sign("events", "k", "tcp://127.0.0.1:2")
+    frame = encode_frame(sign)
+    os.write(write, frame[:5])
+    assert child.read_ready() == []
+    os.write(write, frame[5:] + b"\0\0\0\4what")
+    assert child.read_ready() == []
+    assert "w0 has told nonsense" in capfd.readouterr().err
+    os.close(write)
+    assert child.read_ready() == []
+    assert child.ready_fd == -1
 
 
 def test_who_is_not_found_in_time_is_spoken_of(runtime_dir, monkeypatch, caplog):

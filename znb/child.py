@@ -36,6 +36,7 @@ import msgspec
 
 from znb.connection import WorkerSpec
 from znb.control import FrameDecoder, bootstrap_command, bootstrap_input, read_frame
+from znb.errors import ProtocolError
 from znb.journal import read_journal
 from znb.lifecycle import DeathCertificate
 from znb.postmortem import explain_exit
@@ -98,11 +99,7 @@ class Child:
         self._signs = FrameDecoder()
 
     def read_ready(self) -> list[Sign]:
-        """Learn from ``ready_fd``; return the signs that have come. It is closed when there will be none.
-
-        Raises:
-            ProtocolError: What has come is no sign.
-        """
+        """Learn from ``ready_fd``; return the signs that have come. It is closed when there will be none."""
         data = b""
         with contextlib.suppress(BlockingIOError):  # a dead worker's child may hold the other end
             data = os.read(self.ready_fd, READY_BYTES)
@@ -118,7 +115,11 @@ class Child:
             os.close(self.ready_fd)
             self.ready_fd = -1
             return []
-        return [msgspec.msgpack.decode(frame, type=Sign) for frame in self._signs.feed(data)]
+        try:
+            return [msgspec.msgpack.decode(frame, type=Sign) for frame in self._signs.feed(data)]
+        except (ProtocolError, msgspec.DecodeError) as error:  # the worker's own code has written there
+            print(f"{self.spec.name} has told nonsense: {error}", file=sys.stderr, flush=True)
+            return []
 
     def read_output(self) -> int:
         """Take what has come through ``output_fd``, and return how many bytes; close it at its end."""

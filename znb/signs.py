@@ -74,7 +74,7 @@ class Outside:
         if self.place is None:
             return
         frame = encode_frame(sign)
-        with self._lock, contextlib.suppress(BrokenPipeError):  # its agent is gone, and so will it be
+        with self._lock, contextlib.suppress(OSError):  # its agent is gone, and so will it be
             while frame:
                 frame = frame[os.write(self._fd, frame) :]
 

@@ -49,10 +49,10 @@ class Board:
             path.unlink(missing_ok=True)
             return
         self._files.setdefault(owner, {})[sign.kind, sign.key] = path
-        content = f"{sign.url}#{self._cluster}".encode() if sign.kind == "events" else _relocate(sign, owner[0])
         try:
+            content = f"{sign.url}#{self._cluster}".encode() if sign.kind == "events" else _relocate(sign, owner[0])
             write_private(path, content)
-        except OSError as error:  # a full disk, say: it cannot be found, but goes on
+        except (OSError, KeyError, msgspec.DecodeError) as error:  # a full disk, say: it is not found, but goes on
             sys.stderr.write(f"{path}: {error}\n")
 
     def take_down(self, owner: tuple[str, int]) -> None:

@@ -141,7 +141,7 @@ class Engine(Protocol):
         """
 
     def withdraw(self, host: str, urls: Sequence[str]) -> None:
-        """Take back what ``forward`` has returned: nobody needs it any more."""
+        """Take back what ``forward`` has returned: nobody needs it any more. Also on that thread."""
 
     def close(self) -> None:
         """Give back what was allocated; all agents have ended. May be called twice."""

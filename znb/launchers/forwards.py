@@ -14,6 +14,7 @@ import functools
 import queue
 import socket
 import threading
+import traceback
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
@@ -72,9 +73,9 @@ class Forwards:
         if host.reached == "directly":
             then(urls)
         elif host.reached == "asked":
-            self._do(host.name, lambda: self._post(done, urls if all(map(_reach, urls)) else None))
+            self._do(host.name, lambda: urls if all(map(_reach, urls)) else None, done)
         else:
-            self._do(host.name, lambda: self._post(done, self._engine.forward(host.name, urls) if urls else ()))
+            self._do(host.name, lambda: self._engine.forward(host.name, urls) if urls else (), done)
 
     def release(self, owner: tuple[str, int], key: str = "") -> None:
         """Take back what was forwarded for a worker (name and generation); with ``key`` that alone."""
@@ -82,7 +83,7 @@ class Forwards:
         for each in [key] if key else list(leads):
             host, urls = leads.pop(each, ("", ()))
             if urls:
-                self._do(host, functools.partial(self._engine.withdraw, host, urls))
+                self._do(host, functools.partial(self._engine.withdraw, host, urls), lambda _none: None)
         if not leads:
             self._leads.pop(owner, None)
 
@@ -95,7 +96,17 @@ class Forwards:
             for key in [key for key, (where, _) in leads.items() if where == host]:
                 del leads[key]
 
-    def _do(self, host: str, task: Callable[[], object]) -> None:
+    def _do(self, host: str, ask: Callable[[], Sequence[str] | None], then: Then) -> None:
+        """Have a host's thread ask its engine something, and tell the answer; of a defect that there is none."""
+
+        def task() -> None:
+            made = None
+            try:
+                made = ask()
+            except Exception:  # noqa: BLE001 - what an engine raises must not leave a worker waiting
+                traceback.print_exc()
+            self._post(then, made)
+
         if host not in self._queues:
             self._queues[host] = queue.SimpleQueue()
             work = functools.partial(_work, self._queues[host])
