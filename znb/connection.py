@@ -37,6 +37,7 @@ from znb.rundir import (
     remove_cluster_dir,
     runtime_dir,
     socket_dir,
+    write_private,
 )
 
 __all__ = [
@@ -188,15 +189,7 @@ def check_name(name: str) -> str:
 def write_cluster_file(file: ClusterFile) -> Path:
     """Write a cluster's connection file, whole and for this user only; replace one that is there."""
     path = Path(file.cluster_dir, FILE_NAME)
-    temporary = path.with_name(f".{FILE_NAME}.{os.urandom(4).hex()}")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    try:
-        with os.fdopen(descriptor, "wb") as stream:
-            stream.write(msgspec.json.format(msgspec.json.encode(file), indent=1) + b"\n")
-        temporary.rename(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    write_private(path, msgspec.json.format(msgspec.json.encode(file), indent=1) + b"\n")
     return path
 
 
