@@ -12,7 +12,6 @@ agent with its workers. Source: ssh(1), ssh_config(5).
 from __future__ import annotations
 
 import concurrent.futures
-import contextlib
 import functools
 import itertools
 import re
@@ -27,7 +26,7 @@ from znb.launchers import PlaceError
 from znb.launchers.deploy import Archive, deploy, prelude
 from znb.launchers.engine import AGENT, Desk, EngineBase, ProcessLine, remote_command
 from znb.launchers.local import LocalLauncher
-from znb.launchers.tunnel import OPTIONS, forward
+from znb.launchers.tunnel import OPTIONS, cancel, forward
 
 __all__ = ["SshEngine", "SshLauncher", "parse_hosts"]
 
@@ -135,10 +134,7 @@ class SshEngine(EngineBase):
     def withdraw(self, host: str, urls: Sequence[str]) -> None:
         """Take forwards back, and their sockets."""
         pairs = [(Path(url.removeprefix("ipc://")), self._forwards.pop(url).removeprefix("tcp://")) for url in urls]
-        with contextlib.suppress(ZnbError):  # the ssh is gone, and they with it
-            forward(host, self._control(host), pairs, "cancel")
-        for path, _ in pairs:
-            path.unlink(missing_ok=True)
+        cancel(host, self._control(host), pairs)
 
     def _control(self, host: str) -> Path:
         return Path(self.config.socket_dir, f"ssh.{list(self._hosts).index(host)}")

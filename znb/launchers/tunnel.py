@@ -31,7 +31,7 @@ from znb.launchers import EventHandler, ReactorLike
 from znb.launchers.afar import AfarLauncher
 from znb.lifecycle import Snapshot, WorkerStatus
 
-__all__ = ["OPTIONS", "Connector", "Tunnel", "forward"]
+__all__ = ["OPTIONS", "Connector", "Tunnel", "cancel", "forward"]
 
 #: Options of every ssh: it has nobody to ask, notices a dead connection, and takes no forwards of the user's along.
 OPTIONS = (
@@ -55,18 +55,29 @@ CONNECT_TIMEOUT = 30.0
 POLL_INTERVAL = 0.02
 
 
-def forward(host: str, control: Path, pairs: Sequence[tuple[Path, str]], verb: str = "forward") -> None:
+def forward(host: str, control: Path, pairs: Sequence[tuple[Path, str]]) -> None:
     """Have the ssh that leads to a host forward sockets of this machine.
 
     Args:
         host: What it was started with.
         control: Its control socket.
         pairs: Sockets to make here, and where each leads to on the other side: a path, or ``ADDRESS:PORT``.
-        verb: ``cancel`` to have it forward them no more.
 
     Raises:
         ZnbError: It does not; the message has what it says.
     """
+    _instruct("forward", host, control, pairs)
+
+
+def cancel(host: str, control: Path, pairs: Sequence[tuple[Path, str]]) -> None:
+    """Have it forward them no more, and remove the sockets; if it is gone, so are the forwards. As for ``forward``."""
+    with contextlib.suppress(ZnbError):
+        _instruct("cancel", host, control, pairs)
+    for path, _ in pairs:
+        path.unlink(missing_ok=True)
+
+
+def _instruct(verb: str, host: str, control: Path, pairs: Sequence[tuple[Path, str]]) -> None:
     options = [option for local, remote in pairs for option in ("-L", f"{local}:{remote}")]
     command = ["ssh", "-O", verb, "-o", f"ControlPath={control}", *options, "--", host]
     try:
@@ -129,10 +140,7 @@ class Tunnel:
 
     def forget(self, *addresses: str) -> None:
         """Lead there no more."""
-        pairs = [(self._local.pop(address), address) for address in addresses]
-        forward(self.host, self._control, pairs, "cancel")
-        for path, _ in pairs:
-            path.unlink(missing_ok=True)
+        cancel(self.host, self._control, [(self._local.pop(address), address) for address in addresses])
 
     def close(self) -> None:
         """Hang up. May be called twice."""
