@@ -53,15 +53,15 @@ class Callees:
         deadline = time.monotonic() + timeout
         with self._lock, concurrent.futures.ThreadPoolExecutor(ASKED_AT_ONCE, "znb-callees") as pool:
             now = time.monotonic()
-            late = {address for address, until in self._late.items() if until > now}
-            asked = set(late)
+            self._late = {address: until for address, until in self._late.items() if until > now}
+            asked = set(self._late)
             while todo := {*CALLED.addresses(), *self._store.called} - asked:
                 if time.monotonic() > deadline:
                     return False
                 asked |= todo
                 # All at once: one that is out of reach must not keep the others' spans away.
-                late.update(address for address, ok in pool.map(lambda a: (a, self._read(a, deadline)), todo) if not ok)
-        return not late
+                list(pool.map(self._read, todo, [deadline] * len(todo)))
+            return not self._late
 
     def read(self, address: str, timeout: float) -> None:
         """Bring what one process has recorded.
@@ -72,22 +72,19 @@ class Callees:
         with self._lock:
             self._read_all(address, time.monotonic() + timeout)
 
-    def _read(self, address: str, deadline: float) -> bool:
-        """Bring what one process has recorded, if it tells; return whether it answered in time."""
+    def _read(self, address: str, deadline: float) -> None:
+        """Bring what one process has recorded, if it tells; note if it does not in time."""
         try:
             self._read_all(address, deadline)
         except CallTimeout:
             logger.debug("%s does not say in time what it has recorded", address)
             self._late[address] = time.monotonic() + LATE_FOR
-            return False
         except Exception as error:  # noqa: BLE001 - whatever it answers, there is nothing to be had
             logger.debug("%s does not say what it has recorded: %s", address, error)
             CALLED.forget(address)
             self._store.called.discard(address)
             if isinstance(error, ServiceUnavailable) and address in self._keys:
                 self._store.lose(self._keys.pop(address), str(error.fields.get("reason", error)))
-        self._late.pop(address, None)
-        return True
 
     def _read_all(self, address: str, deadline: float) -> None:
         path = address.partition("#")[0].removeprefix("ipc://")
