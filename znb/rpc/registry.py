@@ -186,7 +186,7 @@ def wait_found(name: str, addresses: Iterable[str]) -> None:
     """
     keys = {address.partition("#")[2] for address in addresses if address.startswith("tcp://")}
     deadline = time.monotonic() + FOUND_TIMEOUT
-    while missing := keys - {service.url.partition("#")[2] for service in list_services()}:
+    while keys and (missing := keys - {service.url.partition("#")[2] for service in list_services()}):
         if time.monotonic() > deadline:
             logger.warning("%d of the replicas of %s cannot be found by name yet", len(missing), name)
             return
