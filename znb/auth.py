@@ -50,6 +50,7 @@ def client_options(keys: ClientKeys) -> Prepare:
 class Guarded(Protocol):
     """What is used of ``znb.transport.Reactor``."""
 
+    #: Sets the keys of every socket made for an address.
     credentials: Prepare | None
 
     def socket(self, kind: int, url: str = "", /) -> Any:

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple, Protocol
 
 import msgspec
 
-from znb.auth import Prepare
+from znb.auth import Guarded
 from znb.checks import check_text
 from znb.connection import ClusterFile
 from znb.errors import ZnbError
@@ -59,7 +59,7 @@ class PlaceError(ZnbError, ValueError):
     """What was said of where workers are to run makes no sense."""
 
 
-class ReactorLike(Protocol):
+class ReactorLike(Guarded, Protocol):
     """What launchers use of ``znb.transport.Reactor``. ``call_soon`` is for any thread, the rest for its own."""
 
     def call_soon(self, fn: Callable[..., object], /, *args: Any) -> None:
@@ -74,20 +74,11 @@ class ReactorLike(Protocol):
     def remove_reader(self, fd: int, /) -> None:
         """Stop doing so."""
 
-    def socket(self, kind: int, url: str = "", /) -> Any:
-        """Return a new socket."""
-
-    def add_socket(self, socket: Any, on_message: Any, /) -> None:
-        """Call ``on_message(frames)`` for each message that arrives."""
-
     def add_monitor(self, socket: Any, events: int, on_event: Callable[[int], object], /) -> None:
         """Call ``on_event(event)`` when a connection of a socket changes."""
 
     def close_socket(self, socket: Any, /) -> None:
         """Close a socket."""
-
-    #: Sets the keys of every socket made for an address.
-    credentials: Prepare | None
 
 
 class StartOptions(msgspec.Struct, frozen=True, kw_only=True):

@@ -157,6 +157,11 @@ class HostsHome:
             if host.carrier is not None:
                 host.carrier.running()
 
+    @property
+    def _unheard(self) -> bool:
+        """Whether the engine has said nothing yet."""
+        return not (self._hosts or self._complete or self._failure)
+
     def next_due(self) -> float:
         """Return the monotonic time at which ``check_time`` has something to do; infinity for never."""
         if self.closed:
@@ -166,7 +171,7 @@ class HostsHome:
             due.append(self._beat_at)
         if self._closing_until is not None:
             due.append(self._closing_until)
-        if not self._hosts and not self._complete and not self._failure:
+        if self._unheard:
             due.append(self._patient_until)
         return min(due, default=float("inf"))
 
@@ -175,7 +180,7 @@ class HostsHome:
         if self._closing_until is not None and now >= self._closing_until and not self.closed:
             self._finish_closing()
             return
-        if now >= self._patient_until and not self._hosts and not self._complete and not self._failure:
+        if now >= self._patient_until and self._unheard:
             self._patient_until = float("inf")
             self._note(f"waiting for {self._config.launcher} to say which hosts there are")
         beat = now >= self._beat_at
